@@ -1,0 +1,204 @@
+"""Clips: frames and their cameras on disk, written and read one frame at a time.
+
+Layout of the folder (artefact kind "clip"): `frames/000000.png ...` or `frames.mp4`, `cameras.jsonl` (one line per frame), and
+where they were asked for `depth/000000.png` (uint16, `depth_step_m` metres a step, 0 = none), `opacity/000000.png` (uint8, 255 = opaque),
+`masks/NAME/000000.png`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+
+from splatmend.datasets.artifact import plain, read_manifest
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.log import Camera
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoWriter, iter_video, read_image, to_uint8, write_image
+
+Encoding = Literal["png", "h264", "av1"]
+DEPTH_STEP_M = 1 / 256  # 256 m at most in 16 bits, in steps of 4 mm
+
+
+def shot_to_json(shot: Shot) -> dict[str, Any]:
+    """A shot as JSON."""
+    return plain(shot)
+
+
+def shot_from_json(raw: Mapping[str, Any]) -> Shot:
+    """The inverse of `shot_to_json`."""
+    camera = dict(raw["camera"])
+    for name in ("focal_px", "principal_px", "distortion"):
+        camera[name] = tuple(camera[name])
+    return Shot(
+        camera=Camera(**camera),
+        world_from_camera_start=np.asarray(raw["world_from_camera_start"], dtype=np.float64),
+        world_from_camera_end=np.asarray(raw["world_from_camera_end"], dtype=np.float64),
+        start_us=int(raw["start_us"]),
+        end_us=int(raw["end_us"]),
+    )
+
+
+class ClipWriter:
+    """Writes a clip's files into a folder (use it inside `artifact.building`). A context manager; `write` takes frames in order."""
+
+    def __init__(self, folder: Path, *, encoding: Encoding = "png", rate_hz: float = 10.0) -> None:
+        self.folder = folder
+        self.encoding = encoding
+        self.count = 0
+        self._cameras: IO[str] | None = None
+        self._video = None if encoding == "png" else VideoWriter(folder / "frames.mp4", rate_hz, encoding)
+
+    def __enter__(self) -> ClipWriter:
+        self._cameras = (self.folder / "cameras.jsonl").open("w")
+        return self
+
+    def write(
+        self,
+        rgb: np.ndarray,
+        shot: Shot | None = None,
+        *,
+        depth_m: np.ndarray | None = None,
+        opacity: np.ndarray | None = None,
+        masks: Mapping[str, np.ndarray] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """One frame: `rgb [H, W, 3]` float in [0, 1] or uint8, `depth_m [H, W]`, `opacity [H, W]` in [0, 1], `masks` bool `[H, W]`.
+
+        `extra` goes into the frame's line of `cameras.jsonl` (for instance `held_out`).
+        """
+        if self._cameras is None:
+            raise RuntimeError("use ClipWriter as a context manager")
+        picture = rgb if rgb.dtype == np.uint8 else to_uint8(rgb)
+        if self._video is not None:
+            self._video.write(picture)
+        else:
+            self._image("frames", picture)
+        if depth_m is not None:
+            steps = np.rint(np.nan_to_num(depth_m, posinf=0.0) / DEPTH_STEP_M)
+            self._image("depth", np.where(steps <= 65535, steps, 0).astype(np.uint16))
+        if opacity is not None:
+            self._image("opacity", to_uint8(opacity))
+        for name, mask in (masks or {}).items():
+            self._image(f"masks/{name}", mask.astype(np.uint8) * 255)
+        line = {"frame": self.count, "shot": None if shot is None else shot_to_json(shot)} | plain(dict(extra or {}))
+        self._cameras.write(json.dumps(line) + "\n")
+        self.count += 1
+
+    def _image(self, channel: str, picture: np.ndarray) -> None:
+        folder = self.folder / channel
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"{self.count:06d}.png", picture)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._cameras is not None:
+            self._cameras.close()
+        if self._video is not None:
+            self._video.close()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifest of the clip says."""
+        return {"frames": self.count, "encoding": self.encoding, "depth_step_m": DEPTH_STEP_M}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFrame:
+    """One frame's camera (None where a plain video has none) and what else its line holds."""
+
+    shot: Shot | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """An opened clip; frames are read when asked for. Also stands for a plain video file or folder of images (no cameras then)."""
+
+    path: Path
+    frames: tuple[ClipFrame, ...]
+    images: tuple[Path, ...]  # empty where the frames are in one video file
+    video: Path | None
+    rate_hz: float
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def iter_rgb(self) -> Iterator[np.ndarray]:
+        """Frames `[H, W, 3]` uint8 in order, one at a time."""
+        if self.video is None:
+            for path in self.images:
+                yield read_image(path)
+            return
+        odd = None
+        first = self.frames[0].shot
+        if first is not None:
+            odd = (first.camera.height, first.camera.width)
+        count = 0
+        for rgb in iter_video(self.video):
+            count += 1
+            yield rgb if odd is None else rgb[: odd[0], : odd[1]]
+        if count < len(self.frames):
+            raise UserError(f"{self.video}: it holds {count} frames where {len(self.frames)} are listed; write the clip again.")
+
+    def read_channel(self, channel: str, index: int) -> np.ndarray | None:
+        """`depth` in metres (0 = none), `opacity` in [0, 1] or `masks/NAME` (bool) of a frame, `[H, W]`; None where there is none."""
+        path = self.path / channel / f"{index:06d}.png"
+        if not path.is_file():
+            return None
+        import cv2
+
+        raw = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        if raw is None:
+            raise UserError(f"{path}: the image is truncated; write the clip again.")
+        if channel == "depth":
+            return raw.astype(np.float32) * DEPTH_STEP_M
+        if channel == "opacity":
+            return raw.astype(np.float32) / 255.0
+        return raw > 127
+
+
+def open_clip(path: Path) -> Clip:
+    """A clip that splatmend wrote, a video file, or a folder of images (sorted by name). `UserError` where it is none of these."""
+    path = Path(path)
+    if path.is_file():
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise UserError(f"{path}: this is neither a clip nor a video ({', '.join(VIDEO_SUFFIXES)}); give another path.")
+        count = sum(1 for _ in iter_video(path))
+        if count == 0:
+            raise UserError(f"{path}: the video holds no frame; give another file.")
+        return Clip(path=path, frames=(ClipFrame(shot=None),) * count, images=(), video=path, rate_hz=_video_rate(path))
+    if path.is_dir() and not (path / "manifest.json").is_file():
+        images = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
+        if not images:
+            raise UserError(f"{path}: it holds neither a manifest.json nor images; give a clip, a video file or a folder of images.")
+        return Clip(path=path, frames=(ClipFrame(shot=None),) * len(images), images=images, video=None, rate_hz=10.0)
+    manifest = read_manifest(path, "clip")
+    frames = []
+    try:
+        for line in (path / "cameras.jsonl").read_text().splitlines():
+            raw = json.loads(line)
+            shot = None if raw["shot"] is None else shot_from_json(raw["shot"])
+            frames.append(ClipFrame(shot=shot, extra={k: v for k, v in raw.items() if k not in ("frame", "shot")}))
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as fault:
+        raise UserError(f"{path / 'cameras.jsonl'}: the list of cameras is missing or broken ({fault}); write the clip again.") from None
+    video = path / "frames.mp4" if manifest.facts.get("encoding") != "png" else None
+    images = () if video else tuple(path / "frames" / f"{i:06d}.png" for i in range(len(frames)))
+    absent = [p for p in images if not p.is_file()]
+    if not frames or absent:
+        what = f"{len(absent)} of {len(frames)} frames are absent, {absent[0].name} first" if absent else "it holds no frame"
+        raise UserError(f"{path}: {what}; write the clip again.")
+    return Clip(path=path, frames=tuple(frames), images=images, video=video, rate_hz=float(manifest.facts.get("rate_hz", 10.0)))
+
+
+def _video_rate(path: Path) -> float:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    capture.release()
+    return rate if rate > 0 else 10.0

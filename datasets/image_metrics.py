@@ -1,0 +1,77 @@
+"""Picture scores, each by a well-kept library: PSNR, SSIM, MS-SSIM, GMSD, HaarPSI (network-free) and LPIPS.
+
+LPIPS needs a network's weights in torch's hub cache; without them it is reported as missing, never as a number.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+LpipsNet = Literal["squeeze", "alex", "vgg"]
+# File names under which torchvision looks for the backbones in the hub cache.
+BACKBONE_FILES = {"squeeze": "squeezenet1_1-b8a52dc0.pth", "alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+
+
+def hub_checkpoints() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def lpips_available(net: LpipsNet = "squeeze") -> bool:
+    """Whether the backbone's weights are on this machine (nothing is downloaded)."""
+    return (hub_checkpoints() / BACKBONE_FILES[net]).is_file()
+
+
+@functools.lru_cache(maxsize=4)
+def lpips_network(net: LpipsNet = "squeeze", device: str = "cpu") -> torch.nn.Module:
+    """The LPIPS network in evaluation mode, its parameters frozen. Input: `[B, 3, H, W]` in [-1, 1]. Source: Zhang et al. 2018."""
+    import warnings
+
+    import lpips
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = lpips.LPIPS(net=net, verbose=False).eval().to(device)
+    return network.requires_grad_(False)
+
+
+def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: LpipsNet | None = "squeeze") -> dict[str, float]:
+    """Scores of one frame `[H, W, 3]` in [0, 1] against the truth: psnr (dB), ssim, and lpips where its network is at hand.
+
+    SSIM is torchmetrics' (gaussian window 11, sigma 1.5, data range 1).
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a = picture.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
+    b = truth.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
+    mse = float(torch.mean((a - b) ** 2))
+    scores = {
+        "psnr": 10.0 * math.log10(1.0 / max(mse, 1e-10)),
+        "ssim": float(structural_similarity_index_measure(a, b, data_range=1.0)),
+    }
+    if lpips_net is not None and lpips_available(lpips_net):
+        with torch.no_grad():
+            scores["lpips"] = float(lpips_network(lpips_net, str(a.device))(a * 2 - 1, b * 2 - 1))
+    return scores
+
+
+def network_free_scores(picture: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+    """MS-SSIM, GMSD (lower is better) and HaarPSI of one frame `[H, W, 3]` in [0, 1], by piq."""
+    import piq
+
+    a = picture.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
+    b = truth.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
+    scores = {"gmsd": float(piq.gmsd(a, b, data_range=1.0)), "haarpsi": float(piq.haarpsi(a, b, data_range=1.0))}
+    if min(a.shape[-2:]) > 160:  # five scales of an 11-pixel window
+        scores["ms_ssim"] = float(piq.multi_scale_ssim(a, b, data_range=1.0))
+    return scores
+
+
+def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each score over the frames that have it."""
+    names = sorted({name for row in rows for name in row})
+    return {name: sum(row[name] for row in rows if name in row) / sum(name in row for row in rows) for name in names}

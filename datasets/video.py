@@ -1,0 +1,134 @@
+"""Video and image files in and out, frame by frame, through PyAV (or OpenCV for reading where PyAV is missing)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from splatmend.datasets.errors import UserError
+
+Codec = Literal["h264", "av1"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
+_ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
+_OPTIONS = {"h264": {"crf": "16", "preset": "medium"}, "av1": {"crf": "24", "preset": "8"}}
+
+
+def read_image(path: Path) -> np.ndarray:
+    """`[H, W, 3]` uint8 sRGB; `UserError` where the file is missing or truncated."""
+    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
+    return decode_image(data, str(path))
+
+
+def decode_image(data: np.ndarray | bytes, where: str) -> np.ndarray:
+    """`[H, W, 3]` uint8 sRGB of an encoded picture; `where` names it in the error."""
+    raw = np.frombuffer(data, dtype=np.uint8) if isinstance(data, bytes) else data
+    jpeg_cut = raw[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in raw[-64:].tobytes()
+    picture = None if raw.size == 0 or jpeg_cut else cv2.imdecode(raw, cv2.IMREAD_COLOR)
+    if picture is None:
+        raise UserError(f"{where}: the image is truncated or of an unknown format; replace the file or take it out of the log.")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: Path, rgb: np.ndarray) -> None:
+    """`[H, W, 3]` uint8 (or `[H, W]` uint8/uint16) to PNG or JPEG by the suffix."""
+    out = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if rgb.ndim == 3 else rgb
+    flags = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else [cv2.IMWRITE_PNG_COMPRESSION, 3]
+    done, data = cv2.imencode(path.suffix, out, flags)
+    if not done:
+        raise ValueError(f"{path}: cannot encode an array of shape {rgb.shape} and type {rgb.dtype}")
+    # cv2.imwrite reports a full disk as plain False; writing bytes raises the reason.
+    path.write_bytes(data.tobytes())
+
+
+def to_uint8(rgb: np.ndarray) -> np.ndarray:
+    """Colours in [0, 1] as rounded bytes."""
+    return np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def iter_video(path: Path) -> Iterator[np.ndarray]:
+    """Frames `[H, W, 3]` uint8 of a video file, one at a time."""
+    try:
+        import av
+    except ImportError:
+        yield from _iter_video_opencv(path)
+        return
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; check the path.")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: it holds no video stream; give a video file.")
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, OSError) as fault:
+        raise UserError(f"{path}: it cannot be read as a video ({fault}); the file may be truncated, replace it.") from fault
+
+
+def _iter_video_opencv(path: Path) -> Iterator[np.ndarray]:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise UserError(f"{path}: it cannot be read as a video; the file may be missing or truncated.")
+        while True:
+            there, frame = capture.read()
+            if not there:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+class VideoWriter:
+    """Writes `[H, W, 3]` uint8 frames to an MP4 as they come. Odd sizes are padded by one row or column, as the codecs want even ones."""
+
+    def __init__(self, path: Path, rate_hz: float = 10.0, codec: Codec = "h264", options: dict[str, str] | None = None) -> None:
+        self.path = path
+        self.rate = Fraction(rate_hz).limit_denominator(1001)
+        self.codec = codec
+        self.options = _OPTIONS[codec] | (options or {})
+        self._container: Any = None
+        self._stream: Any = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, rgb: np.ndarray) -> None:
+        import av
+
+        height, width = rgb.shape[:2]
+        if self._container is None:
+            self._container = av.open(str(self.path), "w", options={"movflags": "+faststart"})
+            try:
+                self._stream = self._container.add_stream(_ENCODERS[self.codec], rate=self.rate, options=self.options)
+            except (av.error.FFmpegError, ValueError) as fault:
+                raise UserError(f"{self.path}: this machine's PyAV cannot encode {self.codec} ({fault}); choose another --encoding.") from fault
+            self._stream.width, self._stream.height = width + width % 2, height + height % 2
+            self._stream.pix_fmt = "yuv420p"
+        rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._container = None
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such image; check the path.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: this is a folder, not an image; check the path.") from None
