@@ -1,0 +1,36 @@
+"""Causal video autoencoders driven group by group, and pixel losses on long clips through them (ChopGrad)."""
+
+from __future__ import annotations
+
+from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter, SideFeatures
+from splatmend.enhance.decoder.frame_loss import FrameLoss
+from splatmend.enhance.decoder.gradients import LossAndGrad, surrogate
+from splatmend.enhance.decoder.groups import (
+    frame_count,
+    frame_span,
+    group_count,
+    pad_to_whole_groups,
+    regroup_frames,
+    split_into_groups,
+)
+from splatmend.enhance.decoder.truncated import EncodedGroup, Side, TruncatedDecoder
+from splatmend.enhance.decoder.wan import WanAdapter
+
+__all__ = [
+    "Cache",
+    "DecoderAdapter",
+    "EncodedGroup",
+    "FrameLoss",
+    "LossAndGrad",
+    "Side",
+    "SideFeatures",
+    "TruncatedDecoder",
+    "WanAdapter",
+    "frame_count",
+    "frame_span",
+    "group_count",
+    "pad_to_whole_groups",
+    "regroup_frames",
+    "split_into_groups",
+    "surrogate",
+]

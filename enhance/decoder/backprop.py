@@ -1,0 +1,101 @@
+"""Truncated backpropagation through the groups of one clip: ChopGrad, arXiv 2603.17812, Algorithm 1.
+
+Notation: group i decodes `x_i, c_i = dec(z_i, c_{i-1})`, L_i is the loss on the frames x_i, D the truncation distance. The gradient
+of L_i may cross the links c_{i-1}, ..., c_{i-D}, so it reaches z_i, ..., z_{i-D}. Forward values are untouched by D.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter
+from splatmend.enhance.decoder.chunks import SpatialCrop
+from splatmend.enhance.decoder.gradients import GradientSums
+
+
+@dataclass(frozen=True)
+class _KeptGroup:
+    """One group's graph: it hangs on `cache_out` (its results) and `cache_in`, `latent`, `side` (its leaves)."""
+
+    index: int
+    latent: torch.Tensor
+    side: dict[str, torch.Tensor]
+    cache_in: tuple[torch.Tensor, ...]
+    cache_out: tuple[torch.Tensor, ...]
+
+
+class TruncatedBackprop:
+    """Walks one spatial crop of a clip, group after group; at most D + 1 groups' graphs are alive at any time."""
+
+    def __init__(
+        self, adapter: DecoderAdapter, truncation: int, params: Sequence[torch.Tensor], sums: GradientSums, crop: SpatialCrop
+    ) -> None:
+        self._adapter = adapter
+        self._truncation = truncation
+        self._params = list(params)
+        self._sums = sums
+        self._crop = crop
+        self._cache: Cache = adapter.initial_decoder_cache()
+        self._kept: deque[_KeptGroup] = deque()
+
+    def step(
+        self,
+        index: int,
+        z_group: torch.Tensor,
+        side: Mapping[str, torch.Tensor] | None,
+        pull: Callable[[torch.Tensor], torch.Tensor],
+        last: bool,
+    ) -> None:
+        """Decode group `index`, ask `pull` for the gradient with respect to its frames, and send that up to D groups back.
+
+        `z_group` [B, C, 1, h, w] and `side` are of this crop; side tensors get a gradient where they require one. With `last`, no
+        graph is kept for a later group.
+        """
+        latent = z_group.detach().requires_grad_()
+        leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in (side or {}).items()}
+        # Nothing crosses a link at D = 0, so the incoming cache needs no gradient there.
+        links = tuple(t.detach().requires_grad_(self._truncation > 0) for t in self._adapter.cache_tensors(self._cache))
+        with torch.enable_grad():
+            cache_in = self._adapter.replace_cache_tensors(self._cache, links)
+            frames, cache_out = self._adapter.decode_group(latent, cache_in, index, leaves if side is not None else None)
+        group = _KeptGroup(index, latent, leaves, links, self._adapter.cache_tensors(cache_out))
+        self._cache = self._adapter.detach_cache(cache_out)
+        del cache_in, cache_out
+
+        cotangents = self._through(group, [frames], [pull(frames)], cross=self._truncation > 0, keep=self._truncation > 0 and not last)
+        # The output head hangs on the frames alone: dropping them frees it while the rest of the graph is kept.
+        del frames
+        for distance, earlier in enumerate(reversed(self._kept), start=1):
+            furthest = distance == self._truncation
+            cotangents = self._through(earlier, earlier.cache_out, cotangents, cross=not furthest, keep=not furthest and not last)
+        if self._truncation > 0 and not last:
+            self._kept.append(group)
+            if len(self._kept) > self._truncation:
+                self._kept.popleft()
+
+    def _through(
+        self, group: _KeptGroup, outputs: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], *, cross: bool, keep: bool
+    ) -> list[torch.Tensor | None]:
+        """Pull `cotangents` of `outputs` back through one group's graph, add what reaches its inputs to the sums.
+
+        Returns the gradients of the incoming cache (with `cross`), which are cotangents of the group before. `keep` keeps the graph.
+        """
+        pairs = [(out, grad) for out, grad in zip(outputs, cotangents, strict=True) if grad is not None and out.requires_grad]
+        if not pairs:
+            return [None] * len(group.cache_in)
+        trained_side = [name for name, tensor in group.side.items() if tensor.requires_grad]
+        links = group.cache_in if cross else ()
+        inputs = [group.latent, *(group.side[name] for name in trained_side), *links, *self._params]
+        grads = torch.autograd.grad([out for out, _ in pairs], inputs, [grad for _, grad in pairs], retain_graph=keep, allow_unused=True)
+        if grads[0] is not None:
+            self._sums.add_latent(group.index, grads[0], self._crop)
+        for name, grad in zip(trained_side, grads[1:], strict=False):
+            if grad is not None:
+                self._sums.add_side(group.index, name, grad, self._crop)
+        rest = grads[1 + len(trained_side) :]
+        self._sums.add_params(rest[len(links) :])
+        return list(rest[: len(links)])

@@ -1,0 +1,237 @@
+"""`TruncatedDecoder`: pixel losses on long clips, with memory that does not grow with the clip (ChopGrad, arXiv 2603.17812)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import nn
+
+from splatmend.enhance.decoder.adapter import DecoderAdapter, SideFeatures
+from splatmend.enhance.decoder.backprop import TruncatedBackprop
+from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
+from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
+from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad
+from splatmend.enhance.decoder.groups import frame_count, frame_span, split_into_groups
+from splatmend.enhance.decoder.wan import WanAdapter
+
+Side: TypeAlias = Callable[[int], SideFeatures]
+"""`side(i)`: the conditioning of group i, block name -> features [B, C, t, H, W]."""
+
+DEFAULT_HALO = 8
+"""Latent pixels of context around a spatial chunk; `docs/chopgrad.md` has the measurement it comes from."""
+
+
+class EncodedGroup(NamedTuple):
+    """One group as `encode_stream` yields it."""
+
+    latent: torch.Tensor
+    """Mean of the posterior [B, C, 1, h, w], not normalised."""
+    taps: dict[str, torch.Tensor]
+    """Encoder block name -> its output for this group [B, C', t', H', W']."""
+
+
+class TruncatedDecoder:
+    """Decodes and encodes group by group, and differentiates a pixel loss across at most `truncation` groups.
+
+    Args:
+        vae: diffusers' `AutoencoderKLWan`, or any `DecoderAdapter`.
+        truncation: D, how many links between groups a gradient may cross. 0 treats each group's past as a constant; D at least the
+            number of groups less one is exact. The method's authors use 1 and advise against more than 2.
+        join: decoder block name -> module that joins side features after it (see `WanAdapter`).
+        spatial_chunks: chunks (down, across) whose gradients are computed one after the other. Not exact, see `loss_and_grad`.
+        halo: latent pixels of context around each chunk.
+        checkpoint: recompute decoder blocks in the backward pass instead of keeping their activations; same gradients.
+
+    Raises `ValueError` for a negative truncation or halo, chunks below 1, or `join` or `checkpoint` beside a ready adapter.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKLWan | DecoderAdapter,
+        truncation: int = 1,
+        *,
+        join: Mapping[str, nn.Module] | None = None,
+        spatial_chunks: tuple[int, int] = (1, 1),
+        halo: int = DEFAULT_HALO,
+        checkpoint: bool = False,
+    ) -> None:
+        if truncation < 0:
+            raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
+        if min(spatial_chunks) < 1 or halo < 0:
+            raise ValueError(f"spatial_chunks must be 1 or more and halo 0 or more; got {spatial_chunks} and {halo}")
+        if isinstance(vae, AutoencoderKLWan):
+            self.adapter: DecoderAdapter = WanAdapter(vae, join=join, checkpoint=checkpoint)
+        elif join is not None or checkpoint:
+            raise ValueError("give `join` and `checkpoint` to the adapter itself")
+        else:
+            self.adapter = vae
+        self.truncation = truncation
+        self.spatial_chunks = spatial_chunks
+        self.halo = halo
+
+    def decode(self, z: torch.Tensor, *, side: Side | None = None, clamp: bool = False) -> torch.Tensor:
+        """Frames [B, 3, T, H, W] of denormalised latents [B, C, L, h, w], T = 1 + (L - 1) * temporal_factor.
+
+        What `vae.decode` gives before its clamp to [-1, 1], or after it with `clamp`. With gradients on this is the ordinary, exact,
+        memory-hungry graph. Raises `ValueError` for a wrong rank or channel count.
+        """
+        self._check_latents(z)
+        groups = (z[:, :, i : i + 1] for i in range(z.shape[2]))
+        return torch.cat(list(self._decode_groups(groups, side, clamp)), dim=2)
+
+    def decode_stream(self, z_groups: Iterable[torch.Tensor], *, side: Side | None = None, clamp: bool = False) -> Iterator[torch.Tensor]:
+        """Yield the frames [B, 3, t, H, W] of each latent group [B, C, 1, h, w], without gradients and in constant memory."""
+        return self._decode_groups(z_groups, side, clamp, grad=False)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean latents [B, C, L, h, w] of frames [B, 3, T, H, W], as `vae.encode(x).latent_dist.mode()`.
+
+        Follows the ambient gradient mode. Raises `ValueError` for a wrong rank, channel count, or a T that is not 1 + k * temporal_factor.
+        """
+        if x.ndim != 5:
+            raise ValueError(f"frames must be [batch, channels, time, height, width], got {x.ndim} dimensions: {tuple(x.shape)}")
+        groups = self._encode_groups(split_into_groups(x, self.adapter.temporal_factor), ())
+        return torch.cat([group.latent for group in groups], dim=2)
+
+    def encode_stream(self, frame_groups: Iterable[torch.Tensor], *, taps: Sequence[str] = ()) -> Iterator[EncodedGroup]:
+        """Yield latent and tapped features of each frame group (1 frame, then temporal_factor at a time; `regroup_frames` makes them).
+
+        Without gradients and in constant memory.
+        """
+        return self._encode_groups(frame_groups, taps, grad=False)
+
+    def loss_and_grad(
+        self,
+        z: torch.Tensor,
+        frame_loss: FrameLoss,
+        *,
+        side: Side | None = None,
+        params: Sequence[torch.Tensor] = (),
+        loss_scale: float = 1.0,
+        valid_frames: int | None = None,
+    ) -> LossAndGrad:
+        """The mean loss over a clip's valid frames and its truncated gradients.
+
+        Args:
+            z: denormalised latents [B, C, L, h, w]; they are treated as a constant, whatever graph they hang on.
+            frame_loss: see `FrameLoss`. Called once per group, in order.
+            side: conditioning per group, called once per group and chunk. Tensors that require a gradient get one, cut at the tensor.
+            params: parameters of decoder, LoRA layers or joins that get a gradient. All must require one.
+            loss_scale: factor on all gradients, for mixed precision and gradient accumulation. Not on the returned loss.
+            valid_frames: number of frames that count, where the clip was padded; later ones never reach `frame_loss`. Default: all.
+
+        With `spatial_chunks`, the frames and the loss are those of the whole frame (one extra pass without gradients), and what is
+        approximate is only the way back: the gradient at each core's pixels is pulled through a decode of that core's crop, which
+        lacks whatever the decoder sees beyond the halo (Wan's middle block attends over the whole frame). The gradient of all frames
+        is held meanwhile, as large as the decoded clip. A halo that covers the frame is exact.
+
+        Raises `ValueError` for latents of a wrong rank or channel count, `valid_frames` out of range, a parameter without gradient,
+        a loss that is no scalar or depends on nothing, or side features that do not match the joins.
+        """
+        self._check_latents(z)
+        frames = frame_count(z.shape[2], self.adapter.temporal_factor)
+        valid = frames if valid_frames is None else valid_frames
+        if not 1 <= valid <= frames:
+            raise ValueError(f"valid_frames must lie in 1..{frames} for {z.shape[2]} latents, got {valid}")
+        if any(not p.requires_grad for p in params):
+            raise ValueError("every tensor in `params` must require a gradient")
+        z = z.detach()
+        groups = sum(frame_span(i, self.adapter.temporal_factor).start < valid for i in range(z.shape[2]))
+        sums = GradientSums(z, params)
+        loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params)
+        clip = _Clip(z, side, groups, sums)
+        if self.spatial_chunks == (1, 1):
+            self._backprop_whole(clip, loss, params)
+        else:
+            self._backprop_chunks(clip, loss, params)
+        return sums.result(loss.mean())
+
+    def _backprop_whole(self, clip: _Clip, loss: ClipLoss, params: Sequence[torch.Tensor]) -> None:
+        def pull(index: int, frames: torch.Tensor) -> torch.Tensor:
+            grad, direct = loss.pull(index, frames)
+            clip.sums.add_params(direct)
+            return grad
+
+        self._walk(clip, whole_frame(*clip.z.shape[-2:]), params, pull)
+
+    def _backprop_chunks(self, clip: _Clip, loss: ClipLoss, params: Sequence[torch.Tensor]) -> None:
+        frame_grads: list[torch.Tensor] = []
+        latents = (clip.z[:, :, i : i + 1] for i in range(clip.groups))
+        for index, frames in enumerate(self._decode_groups(latents, clip.side, clamp=False, grad=False)):
+            grad, direct = loss.pull(index, frames)
+            clip.sums.add_params(direct)
+            frame_grads.append(grad)
+        for crop in spatial_crops(*clip.z.shape[-2:], self.spatial_chunks, self.halo):
+
+            def pull(index: int, frames: torch.Tensor, crop: SpatialCrop = crop) -> torch.Tensor:
+                cotangent = torch.zeros_like(frames)
+                crop.core_of_crop(cotangent, self.adapter.spatial_factor).copy_(crop.inner(frame_grads[index]))
+                return cotangent
+
+            self._walk(clip, crop, params, pull)
+
+    def _walk(
+        self, clip: _Clip, crop: SpatialCrop, params: Sequence[torch.Tensor], pull: Callable[[int, torch.Tensor], torch.Tensor]
+    ) -> None:
+        backprop = TruncatedBackprop(self.adapter, self.truncation, params, clip.sums, crop)
+        for index in range(clip.groups):
+            side = clip.side(index) if clip.side is not None else None
+            for name, whole in (side or {}).items():
+                if whole.requires_grad:
+                    clip.sums.open_side(index, name, whole)
+            cropped = None
+            if side is not None:
+                cropped = {name: crop.outer(whole.detach()).requires_grad_(whole.requires_grad) for name, whole in side.items()}
+            backprop.step(
+                index,
+                crop.outer(clip.z[:, :, index : index + 1]),
+                cropped,
+                lambda frames, index=index: pull(index, frames),
+                last=index == clip.groups - 1,
+            )
+
+    def _decode_groups(self, z_groups: Iterable[torch.Tensor], side: Side | None, clamp: bool, grad: bool = True) -> Iterator[torch.Tensor]:
+        cache = self.adapter.initial_decoder_cache()
+        for index, z_group in enumerate(z_groups):
+            # The gradient mode is set around the call only: a generator that holds it would change it for whoever consumes it.
+            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+                frames, cache = self.adapter.decode_group(z_group, cache, index, side(index) if side is not None else None)
+                frames = frames.clamp(-1, 1) if clamp else frames
+            if not grad:
+                _forget_autocast_weights()
+            yield frames
+
+    def _encode_groups(self, frame_groups: Iterable[torch.Tensor], taps: Sequence[str], grad: bool = True) -> Iterator[EncodedGroup]:
+        cache = self.adapter.initial_encoder_cache()
+        for index, frames in enumerate(frame_groups):
+            with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+                latent, cache, tapped = self.adapter.encode_group(frames, cache, index, taps)
+            if not grad:
+                _forget_autocast_weights()
+            yield EncodedGroup(latent, tapped)
+
+    def _check_latents(self, z: torch.Tensor) -> None:
+        if z.ndim != 5:
+            raise ValueError(f"latents must be [batch, channels, groups, height, width], got {z.ndim} dimensions: {tuple(z.shape)}")
+        if z.shape[1] != self.adapter.latent_channels:
+            raise ValueError(f"the decoder takes latents of {self.adapter.latent_channels} channels, got {z.shape[1]}")
+        if z.shape[2] < 1:
+            raise ValueError("the clip holds no latent")
+
+
+class _Clip(NamedTuple):
+    """What one call of `loss_and_grad` works on; only the first `groups` latents hold valid frames."""
+
+    z: torch.Tensor
+    side: Side | None
+    groups: int
+    sums: GradientSums
+
+
+def _forget_autocast_weights() -> None:
+    """Autocast keeps weights it cast without gradients, and would hand them to the next pass that needs gradients."""
+    if torch.is_autocast_cache_enabled():
+        torch.clear_autocast_cache()

@@ -1,0 +1,139 @@
+"""`WanAdapter`: diffusers' `AutoencoderKLWan` as pure functions of a group and a cache. The model is driven, never copied.
+
+Checked against diffusers 0.42.1. Tiling and slicing of the model are not used, and offload hooks on the whole model do not fire,
+since its decoder and encoder are called directly: move the model to its device first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import nn
+
+from splatmend.enhance.decoder.adapter import SideFeatures
+from splatmend.enhance.decoder.groups import group_count
+from splatmend.enhance.decoder.wan_blocks import WanCache
+from splatmend.enhance.decoder.wan_decoder import WanDecoder
+from splatmend.enhance.decoder.wan_encoder import WanEncoder
+
+
+class WanAdapter:
+    """A `DecoderAdapter` over `AutoencoderKLWan` 2.1 and 2.2 (residual blocks, patched frames), of any size.
+
+    `join` maps a decoder block (`conv_in`, `mid_block`, `up_blocks.i`, `conv_out`) to a module called as
+    `module(decoder_features, side_features)` after it; every group then needs side features for exactly those blocks. With
+    `checkpoint`, decoder blocks and joins are computed again in the backward pass instead of keeping their activations.
+
+    Raises `ValueError` for a join after a block that does not exist.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, *, join: Mapping[str, nn.Module] | None = None, checkpoint: bool = False) -> None:
+        config = vae.config
+        self.vae = vae
+        self.decoder = WanDecoder(vae, join, recompute=checkpoint)
+        self.encoder = WanEncoder(vae)
+        # From the layers themselves: the config's `scale_factor_*` are free text that small models often leave at their defaults.
+        self.latent_channels: int = config.z_dim
+        self.frame_channels: int = config.in_channels // (config.patch_size or 1) ** 2
+        self.spatial_factor: int = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)
+        self.temporal_factor: int = 2 ** sum(bool(flag) for flag in config.temperal_downsample)
+
+    def frames_of(self, group_index: int) -> int:
+        """Number of frames that group `group_index` stands for: 1, then `temporal_factor`."""
+        return 1 if group_index == 0 else self.temporal_factor
+
+    def initial_decoder_cache(self) -> WanCache:
+        """The cache before the first group is decoded."""
+        return WanCache({})
+
+    def initial_encoder_cache(self) -> WanCache:
+        """The cache before the first group is encoded."""
+        return WanCache({})
+
+    def decode_group(
+        self, z_group: torch.Tensor, cache: WanCache, index: int, side: SideFeatures | None = None
+    ) -> tuple[torch.Tensor, WanCache]:
+        """Decode denormalised latents [B, C, t, h, w] to unclamped frames [B, 3, t * temporal_factor, H, W], and the next cache.
+
+        Group 0 must hold exactly one latent; a later call may hold several, which gives the same frames to rounding.
+        Raises `ValueError` for a wrong rank, channel or latent count, or side features that do not match the joins, and `TypeError`
+        where dtype or autocast are not those of the cache.
+        """
+        self._check(z_group, "a latent group", self.latent_channels)
+        if index == 0 and z_group.shape[2] != 1:
+            raise ValueError(f"the first group must hold exactly one latent, got {z_group.shape[2]}")
+        return self.decoder.group(z_group, cache, index == 0, side)
+
+    def encode_group(
+        self, x_group: torch.Tensor, cache: WanCache, index: int, taps: Sequence[str] = ()
+    ) -> tuple[torch.Tensor, WanCache, dict[str, torch.Tensor]]:
+        """Encode frames [B, 3, t, H, W] (t = `frames_of(index)`) to the posterior's mean [B, C, 1, h, w], the next cache and taps.
+
+        `taps` are names of encoder blocks (`conv_in`, `down_blocks.i`, `mid_block`, `conv_out`).
+        Raises `ValueError` for a wrong rank, channel or frame count, a side that is no multiple of `spatial_factor`, or an unknown
+        tap, and `TypeError` where dtype or autocast are not those of the cache.
+        """
+        self._check_frames(x_group)
+        if x_group.shape[2] != self.frames_of(index):
+            raise ValueError(f"group {index} must hold {self.frames_of(index)} frames, got {x_group.shape[2]}")
+        moments, cache, tapped = self.encoder.group(x_group, cache, taps)
+        return moments[:, : self.latent_channels], cache, tapped
+
+    def frame_features(self, x: torch.Tensor, taps: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Features of encoder blocks for frames [B, 3, T, H, W], each frame encoded alone: block name -> [B, C', T, H', W']."""
+        self._check_frames(x)
+        return self.encoder.frame_features(x, taps)
+
+    def cache_tensors(self, cache: WanCache) -> tuple[torch.Tensor, ...]:
+        """All tensors of a cache, block after block in the order the blocks run in."""
+        return cache.tensors()
+
+    def replace_cache_tensors(self, cache: WanCache, tensors: Sequence[torch.Tensor]) -> WanCache:
+        """The same cache with other tensors, given in the order of `cache_tensors`."""
+        return cache.with_tensors(tensors)
+
+    def detach_cache(self, cache: WanCache) -> WanCache:
+        """The same cache, cut from every graph."""
+        return cache.with_tensors([tensor.detach() for tensor in cache.tensors()])
+
+    def group_count(self, frames: int) -> int:
+        """Number of latents a clip of `frames` frames encodes to; `ValueError` where it does not fill its last group."""
+        return group_count(frames, self.temporal_factor)
+
+    def denormalise(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents as a transformer sees them [B, C, T, h, w] -> as the decoder takes them: `z * std + mean`, in float32 or wider."""
+        mean, std = self._statistics(z)
+        return z.to(mean.dtype) * std + mean
+
+    def normalise(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents as the encoder gives them [B, C, T, h, w] -> as a transformer sees them: `(z - mean) / std`, in float32 or wider."""
+        mean, std = self._statistics(z)
+        return (z.to(mean.dtype) - mean) / std
+
+    def _statistics(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = self.vae.config.latents_mean, self.vae.config.latents_std
+        if len(mean) != self.latent_channels or len(std) != self.latent_channels:
+            raise ValueError(
+                f"the autoencoder's config has latent statistics of {len(mean)} and {len(std)} channels, but its latents have "
+                f"{self.latent_channels}: set `latents_mean` and `latents_std`"
+            )
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        shape = (1, self.latent_channels, 1, 1, 1)
+        return (
+            torch.tensor(mean, dtype=dtype, device=z.device).view(shape),
+            torch.tensor(std, dtype=dtype, device=z.device).view(shape),
+        )
+
+    def _check_frames(self, x: torch.Tensor) -> None:
+        self._check(x, "a group of frames", self.frame_channels)
+        if x.shape[3] % self.spatial_factor or x.shape[4] % self.spatial_factor:
+            raise ValueError(f"frames of {x.shape[3]}x{x.shape[4]} pixels do not divide into latent pixels of {self.spatial_factor}")
+
+    @staticmethod
+    def _check(x: torch.Tensor, what: str, channels: int) -> None:
+        if x.ndim != 5:
+            raise ValueError(f"{what} must be [batch, channels, time, height, width], got {x.ndim} dimensions: {tuple(x.shape)}")
+        if x.shape[1] != channels:
+            raise ValueError(f"{what} must have {channels} channels, got {x.shape[1]}")

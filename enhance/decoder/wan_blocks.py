@@ -1,0 +1,90 @@
+"""One block of diffusers' Wan autoencoder as a pure function of its input and its own part of the cache.
+
+diffusers keeps one flat list of features per call and walks it with a counter that every causal convolution advances. Here each block
+gets a list and a counter of its own, both fresh at every call, and hands the filled list back as a tuple. So a block can be run again
+from the same arguments (for checkpointing), and nothing depends on how many slots the rest of the model uses.
+
+A slot holds `None` (nothing yet), a tensor, or the string `"Rep"` (a temporal upsampler that has seen exactly one latent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from torch import nn
+
+Slots: TypeAlias = tuple[torch.Tensor | str | None, ...]
+
+CACHED_FRAMES = 2
+"""Frames of its input that a causal convolution of three frames needs from the group before."""
+
+
+@dataclass(frozen=True)
+class NumericMode:
+    """What must stay the same from group to group, because the cache is joined to the input: dtype and autocast."""
+
+    dtype: torch.dtype
+    autocast: torch.dtype | None
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> NumericMode:
+        device = x.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return cls(x.dtype, autocast)
+
+
+@dataclass(frozen=True)
+class WanCache:
+    """Cached features of every block of one decoder or encoder, and the numeric mode they were made in (None before the first)."""
+
+    blocks: Mapping[str, Slots]
+    mode: NumericMode | None = None
+
+    def check_mode(self, x: torch.Tensor) -> NumericMode:
+        """The numeric mode of `x`; `TypeError` where it is not the one this cache was made in."""
+        mode = NumericMode.of(x)
+        if self.mode is not None and mode != self.mode:
+            raise TypeError(
+                f"the cache was made from {self.mode.dtype} with autocast {self.mode.autocast}, but this group is {mode.dtype} "
+                f"with autocast {mode.autocast}: keep dtype and autocast the same for all groups of a clip"
+            )
+        return mode
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All tensors, block after block in the order the blocks run in."""
+        return tuple(slot for slots in self.blocks.values() for slot in slots if isinstance(slot, torch.Tensor))
+
+    def with_tensors(self, tensors: Sequence[torch.Tensor]) -> WanCache:
+        """The same cache with its tensors replaced; `ValueError` where the number differs."""
+        if len(tensors) != len(self.tensors()):
+            raise ValueError(f"the cache holds {len(self.tensors())} tensors, got {len(tensors)}")
+        left = iter(tensors)
+        blocks = {name: tuple(next(left) if isinstance(s, torch.Tensor) else s for s in slots) for name, slots in self.blocks.items()}
+        return WanCache(blocks, self.mode)
+
+
+def run_block(block: nn.Module, x: torch.Tensor, slots: Slots, **kwargs: Any) -> tuple[torch.Tensor, Slots]:
+    """Run a block that takes `feat_cache` and `feat_idx`. `slots` is () before the first group."""
+    # Shortcut convolutions never use a slot, so the number of convolutions is an upper bound; the counter says how many were used.
+    scratch: list[Any] = list(slots) if slots else [None] * sum(isinstance(m, WanCausalConv3d) for m in block.modules())
+    used = [0]
+    y = block(x, feat_cache=scratch, feat_idx=used, **kwargs)
+    return y, tuple(scratch[: used[0]])
+
+
+def run_convolution(convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+    """Run a bare causal convolution with kernel 3 in time. `slots` is () before the first group."""
+    before = slots[0] if slots else None
+    tail = x[:, :, -CACHED_FRAMES:].clone()
+    if isinstance(before, torch.Tensor) and tail.shape[2] < CACHED_FRAMES:
+        tail = torch.cat([before[:, :, -1:], tail], dim=2)
+    return convolution(x, before), (tail,)
+
+
+def run_head(norm: nn.Module, nonlinearity: nn.Module, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+    """The output head: normalise, activate, convolve."""
+    return run_convolution(convolution, nonlinearity(norm(x)), slots)
