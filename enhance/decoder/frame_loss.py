@@ -53,8 +53,8 @@ class ClipLoss:
             # Legitimate for single groups: a loss between frames says nothing about the first one.
             return torch.zeros_like(frames), [None] * len(self._params)
         self._differentiable = True
-        weighted = loss * (self._loss_scale / self._valid_frames)
-        grad, *direct = torch.autograd.grad(weighted, [leaf, *self._params], allow_unused=True)
+        weight = torch.full_like(loss, self._loss_scale / self._valid_frames, requires_grad=False)
+        grad, *direct = torch.autograd.grad(loss, [leaf, *self._params], weight, allow_unused=True)
         if grad is None:
             return torch.zeros_like(frames), direct
         if valid == frames.shape[2]:

@@ -1,0 +1,109 @@
+"""Mistakes get a sentence, not a wrong result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from splatmend.enhance.decoder import DecoderAdapter, TruncatedDecoder, WanAdapter
+
+
+def squared(frames: torch.Tensor, span: slice, previous: torch.Tensor | None) -> torch.Tensor:
+    return frames.square().sum()
+
+
+@pytest.fixture
+def vae(tiny_wan):
+    return tiny_wan()
+
+
+Z = torch.ones(1, 4, 2, 2, 2, dtype=torch.float64)
+
+
+def test_the_adapter_is_one(vae):
+    assert isinstance(WanAdapter(vae), DecoderAdapter)
+    assert TruncatedDecoder(WanAdapter(vae)).loss_and_grad(Z, squared).grad_z.shape == Z.shape
+
+
+def test_construction(vae):
+    with pytest.raises(ValueError, match="truncation"):
+        TruncatedDecoder(vae, -1)
+    with pytest.raises(ValueError, match="to the adapter itself"):
+        TruncatedDecoder(WanAdapter(vae), checkpoint=True)
+    with pytest.raises(ValueError, match=r"no decoder block named up_blocks\.9"):
+        WanAdapter(vae, join={"up_blocks.9": nn.Identity()})
+
+
+@pytest.mark.parametrize(("bad", "message"), [(Z[0], "4 dimensions"), (Z[:, :3], "4 channels, got 3"), (Z[:, :, :0], "no latent")])
+def test_latents(vae, bad, message):
+    for call in (lambda z: TruncatedDecoder(vae).loss_and_grad(z, squared), TruncatedDecoder(vae).decode):
+        with pytest.raises(ValueError, match=message):
+            call(bad)
+
+
+def test_frames(vae):
+    decoder = TruncatedDecoder(vae)
+    for shape, message in [
+        ((3, 5, 8, 8), "4 dimensions"),
+        ((1, 4, 5, 8, 8), "3 channels, got 4"),
+        ((1, 3, 6, 8, 8), "whole groups"),
+        ((1, 3, 5, 8, 6), "8x6 pixels"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            decoder.encode(torch.zeros(shape, dtype=torch.float64))
+    with pytest.raises(ValueError, match="group 0 must hold 1 frames, got 4"):
+        next(decoder.encode_stream([torch.zeros(1, 3, 4, 8, 8, dtype=torch.float64)]))
+    with pytest.raises(ValueError, match="no encoder block named up_blocks"):
+        next(decoder.encode_stream([torch.zeros(1, 3, 1, 8, 8, dtype=torch.float64)], taps=["up_blocks.0"]))
+
+
+def test_the_first_group_holds_one_latent(vae):
+    adapter = WanAdapter(vae)
+    with pytest.raises(ValueError, match="exactly one latent, got 2"):
+        adapter.decode_group(Z, adapter.initial_decoder_cache(), 0)
+
+
+def test_dtype_and_autocast_must_not_change_within_a_clip(tiny_wan):
+    adapter = WanAdapter(tiny_wan(dtype=torch.float32))
+    z = Z[:, :, :1].float()
+    _, cache = adapter.decode_group(z, adapter.initial_decoder_cache(), 0)
+    with pytest.raises(TypeError, match=r"made from torch\.float32 with autocast None, but this group is torch\.bfloat16"):
+        adapter.decode_group(z.bfloat16(), cache, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(TypeError, match="autocast"):
+        adapter.decode_group(z, cache, 1)
+
+
+def test_side_features_must_match_the_joins(vae):
+    class First(nn.Module):
+        def forward(self, features, side):
+            return features + side.mean()
+
+    side = {"mid_block": torch.ones(1, 1, 1, 2, 2, dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"for no block, but modules join after \['mid_block'\]"):
+        TruncatedDecoder(vae, join={"mid_block": First()}).loss_and_grad(Z, squared)
+    with pytest.raises(ValueError, match=r"for \['mid_block'\], but modules join after no block"):
+        TruncatedDecoder(vae).decode(Z, side=lambda i: side)
+
+
+def test_losses(vae):
+    decoder = TruncatedDecoder(vae)
+    for bad, message in [
+        (lambda frames, span, previous: frames.square(), r"float64 tensor of shape \(1, 3, 1, 8, 8\)"),
+        (lambda frames, span, previous: 1.0, "returned a float"),
+        (lambda frames, span, previous: frames.detach().sum(), "constants only"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            decoder.loss_and_grad(Z, bad)
+
+
+def test_params_must_require_a_gradient(vae):
+    with pytest.raises(ValueError, match="require a gradient"):
+        TruncatedDecoder(vae).loss_and_grad(Z, squared, params=[vae.decoder.conv_out.weight])
+
+
+def test_cache_tensors_must_be_as_many(vae):
+    adapter = WanAdapter(vae)
+    _, cache = adapter.decode_group(Z[:, :, :1], adapter.initial_decoder_cache(), 0)
+    with pytest.raises(ValueError, match="tensors, got 1"):
+        adapter.replace_cache_tensors(cache, adapter.cache_tensors(cache)[:1])

@@ -1,0 +1,116 @@
+"""What is kept for the backward pass: at most D + 1 groups, however long the clip is."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+
+from splatmend.enhance.decoder import TruncatedDecoder
+
+
+class SavedBytes:
+    """Context in which the bytes that autograd keeps are counted, from saving until the graph lets go of them."""
+
+    def __init__(self) -> None:
+        self.live = 0
+        self.peak = 0
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda box: box.tensor)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._hooks.__exit__(*exc)
+
+    def _pack(self, tensor: torch.Tensor) -> Box:
+        box = Box(tensor)
+        self.live += tensor.nbytes
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(box, self._release, tensor.nbytes)
+        return box
+
+    def _release(self, size: int) -> None:
+        self.live -= size
+
+
+class Box:
+    def __init__(self, tensor: torch.Tensor) -> None:
+        # Detached: a node that saves its own result would otherwise keep itself alive through this box.
+        self.tensor = tensor.detach()
+
+
+def squared(frames: torch.Tensor, span: slice, previous: torch.Tensor | None) -> torch.Tensor:
+    return frames.square().sum()
+
+
+def peak_bytes(decoder: TruncatedDecoder, latents: int) -> int:
+    with SavedBytes() as saved:
+        decoder.loss_and_grad(torch.ones(1, 4, latents, 2, 2), squared)
+    assert saved.live == 0, "a graph outlived the call"
+    return saved.peak
+
+
+@pytest.mark.parametrize("layout", ["2.1", "2.2"])
+def test_memory_is_that_of_the_truncation_not_of_the_clip(tiny_wan, layout):
+    vae = tiny_wan(layout, dtype=torch.float32)
+    peaks = {d: [peak_bytes(TruncatedDecoder(vae, d), latents) for latents in (5, 9)] for d in (0, 1, 2)}
+    for short, long in peaks.values():
+        assert short == long
+    group = peaks[0][0]
+    for d, (peak, _) in peaks.items():
+        assert peak <= (d + 1) * group
+    assert peaks[0][0] < peaks[1][0] < peaks[2][0]
+    exact = [peak_bytes(TruncatedDecoder(vae, 99), latents) for latents in (5, 9)]
+    assert exact[1] > 1.5 * exact[0], "the counter must see memory grow where it does"
+
+
+@pytest.mark.parametrize("truncation", [0, 1])
+def test_checkpointing_keeps_less(tiny_wan, truncation):
+    vae = tiny_wan(dtype=torch.float32)
+    kept = [peak_bytes(TruncatedDecoder(vae, truncation, checkpoint=c), 6) for c in (False, True)]
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_the_losses_own_graph_is_gone_before_the_decoder_is_differentiated(tiny_wan):
+    vae = tiny_wan(dtype=torch.float32)
+    held: list[weakref.ref] = []
+
+    class Watch(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, frames):
+            big = torch.ones(10)
+            ctx.big = big
+            held.append(weakref.ref(big))
+            return frames * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    alive = []
+
+    def loss(frames, span, previous):
+        alive.append(sum(ref() is not None for ref in held))
+        return Watch.apply(frames).sum()
+
+    TruncatedDecoder(vae, 2).loss_and_grad(torch.ones(1, 4, 5, 2, 2), loss)
+    assert alive == [0] * 5
+
+
+def test_decode_stream_keeps_one_group(tiny_wan):
+    decoder = TruncatedDecoder(tiny_wan(dtype=torch.float32))
+    latents: list[weakref.ref] = []
+
+    def stream():
+        for _ in range(6):
+            z = torch.ones(1, 4, 1, 2, 2)
+            latents.append(weakref.ref(z))
+            yield z
+            del z
+
+    for frames in decoder.decode_stream(stream()):
+        assert not frames.requires_grad
+        assert sum(ref() is not None for ref in latents) <= 1
