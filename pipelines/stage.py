@@ -1,0 +1,111 @@
+"""A stage: one step of a recipe from inputs to one output folder, and the key that says whether it must run again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from splatmend.datasets.artifact import MANIFEST, content_key, plain, read_json
+from splatmend.datasets.errors import UserError
+
+_SOURCE_SUFFIXES = (".py", ".html", ".css", ".js")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """How a stage runs, which changes nothing in what it makes. `resume`: an interrupted run of the same key left its partial folder."""
+
+    device: str = "auto"
+    resume: bool = False
+    say: Callable[[str], None] = print
+
+
+StageFunction = Callable[[Any, Mapping[str, Path], Path, StageContext], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step. `run(config, inputs, out, context)` writes the folder `out`, whole or not at all.
+
+    `inputs` maps the function's input names to another stage's name (str) or to something on disk (Path). `packages` are the
+    import packages whose sources decide the result, beside `splatmend.datasets` and the module that holds `run`.
+    """
+
+    name: str
+    config: Any
+    run: StageFunction
+    inputs: Mapping[str, str | Path] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+
+    def upstream(self) -> tuple[str, ...]:
+        """Names of the stages it takes from."""
+        return tuple(source for source in self.inputs.values() if isinstance(source, str))
+
+    def config_values(self) -> dict[str, Any]:
+        """The configuration as dotted names and plain values."""
+        return flat(plain(self.config))
+
+    def code_key(self) -> str:
+        """Hash of the sources that make the output."""
+        own = Path(inspect.getfile(inspect.unwrap(self.run))).read_bytes()
+        packages = sources_key(tuple(sorted({"splatmend.datasets", *self.packages})))
+        return content_key([packages, hashlib.sha256(own).hexdigest()])
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict of dotted names."""
+    if not isinstance(value, dict):
+        return {prefix.rstrip("."): value}
+    out: dict[str, Any] = {}
+    for name, inner in value.items():
+        out |= flat(inner, f"{prefix}{name}.")
+    return out
+
+
+def stage_key(config: Mapping[str, Any], inputs: Mapping[str, str], code: str) -> str:
+    """The key of one run of a stage: what it was asked, given and made by."""
+    return content_key({"config": dict(config), "inputs": dict(inputs), "code": code})
+
+
+def fingerprint(path: Path) -> str:
+    """A short hash that changes when the thing on disk does: an artefact's manifest, else names, sizes and times of all files.
+
+    Raises `UserError` where there is nothing.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return content_key(read_json(path / MANIFEST))
+    if path.is_file():
+        stat = path.stat()
+        return content_key([path.name, stat.st_size, stat.st_mtime_ns])
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such file or folder; check the path.")
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(files):
+            stat = os.stat(os.path.join(folder, name))
+            digest.update(f"{os.path.relpath(folder, path)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def sources_key(modules: tuple[str, ...]) -> str:
+    """Hash of the source files of packages and modules, by their import names."""
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise ModuleNotFoundError(name)
+        roots = [Path(folder) for folder in spec.submodule_search_locations or ()]
+        files = sorted(p for root in roots for p in root.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
+        if not roots and spec.origin is not None:
+            files = [Path(spec.origin)]
+        for file in files:
+            digest.update(f"{name}/{file.name}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,158 @@
+"""The runner: what runs, what is skipped, what goes on after an interruption, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from splatmend.datasets.artifact import Manifest, building, read_json, write_json
+from splatmend.datasets.errors import UserError
+from splatmend.pipelines.runner import plan, read_record, run
+from splatmend.pipelines.stage import Stage, fingerprint, sources_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add:
+    amount: int = 1
+
+
+def add(config: Add, inputs, out: Path, context) -> None:
+    """Reads a number, adds, writes a number: ten steps with a checkpoint after each."""
+    total = sum(read_json(path / "number.json" if path.is_dir() else path) for path in inputs.values())
+    manifest = Manifest(kind="number", config={"amount": config.amount})
+    with building(out, manifest, overwrite=True, resume=context.resume) as partial:
+        done = read_json(partial / "checkpoint.json") if (partial / "checkpoint.json").exists() else 0
+        for step in range(done, 10):
+            if (fault := out.parent / "fault").exists() and step == 5:
+                fault.unlink()
+                raise KeyboardInterrupt
+            write_json(partial / "checkpoint.json", step + 1)
+            context.say(f"step {step}")
+        write_json(partial / "number.json", total + config.amount)
+
+
+def chain(source: Path, amount: int = 1) -> list[Stage]:
+    return [
+        Stage(name="first", config=Add(amount=amount), run=add, inputs={"a": source}),
+        Stage(name="second", config=Add(), run=add, inputs={"a": "first"}),
+        Stage(name="aside", config=Add(), run=add, inputs={"a": source}),
+        Stage(name="third", config=Add(), run=add, inputs={"a": "second", "b": "aside"}),
+    ]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.json"
+    write_json(path, 40)
+    return path
+
+
+def actions(stages: list[Stage], out: Path, **options) -> dict[str, tuple[str, str]]:
+    return {step.stage.name: (step.action, step.reason) for step in plan(stages, out, **options)}
+
+
+def execute(stages: list[Stage], out: Path, say=lambda line: None, **options) -> list[dict]:
+    return run(plan(stages, out, **options), out, say=say)
+
+
+def test_runs_once_and_then_skips(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert set(actions(chain(source), out).values()) == {("run", "new")}
+    execute(chain(source), out)
+    assert read_json(out / "third" / "number.json") == (40 + 1 + 1) + (40 + 1) + 1
+    assert set(actions(chain(source), out).values()) == {("skip", "unchanged")}
+    before = (out / "third" / "number.json").stat().st_mtime_ns
+    records = execute(chain(source), out)
+    assert (out / "third" / "number.json").stat().st_mtime_ns == before
+    assert [record["action"] for record in records] == ["skip"] * 4
+    assert all(record["usage"]["seconds"] > 0 and record["usage"]["memory_bytes"] > 2**20 for record in records)
+
+
+def test_config_change_runs_the_stage_and_what_takes_from_it(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute(chain(source), out)
+    found = actions(chain(source, amount=5), out)
+    assert found["first"] == ("run", "config changed: amount 1 -> 5")
+    assert found["second"] == ("run", "first runs again")
+    assert found["aside"] == ("skip", "unchanged")
+    execute(chain(source, amount=5), out)
+    assert read_json(out / "third" / "number.json") == (40 + 5 + 1) + (40 + 1) + 1
+
+
+def test_input_change_code_change_and_lost_output(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    execute(chain(source), out)
+    write_json(source, 400)
+    assert actions(chain(source), out)["aside"] == ("run", "input changed: a")
+    execute(chain(source), out)
+    (out / "aside" / "number.json").unlink()
+    (out / "aside" / "checkpoint.json").unlink()
+    (out / "aside" / "manifest.json").unlink()
+    (out / "aside").rmdir()
+    assert actions(chain(source), out)["aside"] == ("run", "its output is gone")
+    monkeypatch.setattr(Stage, "code_key", lambda self: "another")
+    assert actions(chain(source), out)["first"] == ("run", "code changed")
+
+
+def test_interrupted_stage_goes_on(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "fault").touch()
+    with pytest.raises(KeyboardInterrupt):
+        execute(chain(source), out)
+    assert not (out / "first").exists()
+    assert actions(chain(source), out)["first"] == ("resume", "interrupted")
+    # A changed configuration must not go on from the checkpoint of another one.
+    assert actions(chain(source, amount=2), out)["first"] == ("run", "config changed: amount 1 -> 2")
+    said: list[str] = []
+    execute(chain(source), out, say=said.append)
+    assert said[:2] == ["[1/4] first (interrupted)", "step 5"]
+    assert read_json(out / "first" / "number.json") == 41
+
+
+def test_from_until_and_overwrite(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert list(actions(chain(source), out, last="second")) == ["first", "second"]
+    execute(chain(source), out)
+    found = actions(chain(source), out, first="second")
+    assert [found[name][0] for name in ("first", "second", "aside", "third")] == ["skip", "run", "skip", "run"]
+    assert {action for action, _ in actions(chain(source), out, overwrite=True).values()} == {"run"}
+    with pytest.raises(UserError, match="no such stage"):
+        plan(chain(source), out, last="fourth")
+
+
+def test_foreign_folder_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "first").mkdir(parents=True)
+    with pytest.raises(UserError, match="no run of this recipe has made this"):
+        plan(chain(source), tmp_path / "out")
+
+
+def test_missing_input_and_broken_record(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute(chain(source), out)
+    (out / "stages" / "first.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        plan(chain(source), out)
+    (out / "stages" / "first.json").write_text("{}")
+    with pytest.raises(UserError, match="no record of a stage"):
+        read_record(out, "first")
+    with pytest.raises(UserError, match="no such file"):
+        fingerprint(tmp_path / "nothing")
+
+
+def test_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "0.png").write_bytes(b"abc")
+    first = fingerprint(folder)
+    assert fingerprint(folder) == first
+    (folder / "images" / "1.png").write_bytes(b"")
+    assert fingerprint(folder) != first
+
+
+def test_sources_key_differs_between_packages_and_stages_differ_by_config() -> None:
+    assert sources_key(("splatmend.datasets",)) != sources_key(("splatmend.recon",))
+    stage = Stage(name="a", config=Add(), run=add)
+    assert replace(stage, config=Add(amount=2)).config_values() == {"amount": 2}
