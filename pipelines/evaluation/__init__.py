@@ -1,0 +1,1 @@
+"""Scores of clips against the truth: one registry of metrics, one rule of which frames count."""
