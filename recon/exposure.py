@@ -1,0 +1,90 @@
+"""One affine map of colours per recorded picture: `rgb_seen = gain @ rgb_scene + offset`.
+
+A common factor of all pictures belongs to the scene, so the mean of the trained pictures' maps is kept at the identity. Pictures
+that were not trained on, and novel ones, take what their camera's trained neighbours in time say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureTable:
+    """`deltas [F, 3, 4]`: gain (first three columns) and offset of each trained picture, less the identity; `cameras` and `times_us`
+    say which picture a row belongs to."""
+
+    cameras: tuple[str, ...]
+    times_us: tuple[int, ...]
+    deltas: Float[Tensor, "F 3 4"]
+
+    @classmethod
+    def identity(cls, cameras: Sequence[str], times_us: Sequence[int]) -> ExposureTable:
+        """No correction for any of the pictures."""
+        return cls(cameras=tuple(cameras), times_us=tuple(int(t) for t in times_us), deltas=torch.zeros(len(cameras), 3, 4))
+
+    @property
+    def centred(self) -> Float[Tensor, "F 3 4"]:
+        """The deltas with their mean at zero."""
+        return self.deltas - self.deltas.mean(dim=0, keepdim=True) if len(self.cameras) else self.deltas
+
+    def row(self, index: int) -> Float[Tensor, "3 4"]:
+        """The map of one trained picture, mean taken off."""
+        return _identity(self.deltas) + self.centred[index]
+
+    def at(self, camera: str, t_us: int) -> Float[Tensor, "3 4"]:
+        """The map for a picture of a camera at a time: linear between the trained pictures before and after, held at the ends. A camera
+        that was not trained gets the identity."""
+        rows = [(t, i) for i, (name, t) in enumerate(zip(self.cameras, self.times_us)) if name == camera]
+        if not rows:
+            return _identity(self.deltas)
+        rows.sort()
+        times = np.array([t for t, _ in rows])
+        right = int(np.clip(np.searchsorted(times, t_us), 0, len(rows) - 1))
+        left = max(right - 1, 0)
+        span = int(times[right] - times[left])
+        fraction = 1.0 if span == 0 else float(np.clip((t_us - times[left]) / span, 0.0, 1.0))
+        centred = self.centred
+        return _identity(self.deltas) + (1.0 - fraction) * centred[rows[left][1]] + fraction * centred[rows[right][1]]
+
+    def with_deltas(self, deltas: Tensor) -> ExposureTable:
+        """The same pictures with other maps."""
+        return ExposureTable(cameras=self.cameras, times_us=self.times_us, deltas=deltas)
+
+    def to(self, device: str | torch.device) -> ExposureTable:
+        """The same table on another device."""
+        return self.with_deltas(self.deltas.to(device))
+
+    def to_json(self) -> list[dict[str, object]]:
+        """One entry per trained picture, mean taken off."""
+        maps = self.centred.detach().cpu().numpy()
+        return [
+            {"camera": camera, "time_us": t, "gain_less_identity": m[:, :3].tolist(), "offset": m[:, 3].tolist()}
+            for camera, t, m in zip(self.cameras, self.times_us, maps)
+        ]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[dict]) -> ExposureTable:
+        """The inverse of `to_json`."""
+        deltas = [np.concatenate([np.asarray(r["gain_less_identity"]), np.asarray(r["offset"])[:, None]], axis=1) for r in rows]
+        stacked = np.stack(deltas) if deltas else np.zeros((0, 3, 4))
+        return cls(
+            cameras=tuple(r["camera"] for r in rows),
+            times_us=tuple(int(r["time_us"]) for r in rows),
+            deltas=torch.from_numpy(stacked.astype(np.float32)),
+        )
+
+
+def apply_exposure(rgb: Float[Tensor, "*batch 3"], affine: Float[Tensor, "3 4"]) -> Float[Tensor, "*batch 3"]:
+    """Colours through an affine map."""
+    return rgb @ affine[:, :3].T + affine[:, 3]
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(3, 4, dtype=like.dtype, device=like.device)

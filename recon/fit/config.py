@@ -1,0 +1,188 @@
+"""Settings of a fit. Lengths in "extents" are multiples of the scene's extent (see `splatmend.recon.fit.points.scene_extent`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from splatmend.datasets.errors import UserError
+
+
+def _need(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UserError(f"fit settings: {sentence}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which frames are fitted, and at which size."""
+
+    max_width: int | None = None
+    """Pictures wider than this are made smaller; None keeps their size."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to use; empty means all."""
+    holdout_every: int = 8
+    """One frame of each camera in so many is kept back to be scored, the middle one of each run; 0 keeps none back."""
+    train_every: int = 1
+    """Fit only every n-th of the other frames (sparse fits make degraded pictures to train an enhancer on)."""
+    cache_mib: int = 2048
+    """Decoded pictures kept in memory; the rest is read again when it is due."""
+
+    def __post_init__(self) -> None:
+        _need(self.max_width is None or self.max_width >= 32, f"max_width must be at least 32, not {self.max_width}")
+        _need(self.holdout_every == 0 or self.holdout_every >= 2, f"holdout_every must be 0 or at least 2, not {self.holdout_every}")
+        _need(self.train_every >= 1, f"train_every must be at least 1, not {self.train_every}")
+        _need(self.cache_mib >= 0, f"cache_mib must not be negative, not {self.cache_mib}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Gaussians to begin with."""
+
+    point_count: int = 100_000
+    """Most Gaussians from LiDAR or structure-from-motion points; more points are thinned."""
+    ray_count: int = 40_000
+    """Gaussians at random depths along pixel rays, for what the points do not reach (all there is without points)."""
+    voxel_m: float = 0.04
+    """Points closer than this (at 5 m from the nearest camera; in proportion farther away) become one."""
+    far_m: float = 150.0
+    """Farthest random depth along rays in metric scenes."""
+    min_actor_points: int = 40
+    """An actor with fewer LiDAR points in its box stays part of the background."""
+    actor_count: int = 8_000
+    """Most initial Gaussians per actor."""
+    scale: float = 0.5
+    """Initial standard deviation over the mean distance to the three nearest points."""
+    opacity: float = 0.5
+    """Initial opacity of points."""
+    ray_opacity: float = 0.2
+    """Initial opacity of Gaussians along rays."""
+
+    def __post_init__(self) -> None:
+        _need(min(self.point_count, self.ray_count) >= 0, "point_count and ray_count must not be negative")
+        _need(self.point_count + self.ray_count > 0, "point_count and ray_count must not both be 0")
+        _need(self.voxel_m > 0 and self.far_m > 10, "voxel_m must be positive and far_m above 10")
+        _need(self.min_actor_points >= 4 and self.actor_count >= 4, "min_actor_points and actor_count must be at least 4")
+        _need(self.scale > 0, f"the initial scale must be positive, not {self.scale}")
+        _need(0 < self.opacity < 1 and 0 < self.ray_opacity < 1, "initial opacities must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesConfig:
+    """Learning rates (Adam). Those of means count in extents and fall exponentially."""
+
+    means: float = 1.6e-4
+    """At the start."""
+    means_end: float = 1.6e-6
+    """At the end."""
+    quats: float = 1e-3
+    """Rotations."""
+    log_scales: float = 5e-3
+    """Sizes."""
+    opacity_logits: float = 5e-2
+    """Opacities."""
+    sh0: float = 2.5e-3
+    """Colours of degree 0."""
+    sh_rest: float = 1.25e-4
+    """The other harmonics."""
+    sky: float = 1e-2
+    """Sky map."""
+    exposure: float = 1e-3
+    """Colour correction per picture."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            _need(getattr(self, name) >= 0, f"the learning rate {name} must not be negative")
+        _need(0 < self.means_end <= self.means, "means_end must be positive and not above means")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss's terms."""
+
+    ssim: float = 0.2
+    """Share of 1 - SSIM; the rest is L1."""
+    lidar_depth: float = 0.05
+    """Relative error of the depth at LiDAR points."""
+    lidar_opacity: float = 0.02
+    """Transparency at LiDAR points."""
+    ground_opacity: float = 0.05
+    """Transparency of pixels that look at least 3 degrees down (metric scenes): there is no sky below the horizon."""
+    sky_opacity: float = 0.05
+    """Opacity where a sky mask says sky."""
+    opacity: float = 0.01
+    """Mean opacity: what is not needed fades, and is moved by the densification (Kheradmand et al. 2024)."""
+    scale: float = 0.01
+    """Mean standard deviation in extents, likewise."""
+    exposure: float = 0.1
+    """Mean squared colour correction."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            _need(getattr(self, name) >= 0, f"the loss weight {name} must not be negative")
+        _need(self.ssim <= 1, f"the loss weight ssim must not exceed 1, not {self.ssim}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensifyConfig:
+    """Relocation, growth and noise (MCMC), for each node alone."""
+
+    cap: int = 400_000
+    """Most Gaussians of the background."""
+    actor_cap: int = 20_000
+    """Most Gaussians of an actor."""
+    start: int = 200
+    """First iteration that relocates."""
+    stop_share: float = 0.8
+    """Share of the iterations after which nothing is relocated any more."""
+    every: int = 100
+    """Iterations between relocations."""
+
+    def __post_init__(self) -> None:
+        _need(self.cap >= 1 and self.actor_cap >= 1, "caps must be at least 1")
+        _need(self.start >= 0 and self.every >= 1, "densify.start must not be negative, densify.every at least 1")
+        _need(0 <= self.stop_share <= 1, "densify.stop_share must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a log becomes a scene."""
+
+    iterations: int = 5_000
+    """Pictures shown to the optimiser, one per iteration."""
+    sh_degree: int = 3
+    """Degree of the colours' harmonics, 0 to 3."""
+    sh_every: int = 1_000
+    """Iterations per degree: degree n is used from iteration n times this on."""
+    sky_rows: int = 256
+    """Rows of the sky map; 0 leaves the sky out."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Frames."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """First Gaussians."""
+    rates: RatesConfig = field(default_factory=RatesConfig)
+    """Learning rates."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Loss."""
+    densify: DensifyConfig = field(default_factory=DensifyConfig)
+    """Densification."""
+    snapshots_at: tuple[int, ...] = ()
+    """Iterations after which a copy of the scene is kept in `snapshots/` (an unfinished scene is a degraded one)."""
+    checkpoint_every: int = 1_000
+    """Iterations between checkpoints."""
+    log_every: int = 50
+    """Iterations between rows of the loss curve and checks for values that are not finite."""
+    seed: int = 0
+    """Of everything random."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to fit; "auto" takes CUDA where there is some."""
+    backend: Literal["cpu", "gsplat"] | None = None
+    """Rasteriser; by default the one of the device."""
+
+    def __post_init__(self) -> None:
+        _need(self.iterations >= 1, f"iterations must be at least 1, not {self.iterations}")
+        _need(0 <= self.sh_degree <= 3, f"sh_degree must lie between 0 and 3, not {self.sh_degree}")
+        _need(self.sh_every >= 1 and self.checkpoint_every >= 1 and self.log_every >= 1, "intervals must be at least 1")
+        _need(self.sky_rows == 0 or self.sky_rows >= 8, f"sky_rows must be 0 or at least 8, not {self.sky_rows}")
+        outside = [i for i in self.snapshots_at if not 1 <= i <= self.iterations]
+        _need(not outside, f"snapshots_at must lie between 1 and iterations, not {outside[:1]}")

@@ -1,0 +1,127 @@
+"""From a log to a scene on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splatmend.datasets.artifact import Manifest, building, content_key, partial_folder, plain
+from splatmend.datasets.checkpoint import load_checkpoint, save_checkpoint
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.log import SceneLog
+from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.data import prepared_log, recorded_shots
+from splatmend.recon.fit.heldout import held_out_rows, mean_row
+from splatmend.recon.fit.progress import FitBar
+from splatmend.recon.fit.trainer import Trainer
+from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
+
+CHECKPOINT = "checkpoint.pt"
+CURVE = "curve.jsonl"
+OnProgress = Callable[[dict[str, Any]], None]
+"""Called with each row of the loss curve (iteration, loss, psnr of that picture, gaussians, terms)."""
+_logger = logging.getLogger(__name__)
+
+
+def fit(
+    log: SceneLog,
+    out: Path,
+    config: FitConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Fit a scene to a log and write it as an artefact; returns its folder.
+
+    Beside the scene's files it holds `curve.jsonl` (loss terms over iterations), `heldout.jsonl` (scores per held-out frame; their means
+    are in the manifest's facts under `held_out`) and `snapshots/ITERATION/` (scenes, where asked for). `resume` goes on from the
+    checkpoint in `OUT.partial`, if there is one. Without `on_progress` a bar is shown where standard error is a terminal.
+
+    Raises:
+        UserError: where `out` exists, the log lacks what the settings name, a checkpoint does not fit, or CUDA is asked for and missing.
+    """
+    out = Path(out)
+    device = _device(config)
+    prepared = prepared_log(log, config.data)
+    shots = recorded_shots(prepared, config.data)
+    manifest = Manifest(
+        kind="scene",
+        config=plain(config),
+        inputs={"log": content_key([log.source, log.log_id, [(frame.camera, frame.start_us) for frame in log.frames]])},
+    )
+    checkpoint = partial_folder(out) / CHECKPOINT
+    with building(out, manifest, overwrite=overwrite, resume=resume) as folder:
+        trainer = Trainer(prepared, shots, config, device)
+        if resume and checkpoint.is_file():
+            trainer.load_state_dict(load_checkpoint(checkpoint))
+            _logger.info("%s: going on after iteration %d", out, trainer.iteration)
+        started = time.monotonic()
+        done_before = trainer.iteration
+        _run(trainer, folder, config, on_progress)
+        seconds = time.monotonic() - started
+        scene = trainer.finished_scene()
+        rows = list(held_out_rows(scene.to(device), prepared, backend=config.backend))
+        with (folder / "heldout.jsonl").open("w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        facts = {
+            "held_out": mean_row(rows),
+            "iterations": config.iterations,
+            "seconds_per_iteration": seconds / max(config.iterations - done_before, 1),
+            "device": str(device),
+            "notes": list(log.notes),
+        }
+        scene = replace(scene, facts=facts)
+        write_scene(folder, scene)
+        manifest.facts = scene_facts(scene)
+        # Only now, when all files stand, is the checkpoint of no more use.
+        checkpoint.unlink(missing_ok=True)
+    return out
+
+
+def _run(trainer: Trainer, folder: Path, config: FitConfig, on_progress: OnProgress | None) -> None:
+    bar = FitBar(config.iterations) if on_progress is None else nullcontext(on_progress)
+    _cut_curve(folder / CURVE, trainer.iteration)
+    with bar as show, (folder / CURVE).open("a") as curve:
+        while trainer.iteration < config.iterations:
+            report = trainer.step()
+            iteration = trainer.iteration
+            last = iteration == config.iterations
+            saving = iteration % config.checkpoint_every == 0 and not last
+            if iteration % config.log_every == 0 or iteration == 1 or last or saving:
+                row = report.as_row(iteration, trainer.gaussian_count)
+                curve.write(json.dumps(row) + "\n")
+                curve.flush()
+                show(row)
+            if iteration in config.snapshots_at:
+                _save_snapshot(trainer, folder, iteration)
+            if saving:
+                save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
+
+
+def _save_snapshot(trainer: Trainer, folder: Path, iteration: int) -> None:
+    scene = replace(trainer.finished_scene(), facts={"iterations": iteration})
+    # A run that was interrupted after this iteration comes by here again.
+    save_scene(folder / "snapshots" / f"{iteration:06d}", scene, plain(trainer.config), overwrite=True)
+
+
+def _cut_curve(path: Path, iteration: int) -> None:
+    """Drop the rows that an interrupted run wrote after its last checkpoint."""
+    if path.is_file():
+        rows = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["iteration"] <= iteration]
+        path.write_text("".join(line + "\n" for line in rows))
+
+
+def _device(config: FitConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("fit settings: device is cuda, but torch sees no CUDA device; choose cpu or auto.")
+    wanted = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)

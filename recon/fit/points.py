@@ -1,0 +1,165 @@
+"""Coloured points to begin with: LiDAR (split into background and actors), structure from motion, and pixel rays.
+
+Everything here is NumPy in float64 and world coordinates; `splatmend.recon.fit.seeding` turns it into Gaussians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.log import ActorTrack, CameraFrame, LidarSweep, SceneLog
+from splatmend.recon.fit.config import InitConfig
+
+BOX_MARGIN_M = 0.15
+"""Boxes are grown by this much at every side before points are told apart: labels and poses are off by centimetres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColouredPoints:
+    """`xyz [N, 3]` float64 and `rgb [N, 3]` float64 in [0, 1]."""
+
+    xyz: np.ndarray
+    rgb: np.ndarray
+
+    def __len__(self) -> int:
+        return self.xyz.shape[0]
+
+    def select(self, which: np.ndarray) -> ColouredPoints:
+        return ColouredPoints(xyz=self.xyz[which], rgb=self.rgb[which])
+
+
+def joined(parts: Sequence[ColouredPoints]) -> ColouredPoints:
+    """All points one after the other."""
+    return ColouredPoints(
+        xyz=np.concatenate([np.zeros((0, 3)), *(part.xyz for part in parts)]),
+        rgb=np.concatenate([np.zeros((0, 3)), *(part.rgb for part in parts)]),
+    )
+
+
+def scene_extent(frames: Sequence[CameraFrame], metric: bool) -> float:
+    """Unit of length of learning rates: 1.1 times the greatest distance of a camera from their mean; 5 to 50 m in metric scenes."""
+    centres = np.stack([frame.world_from_camera[:3, 3] for frame in frames])
+    reach = 1.1 * float(np.linalg.norm(centres - centres.mean(axis=0), axis=1).max())
+    return float(np.clip(reach, 5.0, 50.0)) if metric else max(reach, 1e-6)
+
+
+def lidar_points(log: SceneLog, frames: Sequence[CameraFrame], config: InitConfig) -> tuple[ColouredPoints, Mapping[str, ColouredPoints]]:
+    """Points of all sweeps that a training frame near in time sees, with its colours: those of the background in the world, and those
+    in each actor's box in the actor's frame. Both are thinned to one point per voxel."""
+    centres = cKDTree(np.stack([frame.world_from_camera[:3, 3] for frame in frames]))
+    background: list[ColouredPoints] = []
+    actors: dict[str, list[ColouredPoints]] = {actor.actor_id: [] for actor in log.actors}
+    images = _ImageMemo()
+    for sweep in log.sweeps:
+        points = sweep.read_points()
+        colours, seen = _sweep_colours(sweep, points.xyz_world_m, log, frames, images)
+        xyz, rgb, times_us = points.xyz_world_m[seen], colours[seen], points.time_us[seen]
+        free = np.ones(len(xyz), dtype=bool)
+        for actor in log.actors:
+            inside, in_actor = _inside_box(actor, xyz, times_us)
+            free &= ~inside
+            if inside.any():
+                actors[actor.actor_id].append(ColouredPoints(xyz=in_actor, rgb=rgb[inside]))
+        background.append(thinned(ColouredPoints(xyz=xyz[free], rgb=rgb[free]), centres, config.voxel_m))
+        if len(background) > 16:
+            background = [thinned(joined(background), centres, config.voxel_m)]
+    near_origin = cKDTree(np.zeros((1, 3)))
+    return (
+        thinned(joined(background), centres, config.voxel_m),
+        {actor_id: thinned(joined(parts), near_origin, config.voxel_m) for actor_id, parts in actors.items() if parts},
+    )
+
+
+def thinned(points: ColouredPoints, centres: cKDTree, voxel_m: float) -> ColouredPoints:
+    """One point (the mean) per voxel. Voxels have side `voxel_m` up to 10 m from the nearest of `centres`, twice that up to 20 m, and so
+    on."""
+    if not len(points):
+        return points
+    distance = centres.query(points.xyz)[0]
+    level = np.maximum(np.floor(np.log2(np.maximum(distance, 1e-9) / 5.0)), 0.0)
+    side = voxel_m * 2.0**level
+    keys = np.concatenate([level[:, None], np.floor(points.xyz / side[:, None])], axis=1).astype(np.int64)
+    _, cell, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    cell = cell.reshape(-1)
+    mean = [np.stack([np.bincount(cell, weights=values[:, i]) for i in range(3)], axis=1) for values in (points.xyz, points.rgb)]
+    return ColouredPoints(xyz=mean[0] / counts[:, None], rgb=mean[1] / counts[:, None])
+
+
+def sfm_points(log: SceneLog, frames: Sequence[CameraFrame]) -> ColouredPoints:
+    """The log's structure-from-motion points, less the few percent that lie absurdly far away; none where it has none."""
+    if log.read_sfm_points is None:
+        return joined([])
+    found = log.read_sfm_points()
+    points = ColouredPoints(xyz=np.asarray(found.xyz_world_m, dtype=np.float64), rgb=found.rgb / 255.0)
+    if len(points) < 8:
+        return points
+    centre = np.mean([frame.world_from_camera[:3, 3] for frame in frames], axis=0)
+    distance = np.linalg.norm(points.xyz - centre, axis=1)
+    return points.select(distance <= 20 * np.median(distance))
+
+
+def depth_range(points: ColouredPoints, frames: Sequence[CameraFrame], extent: float, metric: bool, far_m: float) -> tuple[float, float]:
+    """Nearest and farthest depth for random points along rays."""
+    if metric:
+        return 3.0, far_m
+    if len(points) < 8:
+        return 0.3 * extent, 10.0 * extent
+    centres = cKDTree(np.stack([frame.world_from_camera[:3, 3] for frame in frames]))
+    near, far = np.quantile(centres.query(points.xyz)[0], [0.05, 0.95])
+    return float(near), float(3.0 * far)
+
+
+def _inside_box(actor: ActorTrack, xyz_world_m: np.ndarray, times_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which points lie in the actor's box at their own times, and these points in the actor's frame."""
+    inside = np.zeros(len(xyz_world_m), dtype=bool)
+    none = np.zeros((0, 3))
+    if not len(xyz_world_m) or not actor.is_labelled(int(np.median(times_us))):
+        return inside, none
+    reach = np.linalg.norm(actor.size_m) / 2 + 3.0  # what a fast car moves during a turn
+    near = np.nonzero(np.linalg.norm(xyz_world_m - actor.world_from_actor(int(np.median(times_us)))[:3, 3], axis=1) < reach)[0]
+    if not near.size:
+        return inside, none
+    in_actor = transform(inverse(actor.track.at(times_us[near])), xyz_world_m[near])
+    held = (np.abs(in_actor) <= np.asarray(actor.size_m) / 2 + BOX_MARGIN_M).all(axis=1)
+    inside[near[held]] = True
+    return inside, in_actor[held]
+
+
+class _ImageMemo:
+    """The last few decoded pictures: neighbouring sweeps ask for the same ones."""
+
+    def __init__(self, size: int = 12) -> None:
+        self.size = size
+        self.pictures: dict[tuple[str, int], np.ndarray] = {}
+
+    def __call__(self, frame: CameraFrame) -> np.ndarray:
+        key = (frame.camera, frame.index)
+        if key not in self.pictures:
+            if len(self.pictures) >= self.size:
+                self.pictures.pop(next(iter(self.pictures)))
+            self.pictures[key] = frame.read_image()
+        return self.pictures[key]
+
+
+def _sweep_colours(
+    sweep: LidarSweep, xyz_world_m: np.ndarray, log: SceneLog, frames: Sequence[CameraFrame], images: _ImageMemo
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours `[N, 3]` of a sweep's points from each camera's nearest training frame, and which points one of them sees."""
+    rgb = np.zeros((len(xyz_world_m), 3))
+    seen = np.zeros(len(xyz_world_m), dtype=bool)
+    for camera in log.cameras.values():
+        own = [frame for frame in frames if frame.camera == camera.name]
+        if not own:
+            continue
+        frame = min(own, key=lambda candidate: abs(candidate.mid_us - sweep.timestamp_us))
+        pixels, inside = project(camera, transform(inverse(frame.world_from_camera), xyz_world_m))
+        new = inside & ~seen
+        columns, rows = np.floor(pixels[new]).astype(np.int64).T
+        rgb[new] = images(frame)[rows, columns] / 255.0
+        seen |= new
+    return rgb, seen

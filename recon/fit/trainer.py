@@ -1,0 +1,186 @@
+"""The fitting loop: its state, one iteration, and its checkpoints. What surrounds it (files, progress, scores) is in `fit.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splatmend.datasets.artifact import content_key
+from splatmend.datasets.checkpoint import random_state, restore_random_state
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.log import SceneLog
+from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.data import FrameSource, Sample
+from splatmend.recon.fit.losses import downward_pixels, photometric, relative_depth
+from splatmend.recon.fit.node_optimiser import NodeOptimiser
+from splatmend.recon.fit.points import scene_extent
+from splatmend.recon.fit.seeding import seed_scene
+from splatmend.recon.render import RenderOutput, render
+from splatmend.recon.scene import RecordedShot, Scene
+from splatmend.recon.sky import ray_directions
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One iteration: loss terms (weighted, on the device) and the picture's mean squared error."""
+
+    terms: dict[str, Tensor]
+    squared_error: Tensor
+
+    def as_row(self, iteration: int, gaussian_count: int) -> dict[str, float]:
+        """A row of the loss curve. `ValueError` with the term's name where one is not finite."""
+        terms = {name: float(value) for name, value in self.terms.items()}
+        for name, value in terms.items():
+            if not np.isfinite(value):
+                raise ValueError(f"the loss term {name} became {value} at iteration {iteration}")
+        psnr = -10.0 * float(np.log10(max(float(self.squared_error), 1e-10)))
+        return {"iteration": iteration, "loss": sum(terms.values()), "psnr": psnr, "gaussians": gaussian_count, **terms}
+
+
+class Trainer:
+    """State of a fit of a prepared log. `iteration` counts the iterations that are done."""
+
+    def __init__(self, log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.iteration = 0
+        self.log_key = content_key([log.log_id, [frame.start_us for frame in log.frames], [c.width for c in log.cameras.values()]])
+        self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
+        self.exposure_rows = {number: row for row, number in enumerate(self.train_numbers)}
+        self.source = FrameSource(log, device, config.data.cache_mib)
+        self.generator = torch.Generator(device=device).manual_seed(config.seed)
+        self.scene = seed_scene(log, shots, config).to(device)
+        extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
+        self.nodes = {BACKGROUND: NodeOptimiser(self.scene.background.gaussians, extent, config.densify.cap, config, device)}
+        for actor_id, actor in self.scene.actors.items():
+            reach = float(np.linalg.norm(actor.track.size_m)) / 2
+            self.nodes[_actor_key(actor_id)] = NodeOptimiser(actor.gaussians, reach, config.densify.actor_cap, config, device)
+        self.shared = {"exposure": self.scene.exposure.deltas.clone().requires_grad_(True)}
+        if self.scene.sky is not None:
+            self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
+        self.shared_optimizers = self._new_shared_optimizers()
+
+    def _new_shared_optimizers(self) -> dict[str, torch.optim.Adam]:
+        rates = {"exposure": self.config.rates.exposure, "sky": self.config.rates.sky}
+        return {name: torch.optim.Adam([value], lr=rates[name], eps=1e-15, fused=True) for name, value in self.shared.items()}
+
+    @property
+    def gaussian_count(self) -> int:
+        return sum(node.params["means"].shape[0] for node in self.nodes.values())
+
+    def current_scene(self) -> Scene:
+        """The scene with the present parameters, in the graph."""
+        actors = {actor_id: self.nodes[_actor_key(actor_id)].gaussians for actor_id in self.scene.actors}
+        scene = self.scene.with_gaussians(self.nodes[BACKGROUND].gaussians, actors)
+        sky = None if scene.sky is None else scene.sky.with_logits(self.shared["sky"])
+        return replace(scene, sky=sky, exposure=scene.exposure.with_deltas(self.shared["exposure"]))
+
+    def finished_scene(self) -> Scene:
+        """The scene as it is kept: on the CPU and outside the graph, the exposure's mean taken off."""
+        scene = self.current_scene()
+        actors = {actor_id: actor.gaussians.detached() for actor_id, actor in scene.actors.items()}
+        scene = scene.with_gaussians(scene.background.gaussians.detached(), actors)
+        sky = None if scene.sky is None else scene.sky.with_logits(scene.sky.logits.detach())
+        exposure = scene.exposure.with_deltas(scene.exposure.centred.detach())
+        return replace(scene, sky=sky, exposure=exposure).to("cpu")
+
+    def frame_number(self, iteration: int) -> int:
+        """Which frame an iteration sees: every training frame once per round, in an order that depends on seed and round alone."""
+        turn, place = divmod(iteration, len(self.train_numbers))
+        order = torch.Generator().manual_seed(self.config.seed * 1_000_003 + turn)
+        return self.train_numbers[int(torch.randperm(len(self.train_numbers), generator=order)[place])]
+
+    def step(self) -> StepReport:
+        """One iteration."""
+        number = self.frame_number(self.iteration)
+        sample = self.source[number]
+        scene = self.current_scene()
+        shot = scene.shots[number].shot
+        out = render(
+            scene,
+            shot,
+            ("rgb", "depth"),
+            backend=self.config.backend,
+            exposure=scene.exposure.row(self.exposure_rows[number]),
+            sh_degree=self.iteration // self.config.sh_every,
+        )
+        drawn = [BACKGROUND]
+        drawn += [_actor_key(name) for name, actor in scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
+        assert out.rgb is not None
+        truth = sample.rgb.float() / 255.0
+        terms = photometric(out.rgb, truth, sample.valid, self.config.loss.ssim)
+        terms |= self._geometry_terms(out, sample, number)
+        for key in drawn:
+            for name, value in self.nodes[key].regularisers().items():
+                terms[name] = terms[name] + value if name in terms else value
+        if self.config.loss.exposure > 0:
+            terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()
+        torch.stack(list(terms.values())).sum().backward()
+        self.iteration += 1
+        for key in drawn:
+            self.nodes[key].step(self.iteration, self.generator)
+        for optimizer in self.shared_optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            squared_error = (out.rgb - truth).square().mean()
+        return StepReport(terms={name: value.detach() for name, value in terms.items()}, squared_error=squared_error)
+
+    def _geometry_terms(self, out: RenderOutput, sample: Sample, number: int) -> dict[str, Tensor]:
+        weights = self.config.loss
+        terms = {}
+        assert out.depth_m is not None
+        if sample.pixels.numel():
+            if weights.lidar_depth > 0:
+                terms["lidar_depth"] = weights.lidar_depth * relative_depth(out.depth_m.reshape(-1)[sample.pixels], sample.depth_m)
+            if weights.lidar_opacity > 0:
+                terms["lidar_opacity"] = weights.lidar_opacity * (1 - out.opacity.reshape(-1)[sample.pixels]).mean()
+        if sample.sky is not None and weights.sky_opacity > 0:
+            terms["sky_opacity"] = weights.sky_opacity * (out.opacity * sample.sky).mean()
+        if self.scene.metric and self.scene.sky is not None and weights.ground_opacity > 0:
+            below = downward_pixels(ray_directions(self.scene.shots[number].shot, self.device), self.scene.up_world)
+            terms["ground_opacity"] = weights.ground_opacity * ((1 - out.opacity) * below).mean()
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next iteration depends on, as plain tensors, numbers and strings."""
+        return {
+            "config_key": content_key(self.config),
+            "log_key": self.log_key,
+            "iteration": self.iteration,
+            "nodes": {key: node.state_dict() for key, node in self.nodes.items()},
+            "shared": {name: value.detach() for name, value in self.shared.items()},
+            "shared_optimizers": {name: optimizer.state_dict() for name, optimizer in self.shared_optimizers.items()},
+            "generator": self.generator.get_state(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            UserError: where the state belongs to another log or other settings.
+        """
+        for key, own, what in (("log_key", self.log_key, "another log"), ("config_key", content_key(self.config), "other settings")):
+            if state[key] != own:
+                raise UserError(f"--resume: the checkpoint was made with {what}; give the same again, or start anew without --resume.")
+        self.iteration = state["iteration"]
+        for key, node in self.nodes.items():
+            node.load_state_dict(state["nodes"][key])
+        self.shared = {name: value.to(self.device).clone().requires_grad_(True) for name, value in state["shared"].items()}
+        self.shared_optimizers = self._new_shared_optimizers()
+        for name, optimizer in self.shared_optimizers.items():
+            optimizer.load_state_dict(state["shared_optimizers"][name])
+        self.generator.set_state(state["generator"].cpu())
+        restore_random_state(state["random"])
+
+
+def _actor_key(actor_id: str) -> str:
+    return f"actor/{actor_id}"

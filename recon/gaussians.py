@@ -1,0 +1,120 @@
+"""A set of 3D Gaussians as it is stored and optimised: before activations, in one frame.
+
+Shape letters: N Gaussians, K harmonics per colour (1, 4, 9 or 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussians:
+    """Gaussians in the frame of the node that holds them, float32.
+
+    `log_scales` are natural logarithms of standard deviations, `opacity_logits` go through a sigmoid, `quats_wxyz` need not be
+    normalised, `sh` are coefficients of real spherical harmonics in the order of `splatmend.recon.harmonics`.
+    """
+
+    means: Float[Tensor, "N 3"]
+    quats_wxyz: Float[Tensor, "N 4"]
+    log_scales: Float[Tensor, "N 3"]
+    opacity_logits: Float[Tensor, "N"]
+    sh: Float[Tensor, "N K 3"]
+
+    def __len__(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.means.device
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the harmonics that are stored."""
+        return round(self.sh.shape[1] ** 0.5) - 1
+
+    @property
+    def scales(self) -> Float[Tensor, "N 3"]:
+        """Standard deviations along the axes."""
+        return self.log_scales.exp()
+
+    @property
+    def opacities(self) -> Float[Tensor, "N"]:
+        """In [0, 1]."""
+        return self.opacity_logits.sigmoid()
+
+    def to(self, device: str | torch.device) -> Gaussians:
+        """The same Gaussians on another device."""
+        return Gaussians(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def detached(self) -> Gaussians:
+        """The same values outside every graph."""
+        return Gaussians(**{f.name: getattr(self, f.name).detach() for f in fields(self)})
+
+    def select(self, which: Tensor) -> Gaussians:
+        """Those of a bool mask `[N]` or of indices."""
+        return Gaussians(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+
+    def transformed(self, a_from_b: Float[Tensor, "4 4"]) -> Gaussians:
+        """Means and rotations (of frame b) in frame a; the pose is rigid. Harmonics keep the axes of frame b: evaluate colours before."""
+        rotation = a_from_b[:3, :3]
+        return Gaussians(
+            means=self.means @ rotation.T + a_from_b[:3, 3],
+            quats_wxyz=quat_product(quat_from_matrix(rotation), self.quats_wxyz),
+            log_scales=self.log_scales,
+            opacity_logits=self.opacity_logits,
+            sh=self.sh,
+        )
+
+
+def empty(sh_degree: int = 0, device: str | torch.device = "cpu") -> Gaussians:
+    """No Gaussian at all."""
+    return Gaussians(
+        means=torch.zeros(0, 3, device=device),
+        quats_wxyz=torch.zeros(0, 4, device=device),
+        log_scales=torch.zeros(0, 3, device=device),
+        opacity_logits=torch.zeros(0, device=device),
+        sh=torch.zeros(0, (sh_degree + 1) ** 2, 3, device=device),
+    )
+
+
+def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
+    """All of them one after the other; those of lower harmonic degree get zeros for the higher ones."""
+    most = max(part.sh.shape[1] for part in parts)
+    padded = [torch.nn.functional.pad(part.sh, (0, 0, 0, most - part.sh.shape[1])) for part in parts]
+    return Gaussians(
+        means=torch.cat([part.means for part in parts]),
+        quats_wxyz=torch.cat([part.quats_wxyz for part in parts]),
+        log_scales=torch.cat([part.log_scales for part in parts]),
+        opacity_logits=torch.cat([part.opacity_logits for part in parts]),
+        sh=torch.cat(padded),
+    )
+
+
+def quat_product(a_wxyz: Float[Tensor, "*batch 4"], b_wxyz: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
+    """Hamilton product: the rotation b followed by the rotation a."""
+    aw, ax, ay, az = a_wxyz.unbind(-1)
+    bw, bx, by, bz = b_wxyz.unbind(-1)
+    return torch.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        dim=-1,
+    )
+
+
+def quat_from_matrix(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:
+    """Unit quaternion (wxyz) of a rotation matrix; its gradient is not needed here and not given."""
+    from scipy.spatial.transform import Rotation
+
+    xyzw = Rotation.from_matrix(rotation.detach().double().cpu().numpy()).as_quat()
+    return torch.as_tensor(xyzw[[3, 0, 1, 2]], dtype=rotation.dtype, device=rotation.device)

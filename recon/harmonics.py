@@ -1,0 +1,67 @@
+"""Colours from real spherical harmonics up to degree 3.
+
+Order and signs are those of the field's .ply files: the real basis with the Condon-Shortley phase, m from -l to l (Kerbl et al. 2023,
+"3D Gaussian Splatting"; the polynomials are in Sloan 2013, "Efficient Spherical Harmonic Evaluation", appendix A2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+MAX_DEGREE = 3
+C0 = math.sqrt(1.0 / (4.0 * math.pi))
+"""The constant harmonic: a coefficient times this, plus one half, is the colour of degree 0."""
+_C1 = math.sqrt(3.0 / (4.0 * math.pi))
+_C2 = math.sqrt(15.0 / (4.0 * math.pi))
+_C20 = math.sqrt(5.0 / (16.0 * math.pi))
+_C30 = math.sqrt(7.0 / (16.0 * math.pi))
+_C31 = math.sqrt(21.0 / (32.0 * math.pi))
+_C32 = math.sqrt(105.0 / (4.0 * math.pi))
+_C33 = math.sqrt(35.0 / (32.0 * math.pi))
+
+
+def basis(directions: Float[Tensor, "N 3"], degree: int) -> Float[Tensor, "N K"]:
+    """Values of the first `(degree + 1)^2` harmonics for unit directions."""
+    x, y, z = directions.unbind(-1)
+    terms = [torch.full_like(x, C0)]
+    if degree >= 1:
+        terms += [-_C1 * y, _C1 * z, -_C1 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        terms += [_C2 * x * y, -_C2 * y * z, _C20 * (3 * zz - 1), -_C2 * x * z, 0.5 * _C2 * (xx - yy)]
+    if degree >= 3:
+        terms += [
+            -_C33 * y * (3 * xx - yy),
+            _C32 * x * y * z,
+            -_C31 * y * (5 * zz - 1),
+            _C30 * z * (5 * zz - 3),
+            -_C31 * x * (5 * zz - 1),
+            0.5 * _C32 * z * (xx - yy),
+            -_C33 * x * (xx - 3 * yy),
+        ]
+    return torch.stack(terms, dim=-1)
+
+
+def colours(
+    sh: Float[Tensor, "N K 3"], means: Float[Tensor, "N 3"], camera_centre: Float[Tensor, "3"], degree: int | None = None
+) -> Float[Tensor, "N 3"]:
+    """sRGB of Gaussians seen from a camera centre, everything in the Gaussians' own frame; never below 0, may exceed 1.
+
+    `degree` limits the harmonics that are used (by default all that are stored).
+    """
+    stored = round(sh.shape[1] ** 0.5) - 1
+    used = stored if degree is None else min(degree, stored)
+    if used == 0:
+        return (sh[:, 0] * C0 + 0.5).clamp_min(0.0)
+    directions = torch.nn.functional.normalize(means - camera_centre, dim=-1)
+    count = (used + 1) ** 2
+    return ((basis(directions, used)[:, :, None] * sh[:, :count]).sum(dim=1) + 0.5).clamp_min(0.0)
+
+
+def from_rgb(rgb: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    """Coefficients of degree 0 that give these colours."""
+    return (rgb - 0.5) / C0

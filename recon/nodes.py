@@ -1,0 +1,62 @@
+"""The parts of a scene that move on their own: each holds Gaussians in its own frame and says where that frame is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from splatmend.datasets.log import ActorTrack
+from splatmend.recon.gaussians import Gaussians
+
+
+class Node(Protocol):
+    """What the renderer asks of a part of the scene."""
+
+    def gaussians_at(self, t_us: int) -> Gaussians:
+        """Gaussians in the node's own frame at a time."""
+        ...
+
+    def world_from_node(self, t_us: int) -> np.ndarray | None:
+        """Pose `[4, 4]` float64 of the node's frame; None when the node is not there at that time."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticNode:
+    """What stands still: the background. Its frame has the world's axes and lies at `origin_world_m`, so that float32 is enough."""
+
+    gaussians: Gaussians
+    origin_world_m: np.ndarray
+
+    def gaussians_at(self, t_us: int) -> Gaussians:
+        return self.gaussians
+
+    def world_from_node(self, t_us: int) -> np.ndarray | None:
+        pose = np.eye(4)
+        pose[:3, 3] = self.origin_world_m
+        return pose
+
+
+@dataclass(frozen=True, kw_only=True)
+class RigidActor:
+    """A labelled body that does not bend: Gaussians around the centre of its box (x forward, y left, z up)."""
+
+    gaussians: Gaussians
+    track: ActorTrack
+
+    @property
+    def actor_id(self) -> str:
+        return self.track.actor_id
+
+    def gaussians_at(self, t_us: int) -> Gaussians:
+        return self.gaussians
+
+    def world_from_node(self, t_us: int) -> np.ndarray | None:
+        return self.track.world_from_actor(t_us) if self.track.is_labelled(t_us) else None
+
+    def to(self, device: str | torch.device) -> RigidActor:
+        """The same actor on another device."""
+        return replace(self, gaussians=self.gaussians.to(device))

@@ -1,0 +1,164 @@
+"""The only door from a scene to a rasteriser.
+
+Colours are evaluated per node in that node's frame, then the nodes are brought into the background's frame and drawn together. Depth is
+a channel of our own (camera z of each Gaussian), so that it gives gradients to the means on every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import inverse
+from splatmend.datasets.shot import Shot
+from splatmend.recon.exposure import apply_exposure
+from splatmend.recon.gaussians import concatenate
+from splatmend.recon.harmonics import colours
+from splatmend.recon.nodes import Node
+from splatmend.recon.raster import RasterStats, rasterize
+from splatmend.recon.raster.api import Backend
+from splatmend.recon.scene import Scene
+from splatmend.recon.sky import ray_directions
+
+Channel = Literal["rgb", "depth", "opacity", "actors"]
+ActorPoses = Callable[[str, int], "np.ndarray | None"]
+"""`(actor_id, t_us) -> world_from_actor [4, 4]`, or None where the actor is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOutput:
+    """One picture, on the scene's device. What was not asked for is None.
+
+    `rgb` is sRGB with the sky behind and the exposure applied, not clamped. `depth_m` is camera z, the mean over what is drawn
+    (weighted by its share of the pixel), 0 where nothing is. `extra["actors"]` is the share of each pixel that actors have.
+    """
+
+    rgb: Float[Tensor, "H W 3"] | None
+    depth_m: Float[Tensor, "H W"] | None
+    opacity: Float[Tensor, "H W"]
+    extra: Mapping[str, Tensor]
+    stats: RasterStats
+
+
+def render(
+    scene: Scene,
+    shot: Shot,
+    channels: Collection[Channel] = ("rgb", "depth", "opacity"),
+    *,
+    backend: Backend | None = None,
+    exposure: Literal["auto"] | Tensor | None = "auto",
+    without: Collection[str] = (),
+    actor_poses: ActorPoses | None = None,
+    sh_degree: int | None = None,
+    device: str | torch.device | None = None,
+) -> RenderOutput:
+    """Draw a scene as a shot sees it, with every actor where it is in the middle of the exposure.
+
+    Args:
+        scene: what to draw; differentiable with respect to its tensors.
+        shot: camera, pose and time in the world.
+        channels: what to draw ("opacity" always comes along).
+        backend: rasteriser; by default the one of the device.
+        exposure: "auto" takes the map of the shot's camera and time from the scene's table, None leaves the scene's own colours, a
+            tensor `[3, 4]` is used as it is.
+        without: ids of actors to leave out.
+        actor_poses: where the actors are, instead of their recorded tracks.
+        sh_degree: use harmonics up to this degree only.
+        device: where to draw; by default where the scene is.
+
+    Raises:
+        UserError: for a camera with distortion, which the `ewa` model cannot draw, or an unknown actor in `without`.
+    """
+    camera = shot.camera
+    if camera.distortion_model != "none":
+        raise UserError(
+            f"camera {camera.name}: its {camera.distortion_model} lens distortion cannot be drawn with the pinhole (ewa) model; "
+            "give a camera without distortion."
+        )
+    if unknown := set(without) - set(scene.actors):
+        raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {_listed(scene.actors)}.")
+    if device is not None:
+        scene = scene.to(device)
+    parts = list(_drawn_nodes(scene, shot.mid_us, without, actor_poses))
+    wanted_rgb, wanted_actors = "rgb" in channels, "actors" in channels
+    camera_from_scene = _tensor(inverse(shot.world_from_camera) @ _translation(scene.origin_world_m), scene.device)
+    placed, columns = [], []
+    for node, world_from_node, is_actor in parts:
+        gaussians = node.gaussians_at(shot.mid_us)
+        column = []
+        if wanted_rgb:
+            centre = _tensor((inverse(world_from_node) @ shot.world_from_camera)[:3, 3], scene.device)
+            column.append(colours(gaussians.sh, gaussians.means, centre, sh_degree))
+        if wanted_actors:
+            column.append(torch.full((len(gaussians), 1), float(is_actor), device=scene.device))
+        if is_actor:
+            gaussians = gaussians.transformed(_tensor(_translation(-scene.origin_world_m) @ world_from_node, scene.device))
+        placed.append(gaussians)
+        columns.append(column)
+    everything = concatenate(placed)
+    depths = everything.means @ camera_from_scene[2, :3] + camera_from_scene[2, 3]
+    stacked = [torch.cat(column) for column in zip(*columns)] + [depths[:, None]]
+    raster = rasterize(
+        everything.means,
+        everything.quats_wxyz,
+        everything.scales,
+        everything.opacities,
+        torch.cat(stacked, dim=1),
+        camera_from_scene,
+        torch.as_tensor(camera.intrinsics, dtype=torch.float32, device=scene.device),
+        camera.width,
+        camera.height,
+        backend=backend,
+    )
+    rgb = raster.channels[..., :3] if wanted_rgb else None
+    if rgb is not None and scene.sky is not None:
+        rgb = rgb + (1.0 - raster.opacity)[..., None] * scene.sky.colours(ray_directions(shot, scene.device))
+    if rgb is not None and exposure is not None:
+        rgb = apply_exposure(rgb, scene.exposure.at(camera.name, shot.mid_us) if isinstance(exposure, str) else exposure)
+    return RenderOutput(
+        rgb=rgb,
+        depth_m=normalised_depth(raster.channels[..., -1], raster.opacity) if "depth" in channels else None,
+        opacity=raster.opacity,
+        extra={"actors": raster.channels[..., -2]} if wanted_actors else {},
+        stats=raster.stats,
+    )
+
+
+def normalised_depth(blended: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """Mean depth of what is drawn: the blended depth over the opacity; 0 where the opacity is."""
+    return blended / opacity.clamp_min(1e-6)
+
+
+def _drawn_nodes(scene: Scene, t_us: int, without: Collection[str], actor_poses: ActorPoses | None) -> list[tuple[Node, np.ndarray, bool]]:
+    background_pose = scene.background.world_from_node(t_us)
+    assert background_pose is not None  # a static node is always there
+    nodes: list[tuple[Node, np.ndarray, bool]] = [(scene.background, background_pose, False)]
+    for actor_id, actor in scene.actors.items():
+        if actor_id in without:
+            continue
+        pose = actor.world_from_node(t_us) if actor_poses is None else actor_poses(actor_id, t_us)
+        if pose is not None:
+            nodes.append((actor, pose, True))
+    return nodes
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.as_tensor(array, dtype=torch.float32, device=device)
+
+
+def _translation(offset_m: np.ndarray) -> np.ndarray:
+    out = np.eye(4)
+    out[:3, 3] = offset_m
+    return out
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = sorted(names)[:6]
+    return (", ".join(shown) + (" ..." if len(names) > 6 else "")) if shown else "none"

@@ -1,0 +1,101 @@
+"""A reconstructed scene: background, actors, sky, colour corrections, and the recorded shots it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from splatmend.datasets.geometry import PoseTrack
+from splatmend.datasets.shot import Shot
+from splatmend.recon.exposure import ExposureTable
+from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.nodes import RigidActor, StaticNode
+from splatmend.recon.sky import SkyMap
+
+Role = Literal["train", "held_out", "left_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedShot:
+    """A recorded frame without distortion, at the size of the fit. `frame_index` counts its camera's frames in the log.
+
+    `role`: fitted ("train"), kept back to be scored ("held_out"), or not used at all ("left_out", of a fit to few views).
+    """
+
+    shot: Shot
+    frame_index: int
+    role: Role
+
+    @property
+    def held_out(self) -> bool:
+        return self.role == "held_out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Everything that is needed to render. `metric` says whether a unit is a metre; where it is not, `median_camera_step` (median
+    distance between neighbouring poses of a camera) is the natural unit of length. `facts` is what the fit measured."""
+
+    background: StaticNode
+    actors: Mapping[str, RigidActor]
+    sky: SkyMap | None
+    exposure: ExposureTable
+    shots: tuple[RecordedShot, ...]
+    ego: PoseTrack
+    up_world: tuple[float, float, float]
+    metric: bool
+    source: str
+    log_id: str
+    median_camera_step: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def origin_world_m(self) -> np.ndarray:
+        """Where the background's frame lies in the world, float64 `[3]`."""
+        return self.background.origin_world_m
+
+    @property
+    def device(self) -> torch.device:
+        return self.background.gaussians.device
+
+    @property
+    def gaussian_count(self) -> int:
+        return len(self.background.gaussians) + sum(len(actor.gaussians) for actor in self.actors.values())
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the recorded cameras in the order of their first shots."""
+        return tuple(dict.fromkeys(recorded.shot.camera.name for recorded in self.shots))
+
+    def shots_of(self, camera: str) -> tuple[RecordedShot, ...]:
+        return tuple(recorded for recorded in self.shots if recorded.shot.camera.name == camera)
+
+    def to(self, device: str | torch.device) -> Scene:
+        """The same scene on another device."""
+        if torch.device(device) == self.device:
+            return self
+        return replace(
+            self,
+            background=replace(self.background, gaussians=self.background.gaussians.to(device)),
+            actors={name: actor.to(device) for name, actor in self.actors.items()},
+            sky=None if self.sky is None else self.sky.to(device),
+            exposure=self.exposure.to(device),
+        )
+
+    def with_gaussians(self, background: Gaussians, actors: Mapping[str, Gaussians] | None = None) -> Scene:
+        """The same scene with other Gaussians; actors that are not named keep theirs."""
+        changed = {name: replace(self.actors[name], gaussians=gaussians) for name, gaussians in (actors or {}).items()}
+        return replace(self, background=replace(self.background, gaussians=background), actors={**self.actors, **changed})
+
+
+def median_camera_step(shots: tuple[RecordedShot, ...]) -> float:
+    """Median distance between neighbouring poses of the same camera."""
+    steps = []
+    for camera in dict.fromkeys(recorded.shot.camera.name for recorded in shots):
+        centres = np.stack([r.shot.world_from_camera[:3, 3] for r in shots if r.shot.camera.name == camera])
+        steps += np.linalg.norm(np.diff(centres, axis=0), axis=1).tolist()
+    return float(np.median(steps)) if steps else 0.0

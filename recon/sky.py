@@ -1,0 +1,75 @@
+"""What lies behind every Gaussian: a picture of all directions, looked up by the ray's direction alone.
+
+The map is equirectangular. In the sky's frame z points up; column 0 begins at azimuth -180 degrees (counted from x towards y), row 0 at the
+zenith.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from splatmend.datasets.shot import Shot
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkyMap:
+    """`logits [H, W, 3]` go through a sigmoid; `sky_from_world [3, 3]` float64 turns directions."""
+
+    logits: Float[Tensor, "H W 3"]
+    sky_from_world: np.ndarray
+
+    @classmethod
+    def uniform(cls, rgb: tuple[float, float, float], up_world: tuple[float, float, float], height: int = 256) -> SkyMap:
+        """One colour everywhere, `height` rows."""
+        colour = torch.tensor(rgb, dtype=torch.float32).clamp(0.02, 0.98)
+        logits = torch.logit(colour).expand(height, 2 * height, 3).clone()
+        return cls(logits=logits, sky_from_world=rotation_to_z(np.asarray(up_world, dtype=np.float64)))
+
+    def with_logits(self, logits: Tensor) -> SkyMap:
+        """The same frame with another picture."""
+        return SkyMap(logits=logits, sky_from_world=self.sky_from_world)
+
+    def to(self, device: str | torch.device) -> SkyMap:
+        """The same map on another device."""
+        return self.with_logits(self.logits.to(device))
+
+    def colours(self, directions_world: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
+        """sRGB in [0, 1] seen along directions of the world (any length), bilinear, continuous across the seam."""
+        turn = torch.as_tensor(self.sky_from_world, dtype=directions_world.dtype, device=directions_world.device)
+        x, y, z = torch.nn.functional.normalize(directions_world @ turn.T, dim=-1).unbind(-1)
+        height, width = self.logits.shape[:2]
+        column = (torch.atan2(y, x) / (2 * math.pi) + 0.5) * width
+        row = (0.5 - torch.asin(z.clamp(-1, 1)) / math.pi) * height
+        # One column more at each side makes the seam continuous; grid_sample counts from -1 to 1 over the padded width.
+        padded = torch.cat([self.logits[:, -1:], self.logits, self.logits[:, :1]], dim=1).permute(2, 0, 1)[None]
+        grid = torch.stack([(column + 1.0) / (width + 2) * 2 - 1, row / height * 2 - 1], dim=-1)
+        seen = torch.nn.functional.grid_sample(padded, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+        return seen[0].permute(1, 2, 0).sigmoid()
+
+
+def ray_directions(shot: Shot, device: str | torch.device = "cpu") -> Float[Tensor, "H W 3"]:
+    """Directions in the world (not normalised: camera z is 1) through the pixel centres of an undistorted camera at mid exposure."""
+    camera = shot.camera
+    x = (torch.arange(camera.width, device=device) + 0.5 - camera.principal_px[0]) / camera.focal_px[0]
+    y = (torch.arange(camera.height, device=device) + 0.5 - camera.principal_px[1]) / camera.focal_px[1]
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    rotation = torch.as_tensor(shot.world_from_camera[:3, :3], dtype=torch.float32, device=device)
+    return torch.stack([columns, rows, torch.ones_like(rows)], dim=-1) @ rotation.T
+
+
+def rotation_to_z(up: np.ndarray) -> np.ndarray:
+    """The shortest rotation `[3, 3]` that brings a direction to z."""
+    up = up / np.linalg.norm(up)
+    axis = np.cross(up, [0.0, 0.0, 1.0])
+    sine, cosine = np.linalg.norm(axis), up[2]
+    if sine < 1e-9:
+        return np.diag([1.0, 1.0, 1.0]) if cosine > 0 else np.diag([1.0, -1.0, -1.0])
+    x, y, z = axis / sine
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + sine * cross + (1 - cosine) * (cross @ cross)
