@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 # Turns axes of an OpenGL camera (x right, y up, z backward) into those of an OpenCV camera.
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
-# A Waymo camera looks along x, y to the left, z up; columns are the OpenCV axes in that frame.
-WAYMO_FROM_OPENCV = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+# Columns are the axes of an OpenCV camera (x right, y down, z forward) in a body with x forward, y left, z up.
+BODY_FROM_OPENCV = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+# A Waymo camera's own frame looks along x, with y to the left and z up.
+WAYMO_FROM_OPENCV = BODY_FROM_OPENCV
 
 
 def pose(rotation: np.ndarray, translation_m: np.ndarray) -> np.ndarray:
@@ -97,6 +99,19 @@ class PoseTrack:
     def end_us(self) -> int:
         return int(self.times_us[-1])
 
+    def extended(self, margin_us: int) -> PoseTrack:
+        """The track with one pose more at each end, `margin_us` outside it, reached at the speed and turn rate of the end's last two
+        poses. A track of one pose stands still."""
+        if self.times_us.size == 1:
+            before = after = self.world_from_body[0]
+        else:
+            before = _extrapolated(self.world_from_body[1], self.world_from_body[0], margin_us / (self.times_us[1] - self.times_us[0]))
+            after = _extrapolated(self.world_from_body[-2], self.world_from_body[-1], margin_us / (self.times_us[-1] - self.times_us[-2]))
+        return PoseTrack(
+            times_us=np.concatenate([[self.start_us - margin_us], self.times_us, [self.end_us + margin_us]]).astype(np.int64),
+            world_from_body=np.concatenate([before[None], self.world_from_body, after[None]]),
+        )
+
     def at(self, t_us: np.ndarray | int) -> np.ndarray:
         """Poses `[..., 4, 4]` at times in microseconds; outside the track the nearest end is held."""
         t = np.clip(np.asarray(t_us, dtype=np.int64), self.start_us, self.end_us)
@@ -116,6 +131,13 @@ class PoseTrack:
         out[:, :3, 3] = a + fraction[:, None] * (b - a)
         out[:, 3, 3] = 1.0
         return out.reshape(*t.shape, 4, 4)
+
+
+def _extrapolated(world_from_old: np.ndarray, world_from_new: np.ndarray, steps: float) -> np.ndarray:
+    """The pose `steps` times the last step further on: the turn in the body's frame, the translation in the world."""
+    turn = Rotation.from_matrix(world_from_old[:3, :3].T @ world_from_new[:3, :3]).as_rotvec()
+    rotation = world_from_new[:3, :3] @ Rotation.from_rotvec(turn * steps).as_matrix()
+    return pose(rotation, world_from_new[:3, 3] + steps * (world_from_new[:3, 3] - world_from_old[:3, 3]))
 
 
 def box_corners(size_m: tuple[float, float, float]) -> np.ndarray:

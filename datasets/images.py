@@ -1,0 +1,111 @@
+"""Pictures in and out: decoding that notices a truncated file, and readers that are called when the picture is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from splatmend.datasets.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture as `[H, W, 3]` uint8 sRGB; grey files give three equal channels, the EXIF orientation is not applied.
+
+    Raises `UserError` when the file is missing, cut short or no picture.
+    """
+    data = _read_bytes(path)
+    if _is_cut_short(data):
+        raise UserError(f"{path}: the picture is cut short ({len(data)} bytes); copy or download the file again.")
+    return cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+
+
+def read_grey_image(path: Path) -> np.ndarray:
+    """A picture as `[H, W]` uint8; errors as `read_image`."""
+    data = _read_bytes(path)
+    if _is_cut_short(data):
+        raise UserError(f"{path}: the picture is cut short ({len(data)} bytes); copy or download the file again.")
+    return _decode(path, data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def image_reader(path: Path, width: int, height: int) -> Callable[[], np.ndarray]:
+    """A function that reads the picture when called and raises `UserError` unless it has the size its camera is calibrated for."""
+
+    def read() -> np.ndarray:
+        image = read_image(path)
+        if image.shape[:2] != (height, width):
+            raise UserError(
+                f"{path}: the picture has {image.shape[1]}x{image.shape[0]} pixels but its camera is calibrated for {width}x{height}; "
+                "give every picture of a camera the same size."
+            )
+        return image
+
+    return read
+
+
+def mask_reader(path: Path, width: int, height: int) -> Callable[[], np.ndarray]:
+    """A function that reads a mask when called: `[H, W]` bool, True where the file is not black, resized (nearest) to the picture.
+    Errors as `read_image`."""
+
+    def read() -> np.ndarray:
+        mask = cv2.resize(read_grey_image(path), (width, height), interpolation=cv2.INTER_NEAREST)
+        return mask > 0
+
+    return read
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture; errors as `read_image`."""
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write `[H, W, 3]` uint8 sRGB as PNG or JPEG, after the suffix. Raises `UserError` where that is not possible."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"{path}: pictures are written as .png or .jpg; choose one of these.")
+    _, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the picture ({error.strerror}); choose another place.") from error
+
+
+def numbered_images(folder: Path) -> dict[int, Path]:
+    """Pictures of a folder by the number that their name is, e.g. `0000000012.png` as 12; other files are left out."""
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal():
+            found[int(path.stem)] = path
+    return found
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the picture ({error.strerror}); check that the file is there.") from error
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end. Decoders fill the rest of a truncated JPEG with grey and only print a warning.
+
+    JPEG (ITU T.81, B.1.1): compressed data never holds a marker, so an end-of-image marker must follow the last start of scan.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-1024:]
+    return False
+
+
+def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
+    if image is None:
+        raise UserError(f"{path}: this is no picture that can be decoded; replace it with a PNG or JPEG.")
+    return image

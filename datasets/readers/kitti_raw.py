@@ -1,0 +1,265 @@
+"""KITTI raw, synchronised and rectified: `.../2011_09_26/2011_09_26_drive_0001_sync` with the calibration files beside the drive.
+
+Cameras are rectified: P_rect_xx = K [I | b] maps points of the rectified camera 0, whose axes are R_rect_00 times those of camera 0.
+Poses come from GPS/IMU packets (`oxts`) where there are any, else from `poses_velodyne.txt`: world_from_velodyne per frame, rows of
+3x4. The ego body is the scanner (x forward, y left, z up), the world's z points up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import PoseTrack, inverse, orthonormal, pose, rotation_fault
+from splatmend.datasets.images import image_reader, image_size, numbered_images
+from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarSweep, SceneLog
+from splatmend.datasets.readers.kitti_oxts import read_packets, world_from_imu
+from splatmend.datasets.readers.kitti_tracklets import read_tracklets
+from splatmend.datasets.readers.text_files import (
+    calibration_entry,
+    read_calibration,
+    read_pose_rows,
+    read_rigid,
+    read_timestamps_us,
+)
+from splatmend.datasets.readers.velodyne import TURN_US, numbered_sweeps, sweep_from_file
+
+CAMERA_NUMBERS = (("02", "03"), ("00", "01"))  # colour first, grey where there is no colour
+FRAME_STEP_US = 100_000  # the cameras are triggered at 10 Hz
+
+
+def recognises(path: Path) -> bool:
+    """Whether the folder is a drive, or holds drives one or two levels below."""
+    return bool(_drives(path))
+
+
+def read(path: Path) -> SceneLog:
+    """The drive as a log; `UserError` where files are missing or wrong."""
+    drives = _drives(path)
+    if len(drives) > 1:
+        names = ", ".join(drive.name for drive in drives[:4])
+        raise UserError(f"{path}: there are {len(drives)} drives here ({names} ...); give the folder of one of them.")
+    return _Drive.at(drives[0]).log()
+
+
+def _drives(path: Path) -> list[Path]:
+    for pattern in (".", "*", "*/*"):
+        folders = [path] if pattern == "." else sorted(path.glob(pattern))
+        found = [folder for folder in folders if any((folder / f"image_{n}" / "data").is_dir() for pair in CAMERA_NUMBERS for n in pair)]
+        if found:
+            return found
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drive:
+    """A drive while it is being read. `frame_times_us [N]` holds the time of each frame number."""
+
+    folder: Path
+    images: dict[str, dict[int, Path]]
+    sweeps: dict[int, Path]
+    frame_times_us: np.ndarray
+    world_from_velodyne: PoseTrack
+    notes: tuple[str, ...]
+
+    @classmethod
+    def at(cls, folder: Path) -> _Drive:
+        notes: list[str] = []
+        images = _images(folder)
+        sweeps, empty = numbered_sweeps(folder / "velodyne_points" / "data")
+        if empty:
+            notes.append(f"{empty} LiDAR sweep file(s) are empty and were left out.")
+        last = max([*sweeps, *(number for numbers in images.values() for number in numbers)], default=-1)
+        frame_times_us = _stream_times(folder / f"image_{min(images)}", last + 1)
+        if frame_times_us is None:
+            frame_times_us = np.arange(last + 1, dtype=np.int64) * FRAME_STEP_US
+            notes.append("There are no timestamps.txt: frames are taken to be 0.1 s apart.")
+        world_from_velodyne = _ego_track(folder, frame_times_us, notes)
+        return cls(
+            folder=folder,
+            images=images,
+            sweeps=sweeps,
+            frame_times_us=frame_times_us,
+            world_from_velodyne=world_from_velodyne,
+            notes=tuple(notes),
+        )
+
+    def log(self) -> SceneLog:
+        notes = list(self.notes)
+        cameras, frames = {}, []
+        for number, paths in self.images.items():
+            camera, camera_from_velodyne = _camera(self.folder, number, paths)
+            cameras[camera.name] = camera
+            frames += self._frames(number, paths, camera, camera_from_velodyne, notes)
+        frames.sort(key=lambda frame: (frame.start_us, frame.camera))
+        return SceneLog(
+            log_id=self.folder.name,
+            source="KITTI raw",
+            path=self.folder,
+            cameras=cameras,
+            frames=tuple(frames),
+            sweeps=self._sweeps(notes),
+            actors=self._actors(),
+            ego=self.world_from_velodyne,
+            metric=True,
+            notes=tuple(notes),
+        )
+
+    def _frames(
+        self, number: str, paths: dict[int, Path], camera: Camera, camera_from_velodyne: np.ndarray, notes: list[str]
+    ) -> list[CameraFrame]:
+        times_us = _stream_times(self.folder / f"image_{number}", len(self.frame_times_us))
+        times_us = self.frame_times_us if times_us is None else times_us
+        posed = self._posed(times_us)
+        listed = min(len(times_us), len(self.frame_times_us))
+        if absent := sum(frame not in paths for frame in range(listed)):
+            notes.append(f"{absent} of {listed} pictures of {camera.name} are missing and were left out.")
+        if unposed := sum(not posed[frame] for frame in paths):
+            notes.append(f"{unposed} picture(s) of {camera.name} lie outside the recorded poses and were left out.")
+        velodyne_from_camera = inverse(camera_from_velodyne)
+        frames = []
+        for index, frame in enumerate(frame for frame in sorted(paths) if posed[frame]):
+            t_us = int(times_us[frame])
+            world_from_camera = self.world_from_velodyne.at(t_us) @ velodyne_from_camera
+            frames.append(
+                CameraFrame(
+                    camera=camera.name,
+                    index=index,
+                    start_us=t_us,
+                    end_us=t_us,
+                    world_from_camera_start=world_from_camera,
+                    world_from_camera_end=world_from_camera,
+                    read_image=image_reader(paths[frame], camera.width, camera.height),
+                )
+            )
+        return frames
+
+    def _posed(self, times_us: np.ndarray) -> np.ndarray:
+        """Which times lie within the recorded poses, give or take half a frame (streams are stamped some milliseconds apart)."""
+        half = FRAME_STEP_US // 2
+        return (times_us >= self.world_from_velodyne.start_us - half) & (times_us <= self.world_from_velodyne.end_us + half)
+
+    def _sweeps(self, notes: list[str]) -> tuple[LidarSweep, ...]:
+        folder = self.folder / "velodyne_points"
+        times_us = _stream_times(folder, len(self.frame_times_us))
+        times_us = self.frame_times_us if times_us is None else times_us
+        turn_us = _turn_us(folder)
+        posed = self._posed(times_us)
+        if unposed := sum(not posed[frame] for frame in self.sweeps):
+            notes.append(f"{unposed} LiDAR sweep(s) lie outside the recorded poses and were left out.")
+        return tuple(
+            sweep_from_file(path, self.world_from_velodyne, int(times_us[frame]), turn_us=turn_us)
+            for frame, path in sorted(self.sweeps.items())
+            if posed[frame]
+        )
+
+    def _actors(self) -> tuple[ActorTrack, ...]:
+        path = self.folder / "tracklet_labels.xml"
+        return read_tracklets(path, self.world_from_velodyne, self.frame_times_us) if path.is_file() else ()
+
+
+def _images(folder: Path) -> dict[str, dict[int, Path]]:
+    for pair in CAMERA_NUMBERS:
+        found = {number: numbered_images(folder / f"image_{number}" / "data") for number in pair}
+        found = {number: images for number, images in found.items() if images}
+        if found:
+            return found
+    raise UserError(f"{folder}: there are no pictures in image_02/data, image_03/data, image_00/data or image_01/data; copy them there.")
+
+
+def _stream_times(stream: Path, count: int) -> np.ndarray | None:
+    """A stream's times, one per frame number; None where it has no timestamp file."""
+    path = stream / "timestamps.txt"
+    if not path.is_file():
+        return None
+    times_us = read_timestamps_us(path)
+    if len(times_us) < count:
+        raise UserError(f"{path}: there are {len(times_us)} times for {count} frames; copy the file again.")
+    return times_us
+
+
+def _turn_us(folder: Path) -> int:
+    """The scanner's turn from the starts and ends of its sweeps; 0.1 s where they are not recorded."""
+    start, end = folder / "timestamps_start.txt", folder / "timestamps_end.txt"
+    if not (start.is_file() and end.is_file()):
+        return TURN_US
+    starts_us, ends_us = read_timestamps_us(start), read_timestamps_us(end)
+    if len(starts_us) != len(ends_us) or not len(starts_us):
+        raise UserError(f"{end}: there are {len(ends_us)} ends for {len(starts_us)} starts of sweeps; copy both files again.")
+    turn_us = int(np.median(ends_us - starts_us))
+    if not TURN_US // 2 <= turn_us <= TURN_US * 2:
+        raise UserError(f"{end}: sweeps that last {turn_us * 1e-6:.3f} s are no turns of a 10 Hz scanner; correct the times.")
+    return turn_us
+
+
+def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> PoseTrack:
+    """world_from_velodyne over time."""
+    calibration = _calibration_file(folder, "calib_imu_to_velo.txt")
+    if (folder / "oxts" / "data").is_dir() and calibration.is_file():
+        numbers, packets = read_packets(folder / "oxts" / "data")
+        times_us = _stream_times(folder / "oxts", int(numbers.max()) + 1)
+        times_us = frame_times_us if times_us is None else times_us
+        if numbers.max() >= len(times_us):
+            notes.append(f"{int((numbers >= len(times_us)).sum())} GPS packet(s) have no frame and were left out.")
+        kept = numbers < len(times_us)
+        velodyne_from_imu = read_rigid(calibration)
+        poses = world_from_imu(packets[kept]) @ inverse(velodyne_from_imu)
+        return PoseTrack(times_us=times_us[numbers[kept]], world_from_body=poses)
+    path = folder / "poses_velodyne.txt"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: there are no poses; copy oxts/data and calib_imu_to_velo.txt, or give poses_velodyne.txt with one 3x4 "
+            "world_from_velodyne per frame."
+        )
+    poses = read_pose_rows(path)
+    if not len(poses):
+        raise UserError(f"{path}: there are no poses in the file; write one 3x4 world_from_velodyne per frame.")
+    count = min(len(poses), len(frame_times_us))
+    return PoseTrack(times_us=frame_times_us[:count], world_from_body=poses[:count])
+
+
+def _calibration_file(folder: Path, name: str) -> Path:
+    """The calibration beside the drive (as published), or in it."""
+    return folder / name if (folder / name).is_file() else folder.parent / name
+
+
+def _camera(folder: Path, number: str, paths: dict[int, Path]) -> tuple[Camera, np.ndarray]:
+    """The camera and camera_from_velodyne `[4, 4]`."""
+    path = _calibration_file(folder, "calib_cam_to_cam.txt")
+    values = read_calibration(path)
+    projection = calibration_entry(path, values, f"P_rect_{number}", (3, 4))
+    rectified_from_camera_0 = pose(calibration_entry(path, values, "R_rect_00", (3, 3)), np.zeros(3))
+    if fault := rotation_fault(rectified_from_camera_0):
+        raise UserError(f"{path}: entry R_rect_00 has {fault}; correct the calibration.")
+    camera_0_from_velodyne = read_rigid(_calibration_file(folder, "calib_velo_to_cam.txt"))
+    first = paths[min(paths)]
+    width, height = image_size(first)
+    if f"S_rect_{number}" in values:
+        size = tuple(int(v) for v in calibration_entry(path, values, f"S_rect_{number}", (2,)))
+        if size != (width, height):
+            raise UserError(
+                f"{path}: S_rect_{number} is {size[0]}x{size[1]} but {first} has {width}x{height} pixels; "
+                "use the calibration of these pictures."
+            )
+    camera, camera_from_rectified = camera_from_projection(path, f"camera_{number}", projection, width, height)
+    return camera, camera_from_rectified @ orthonormal(rectified_from_camera_0) @ camera_0_from_velodyne
+
+
+def camera_from_projection(path: Path, name: str, projection: np.ndarray, width: int, height: int) -> tuple[Camera, np.ndarray]:
+    """Camera and camera_from_rectified_0 `[4, 4]` of KITTI's rectified projection `[3, 4]` = K [I | b].
+
+    KITTI calibrates with OpenCV's convention (the first pixel's centre is 0), so half a pixel is added to the principal point.
+    """
+    camera = Camera(
+        name=name,
+        width=width,
+        height=height,
+        focal_px=(float(projection[0, 0]), float(projection[1, 1])),
+        principal_px=(float(projection[0, 2]) + 0.5, float(projection[1, 2]) + 0.5),
+    )
+    if fault := camera.fault():
+        raise UserError(f"{path}: {name} has {fault}; use the calibration of these pictures.")
+    return camera, pose(np.eye(3), np.linalg.solve(projection[:, :3], projection[:, 3]))
