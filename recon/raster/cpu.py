@@ -6,6 +6,7 @@ as gsplat's do. The kernels use as many threads as torch may (`torch.set_num_thr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,21 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
+def _by_fours(channels: Tensor) -> np.ndarray:
+    """`[N, C]` padded with zeros to a multiple of four channels, as the tile kernels take them."""
+    return _array(torch.nn.functional.pad(channels.detach(), (0, -channels.shape[1] % 4)))
+
+
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, inputs: RasterInputs
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, inputs: RasterInputs) -> tuple[Tensor, ...]:
         count = means.shape[0]
-        means2d = torch.empty(count, 2)
-        conics = torch.zeros(count, 3)
-        depths = torch.zeros(count)
-        extents = torch.zeros(count, 2)
-        radii = torch.empty(count, 2, dtype=torch.int32)
+        # Numpy's small allocations start no threads, which torch's fills do.
+        means2d = np.empty((count, 2), np.float32)
+        conics = np.zeros((count, 3), np.float32)
+        depths = np.zeros(count, np.float32)
+        extents = np.zeros((count, 2), np.float32)
+        radii = np.empty((count, 2), np.int32)
         view = _array(inputs.camera_from_world.double())
         intrinsics = inputs.intrinsics.double()
         pinhole = _array(torch.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]))
@@ -39,12 +44,13 @@ class _Project(torch.autograd.Function):
             projection.project_forward,
             _array(means), _array(quats), _array(scales), _array(opacities), view, pinhole,
             inputs.width, inputs.height, float(inputs.near_m), float(inputs.far_m), float(inputs.eps2d),
-            means2d.numpy(), conics.numpy(), depths.numpy(), extents.numpy(), radii.numpy(),
+            means2d, conics, depths, extents, radii,
         )  # fmt: skip
-        ctx.save_for_backward(means, quats, scales, conics, radii)
+        outputs = tuple(torch.from_numpy(array) for array in (means2d, conics, depths, extents, radii))
+        ctx.save_for_backward(means, quats, scales, outputs[1], outputs[4])
         ctx.view, ctx.pinhole, ctx.width, ctx.height = view, pinhole, inputs.width, inputs.height
-        ctx.mark_non_differentiable(depths, extents, radii)
-        return means2d, conics, depths, extents, radii
+        ctx.mark_non_differentiable(*outputs[2:])
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
@@ -60,6 +66,17 @@ class _Project(torch.autograd.Function):
         return grad_means, grad_quats, grad_scales, None, None
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What blending keeps for the way back beside tensors."""
+
+    tiles_x: int
+    order: np.ndarray
+    lists: binning.TileLists
+    light_left: np.ndarray
+    lasts: np.ndarray
+
+
 class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -69,44 +86,37 @@ class _Blend(torch.autograd.Function):
         width, height = size
         tiles_x = -(-width // binning.TILE_PX)
         tiles_y = -(-height // binning.TILE_PX)
-        # The kernels take channels by fours.
-        padded = torch.nn.functional.pad(channels.detach(), (0, -channels.shape[1] % 4)).contiguous()
-        picture = torch.empty(height, width, channels.shape[1])
-        light_left = torch.empty(height, width)
-        lasts = torch.empty(height, width, dtype=torch.int32)
+        picture = np.empty((height, width, channels.shape[1]), np.float32)
+        light_left = np.empty((height, width), np.float32)
+        lasts = np.empty((height, width), np.int32)
         splats = (_array(means2d), _array(conics), _array(extents), _array(opacities))
         order = binning.depth_order(_array(depths), _array(radii))
         lists = binning.bin_gaussians(order, splats[0], splats[1], splats[3], splats[2], tiles_x, tiles_y)
         in_shares(
             tiles.draw,
-            lists.tile_starts, lists.pair_gaussians, *splats, padded.numpy(), tiles_x,
-            picture.numpy(), light_left.numpy(), lasts.numpy(),
+            lists.tile_starts, lists.pair_gaussians, *splats, _by_fours(channels), tiles_x, picture, light_left, lasts,
         )  # fmt: skip
-        ctx.save_for_backward(means2d, conics, extents, opacities, padded, light_left, lasts)
-        ctx.lists, ctx.order, ctx.tiles_x, ctx.channel_count = lists, order, tiles_x, channels.shape[1]
-        return picture, 1.0 - light_left, len(lists.pair_gaussians)
+        ctx.save_for_backward(means2d, conics, extents, opacities, channels)
+        ctx.kept = _Kept(tiles_x, order, lists, light_left, lasts)
+        return torch.from_numpy(picture), torch.from_numpy(1.0 - light_left), len(lists.pair_gaussians)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         grad_picture, grad_opacity = grads[:2]
-        means2d, conics, extents, opacities, padded, light_left, lasts = ctx.saved_tensors
-        lists = ctx.lists
+        means2d, conics, extents, opacities, channels = ctx.saved_tensors
+        kept: _Kept = ctx.kept
+        lists = kept.lists
+        padded = _by_fours(channels)
         pair_grads = np.empty((len(lists.pair_gaussians), 6 + padded.shape[1]), np.float32)
-        grad_means2d, grad_conics = torch.zeros_like(means2d), torch.zeros_like(conics)
-        grad_opacities = torch.zeros_like(opacities)
-        grad_channels = torch.zeros(padded.shape[0], ctx.channel_count)
         in_shares(
             tiles.undraw,
             lists.tile_starts, lists.pair_gaussians, lists.pair_slots,
-            _array(means2d), _array(conics), _array(extents), _array(opacities), padded.numpy(), ctx.tiles_x,
-            light_left.numpy(), lasts.numpy(), _array(grad_picture), _array(grad_opacity), pair_grads,
+            _array(means2d), _array(conics), _array(extents), _array(opacities), padded, kept.tiles_x,
+            kept.light_left, kept.lasts, _array(grad_picture), _array(grad_opacity), pair_grads,
         )  # fmt: skip
-        in_shares(
-            tiles.gather_pairs,
-            ctx.order, lists.slot_starts, pair_grads,
-            grad_means2d.numpy(), grad_conics.numpy(), grad_opacities.numpy(), grad_channels.numpy(),
-        )  # fmt: skip
-        return grad_means2d, grad_conics, grad_opacities, grad_channels, None, None, None, None
+        sums = [np.zeros(tensor.shape, np.float32) for tensor in (means2d, conics, opacities, channels)]
+        in_shares(tiles.gather_pairs, kept.order, lists.slot_starts, pair_grads, *sums)
+        return *(torch.from_numpy(array) for array in sums), None, None, None, None
 
 
 def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
