@@ -7,6 +7,7 @@ Frames: world is right-handed, metres, z up; a camera looks along z (x right, y 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,17 +149,42 @@ def box_corners(size_m: tuple[float, float, float]) -> np.ndarray:
 
 def project(camera: Camera, xyz_camera_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels `[..., 2]` (x, y) of points `[..., 3]` in the camera's frame, distortion included, and which `[...]` lie in front and
-    inside the picture. Points behind the camera get NaN. Formula: OpenCV's pinhole (k1 k2 p1 p2 k3) and fisheye (k1..k4) models.
+    inside the picture. Points behind the camera, or so far aside that the distortion polynomial folds them back towards the picture, get
+    NaN. Formula: OpenCV's pinhole (k1 k2 p1 p2 k3) and fisheye (k1..k4) models.
     """
     z = xyz_camera_m[..., 2]
     front = z > 1e-6
     with np.errstate(divide="ignore", invalid="ignore"):
         xy = np.where(front[..., None], xyz_camera_m[..., :2] / z[..., None], np.nan)
+    if camera.distortion_model != "none":
+        front = front & (np.nan_to_num(np.square(xy).sum(axis=-1)) < largest_ideal_radius(camera) ** 2)
+        xy = np.where(front[..., None], xy, np.nan)
     xy = distort(camera, xy)
     pixels = xy * np.asarray(camera.focal_px) + np.asarray(camera.principal_px)
     with np.errstate(invalid="ignore"):
         inside = front & (pixels >= 0).all(-1) & (pixels[..., 0] < camera.width) & (pixels[..., 1] < camera.height)
     return pixels, inside
+
+
+@lru_cache(maxsize=64)
+def largest_ideal_radius(camera: Camera) -> float:
+    """Up to which distance from the axis, in normalised coordinates, the distorted radius grows with the ideal one; infinite if it always
+    does. Beyond it the radial polynomial was never fitted and bends points back into the picture."""
+    if camera.distortion_model == "none":
+        return float("inf")
+    if camera.distortion_model == "opencv":
+        k1, k2, _, _, k3 = camera.distortion
+        coefficients = (k1, k2, k3)
+    else:
+        coefficients = camera.distortion
+    # d/dr of r (1 + k1 r^2 + k2 r^4 + ...) is a polynomial in u = r^2: 1 + 3 k1 u + 5 k2 u^2 + ...
+    slope = np.polynomial.Polynomial([1.0, *(k * (2 * power + 3) for power, k in enumerate(coefficients))])
+    roots = slope.trim().roots() if any(coefficients) else np.zeros(0)
+    real = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
+    limit = float(np.sqrt(real.min())) if real.size else float("inf")
+    if camera.distortion_model == "opencv_fisheye":  # there the polynomial is in the angle from the axis
+        return float(np.tan(limit)) if limit < np.pi / 2 else float("inf")
+    return limit
 
 
 def distort(camera: Camera, xy: np.ndarray) -> np.ndarray:
