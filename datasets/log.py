@@ -72,7 +72,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraFrame:
-    """One exposure of one camera. `read_image()` gives `[H, W, 3]` uint8 sRGB; each mask `[H, W]` bool.
+    """One exposure of one camera. `read_image()` gives `[H, W, 3]` uint8 sRGB; each mask `[H, W]` bool, but `panoptic` uint16 labels.
 
     The first row (or column, see `Camera.shutter`) is read at `start_us`, the last at `end_us`, with the camera at
     `world_from_camera_start` and `world_from_camera_end` (`[4, 4]` float64).

@@ -116,8 +116,9 @@ def _source_pixels(old: Camera, new: Camera) -> tuple[np.ndarray, np.ndarray]:
 
 def _warp(image: np.ndarray, old: Camera, new: Camera) -> np.ndarray:
     x, y = _source_pixels(old, new)
-    if image.dtype == np.bool_:
-        return cv2.remap(image.astype(np.uint8), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE) > 0
+    if image.ndim == 2:  # A mask or a map of labels, which must not be blended; OpenCV knows no bool.
+        plain = image.astype(np.uint8) if image.dtype == np.bool_ else image
+        return cv2.remap(plain, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE).astype(image.dtype)
     return cv2.remap(image, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
@@ -135,8 +136,9 @@ def _resized_camera(camera: Camera, width: int | None, max_width: int | None, sc
 
 def _resize(image: np.ndarray, camera: Camera) -> np.ndarray:
     size = (camera.width, camera.height)
-    if image.dtype == np.bool_:
-        return cv2.resize(image.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    if image.ndim == 2:
+        plain = image.astype(np.uint8) if image.dtype == np.bool_ else image
+        return cv2.resize(plain, size, interpolation=cv2.INTER_NEAREST).astype(image.dtype)
     shrinks = camera.width < image.shape[1]
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 

@@ -34,7 +34,8 @@ SHUTTER_DIRECTIONS: Mapping[int, ShutterDirection] = {
     4: "right_to_left",
     5: "global",
 }
-# `camera_segmentation.proto`: the semantic class of sky, and the divisor between class and instance that every label has had so far.
+# `camera_segmentation.proto`. Our labels are `class * PANOPTIC_DIVISOR + instance`, whatever divisor a file uses.
+SEMANTIC_CLASSES = range(29)
 SKY_CLASS = 25
 PANOPTIC_DIVISOR = 1000
 

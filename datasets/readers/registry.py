@@ -64,10 +64,11 @@ def open_log(path: Path | str) -> SceneLog:
     Raises `UserError` when the path is missing, no reader knows its layout, or the log has a fault.
     """
     path = Path(path).expanduser()
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder; check the path of the log.")
     for source in SOURCES:
         if source.recognises(path):
             return source.read(path).validate()
+    # Asked only now: `FOLDER#DRIVE` of Waymo v2 is no file.
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder; check the path of the log.")
     layouts = "; ".join(f"{source.name}: {source.layout}" for source in SOURCES)
     raise UserError(f"{path}: no known data set was found here; give the path of one of these: {layouts}.")

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import WAYMO_FROM_OPENCV, PoseTrack, orthonormal, rotation_fault
 from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, ShutterDirection
-from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SHUTTER_DIRECTIONS, SKY_CLASS, ActorClass
+from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS, SKY_CLASS, ActorClass
 from splatmend.datasets.waymo_range_image import uniform_inclinations
 
 SHUTTER_NOTE = "Camera {name} states no readout direction; it is taken as a global shutter in the middle of its readout."
@@ -243,16 +243,18 @@ def decode_image(encoded: bytes, camera: Camera, where: str) -> np.ndarray:
 
 
 def decode_panoptic(encoded: bytes, divisor: int, where: str) -> np.ndarray:
-    """`[H, W]` int32 labels, `semantic class * 1000 + instance`; `UserError` if the bytes are no 16-bit image."""
+    """`[H, W]` uint16 labels, `semantic class * 1000 + instance`; `UserError` if the bytes are no such label image."""
     label = _decode(encoded, cv2.IMREAD_UNCHANGED)
     if label is None or label.ndim != 2 or divisor <= 0:
         raise UserError(f"{where}: a panoptic label cannot be decoded; copy the file again.")
     semantic, instance = np.divmod(label.astype(np.int32), divisor)
-    return semantic * PANOPTIC_DIVISOR + instance
+    if instance.max() >= PANOPTIC_DIVISOR or semantic.max() > max(SEMANTIC_CLASSES):
+        raise UserError(f"{where}: a panoptic label has a class or instance that Waymo does not define; copy the file again.")
+    return (semantic * PANOPTIC_DIVISOR + instance).astype(np.uint16)
 
 
 def panoptic_masks(read_panoptic: Callable[[], np.ndarray]) -> dict[str, Callable[[], np.ndarray]]:
-    """`panoptic` (int32 labels) and `sky` (bool), both read when they are asked for."""
+    """`panoptic` (uint16 labels) and `sky` (bool), both read when they are asked for."""
     return {"panoptic": read_panoptic, "sky": lambda: read_panoptic() // PANOPTIC_DIVISOR == SKY_CLASS}
 
 

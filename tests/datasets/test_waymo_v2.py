@@ -16,6 +16,8 @@ from scipy.linalg import expm
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, rotation_fault, transform
 from splatmend.datasets.readers import waymo_v2
+from splatmend.datasets.readers.registry import open_log
+from splatmend.datasets.undistort import undistorted
 from splatmend.datasets.waymo_layout import LIDAR_NAMES, column
 
 SEGMENT = "synthetic_0_000_1_000"
@@ -27,7 +29,7 @@ GOLDEN = Path(__file__).parent / "golden" / "waymo_official.npz"
 @pytest.fixture
 def drive(official_waymo: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
-    shutil.copytree(official_waymo, tmp_path / "drive")
+    shutil.copytree(official_waymo, tmp_path / "drive", ignore=shutil.ignore_patterns("*.tfrecord"))
     return tmp_path / "drive"
 
 
@@ -271,8 +273,21 @@ def test_panoptic_labels_become_masks(drive: Path) -> None:
     pq.write_table(pa.table(rows), file_of(drive, "camera_segmentation"))
     log = waymo_v2.read(drive)
     assert [sorted(frame.masks) for frame in log.frames] == [[], [], [], ["panoptic", "sky"]]
+    assert log.frames[3].masks["panoptic"]().dtype == np.uint16
     assert np.unique(log.frames[3].masks["panoptic"]()).tolist() == [2007, 25000]
+    # Undistorting moves labels but blends none.
+    moved = undistorted(log).frames_of("FRONT_LEFT")[1].masks["panoptic"]()
+    assert np.unique(moved).tolist() == [2007, 25000]
     sky = log.frames[3].masks["sky"]()
     assert sky.dtype == bool
     assert sky[:20].all()
     assert not sky[20:].any()
+
+
+def test_the_registry_opens_a_chosen_drive(drive: Path) -> None:
+    shutil.copy(file_of(drive, "vehicle_pose"), drive / "vehicle_pose" / "other.parquet")
+    assert open_log(f"{drive}#{SEGMENT}").log_id == SEGMENT
+    with pytest.raises(UserError, match="choose one"):
+        open_log(drive)
+    with pytest.raises(UserError, match="no such file or folder"):
+        open_log(f"{drive}/nowhere#{SEGMENT}")
