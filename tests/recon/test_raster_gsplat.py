@@ -11,8 +11,9 @@ from splatmend.recon.raster import rasterize
 
 pytestmark = pytest.mark.gpu
 
-# gsplat projects in float32, where the determinant of a long thin conic cancels.
-LOOSER = {"thin needles": (2e-3, 2e-2), "near plane": (1e-3, 1e-2)}
+# gsplat projects in float32, where the determinant of a long thin conic cancels, and takes the light that is left from one minus
+# opacity, which loses digits where little is left.
+LOOSER = {"thin needles": (2e-3, 2e-2), "near plane": (1e-3, 1e-2), "overlapping opaque": (1e-4, 1e-2)}
 
 
 @pytest.mark.parametrize("name", [name for name in SCENES if name != "empty"])
