@@ -58,12 +58,16 @@ def column_times_us(width: int, sweep_start_us: int, sweep_us: int = SWEEP_US) -
 
 def poses_from_vectors(vectors: np.ndarray) -> np.ndarray:
     """Poses `[..., 4, 4]` of `[..., 6]` roll, pitch, yaw (radians, 3-2-1 Euler angles) and x, y, z (metres)."""
-    flat = np.asarray(vectors, dtype=np.float64).reshape(-1, 6)
-    out = np.zeros((flat.shape[0], 4, 4))
-    out[:, :3, :3] = Rotation.from_euler("ZYX", flat[:, [2, 1, 0]]).as_matrix()
-    out[:, :3, 3] = flat[:, 3:]
-    out[:, 3, 3] = 1.0
-    return out.reshape(*vectors.shape[:-1], 4, 4)
+    vectors = np.asarray(vectors, dtype=np.float64)
+    # Written out, Rz(yaw) Ry(pitch) Rx(roll): a sweep has 170,000 of them, and the general converter takes ten times as long.
+    (sr, sp, sy), (cr, cp, cy) = (np.moveaxis(turn(vectors[..., :3]), -1, 0) for turn in (np.sin, np.cos))
+    out = np.zeros((*vectors.shape[:-1], 4, 4))
+    out[..., 0, 0], out[..., 0, 1], out[..., 0, 2] = cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr
+    out[..., 1, 0], out[..., 1, 1], out[..., 1, 2] = sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr
+    out[..., 2, 0], out[..., 2, 1], out[..., 2, 2] = -sp, cp * sr, cp * cr
+    out[..., :3, 3] = vectors[..., 3:]
+    out[..., 3, 3] = 1.0
+    return out
 
 
 def vectors_from_poses(world_from_vehicle: np.ndarray) -> np.ndarray:
