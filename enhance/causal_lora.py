@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
@@ -31,7 +32,7 @@ class LoraCausalConv3d(PeftLoraConv3d):
         Raises `ValueError` for a rank below 1, grouped convolutions, and options that change the branch (DoRA, a bias of its own,
         initialisations derived from the base weight).
         """
-        base = self.get_base_layer()
+        base = cast(nn.Conv3d, self.get_base_layer())
         if r < 1:
             raise ValueError(f"the rank must be 1 or more, got {r}")
         if base.groups != 1:
@@ -56,7 +57,7 @@ class LoraCausalConv3d(PeftLoraConv3d):
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """The branch as one kernel [out, in, t, h, w]: `scale * B A`. Computed in float32 or wider, returned in A's dtype."""
-        down, up = self.lora_A[adapter].weight, self.lora_B[adapter].weight
+        down, up = self._branch(adapter)[0].weight, self._branch(adapter)[1].weight
         wide = torch.promote_types(down.dtype, torch.float32)
         kernel = torch.einsum("or,rithw->oithw", up.to(wide)[..., 0, 0, 0], down.to(wide))
         return (kernel * self.scaling[adapter]).to(down.dtype)
@@ -74,12 +75,15 @@ class LoraCausalConv3d(PeftLoraConv3d):
         for adapter in self.active_adapters:
             if adapter not in self.lora_A:
                 continue
-            down, up, dropout = self.lora_A[adapter], self.lora_B[adapter], self.lora_dropout[adapter]
+            (down, up), dropout = self._branch(adapter), self.lora_dropout[adapter]
             inputs = self._cast_input_dtype(x, down.weight.dtype)
             before = None if cache_x is None else self._cast_input_dtype(cache_x, down.weight.dtype)
             low_rank = down(dropout(inputs), None if before is None else dropout(before))
             result = result + up(low_rank) * self.scaling[adapter]
         return result.to(dtype)
+
+    def _branch(self, adapter: str) -> tuple[nn.Conv3d, nn.Conv3d]:
+        return cast(nn.Conv3d, self.lora_A[adapter]), cast(nn.Conv3d, self.lora_B[adapter])
 
 
 def causal_convolutions(model: nn.Module) -> list[str]:
@@ -144,7 +148,7 @@ def _lora_layers(model: nn.Module) -> dict[str, LoraCausalConv3d]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraCausalConv3d)}
 
 
-def _with_fewer_outputs(base: nn.Module, outputs: int) -> nn.Module:
+def _with_fewer_outputs(base: nn.Conv3d, outputs: int) -> nn.Conv3d:
     """A convolution of the same class, kernel, stride and causal padding as `base`, with `outputs` channels, fresh weights, no bias."""
     weight = base.weight
     fresh = nn.Parameter(torch.empty(outputs, *weight.shape[1:], dtype=weight.dtype, device=weight.device))

@@ -74,3 +74,11 @@ class DecoderAdapter(Protocol):
     def detach_cache(self, cache: Cache) -> Cache:
         """The same cache, cut from every graph."""
         ...
+
+    def normalise(self, z: torch.Tensor) -> torch.Tensor:
+        """Latents [B, C, L, h, w] as the encoder gives them -> as a generative model sees them (zero mean, unit spread)."""
+        ...
+
+    def denormalise(self, z: torch.Tensor) -> torch.Tensor:
+        """The inverse of `normalise`: what `decode_group` takes."""
+        ...

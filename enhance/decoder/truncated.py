@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -164,7 +165,8 @@ class TruncatedDecoder:
             grad, direct = loss.pull(index, frames)
             clip.sums.add_params(direct)
             frame_grads.append(grad)
-        for crop in spatial_crops(*clip.z.shape[-2:], self.spatial_chunks, self.halo):
+        height, width = clip.z.shape[-2:]
+        for crop in spatial_crops(height, width, self.spatial_chunks, self.halo):
 
             def pull(index: int, frames: torch.Tensor, crop: SpatialCrop = crop) -> torch.Tensor:
                 cotangent = torch.zeros_like(frames)
@@ -189,7 +191,7 @@ class TruncatedDecoder:
                 index,
                 crop.outer(clip.z[:, :, index : index + 1]),
                 cropped,
-                lambda frames, index=index: pull(index, frames),
+                partial(pull, index),
                 last=index == clip.groups - 1,
             )
 

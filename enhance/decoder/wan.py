@@ -7,6 +7,7 @@ since its decoder and encoder are called directly: move the model to its device 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -30,10 +31,11 @@ class WanAdapter:
     """
 
     def __init__(self, vae: AutoencoderKLWan, *, join: Mapping[str, nn.Module] | None = None, checkpoint: bool = False) -> None:
-        config = vae.config
-        self.vae = vae
         self.decoder = WanDecoder(vae, join, recompute=checkpoint)
         self.encoder = WanEncoder(vae)
+        # Type checkers do not see the config that diffusers registers.
+        self.vae: Any = vae
+        config = self.decoder.vae.config
         # From the layers themselves: the config's `scale_factor_*` are free text that small models often leave at their defaults.
         self.latent_channels: int = config.z_dim
         self.frame_channels: int = config.in_channels // (config.patch_size or 1) ** 2

@@ -2,12 +2,13 @@
 
 Block names, in order: `conv_in`, `mid_block`, `up_blocks.0` ..., `conv_out` (which includes the normalisation and activation before
 it). A *join* is a module called as `module(decoder_features, side_features)` on what the named block gave out; what it returns goes on
-to the next block.
+to the next block. After `conv_out` the features are the frames, in the 2.2 layout still packed into patches of 2x2 pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -23,7 +24,8 @@ class WanDecoder:
     """Group-by-group decoding with the modules of `vae`, which stay where they are and are looked up at every call."""
 
     def __init__(self, vae: AutoencoderKLWan, join: Mapping[str, nn.Module] | None = None, recompute: bool = False) -> None:
-        self.vae = vae
+        # Type checkers do not see the sub-modules and the config that diffusers registers.
+        self.vae: Any = vae
         self.join = dict(join or {})
         self.recompute = recompute
         unknown = sorted(set(self.join) - set(self.block_names()))

@@ -6,6 +6,7 @@ Block names, in order: `conv_in`, `down_blocks.0` ..., `mid_block`, `conv_out`. 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -18,7 +19,8 @@ class WanEncoder:
     """Group-by-group encoding with the modules of `vae`, which stay where they are and are looked up at every call."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
-        self.vae = vae
+        # Type checkers do not see the sub-modules and the config that diffusers registers.
+        self.vae: Any = vae
 
     def block_names(self) -> tuple[str, ...]:
         """Names of the blocks in the order they run in."""
