@@ -1,0 +1,192 @@
+"""Enhancer folders: `enhancer.json` and weights in diffusers' own layout.
+
+    enhancer.json          what it is (format_version, base, task, timestep, output, skips, requires, provenance)
+    vae/, transformer/     load with diffusers as they are; left out where they are the base model's own
+    adapter.safetensors    caption embedding, and the skips
+    lora/                  a transformer LoRA, loads with `WanPipeline.load_lora_weights`
+
+`requires` names the parts without which it would be another model: a loader that does not know one must refuse the folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from splatmend.datasets.artifact import MANIFEST, plain, read_json, read_manifest, write_json
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.base import is_local_folder, load_base, load_part
+from splatmend.enhance.lora import load_lora, save_lora
+from splatmend.enhance.model import Enhancer, EnhancerSpec, LoraInfo
+from splatmend.enhance.skips import Skip
+
+FORMAT_VERSION = 1
+KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
+INFO, ADAPTER, LORA = "enhancer.json", "adapter.safetensors", "lora"
+BUNDLED = "bundled"
+KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora")
+
+
+def bundled_folder() -> Path:
+    """Where the weights that come with the package lie."""
+    return Path(__file__).resolve().parent / "weights"
+
+
+def save_enhancer(
+    enhancer: Enhancer, folder: Path, *, dtype: torch.dtype | None = None, own_vae: bool = True, own_transformer: bool = True
+) -> None:
+    """Write an enhancer into an existing folder. `dtype`: of the saved weights (None: as they are).
+
+    `own_vae`, `own_transformer`: False where that part is the base model's, unchanged, and is loaded from there again.
+    """
+    parts = ["caption"]
+    if own_vae:
+        parts.append("vae")
+        save_model(enhancer.vae, folder / "vae", dtype)
+    if enhancer.spec.lora is not None:
+        parts.append("lora")
+        save_lora(enhancer.transformer, folder / LORA)
+        if own_transformer:
+            raise ValueError("a LoRA enhancer keeps the base model's transformer: save it with own_transformer=False")
+    elif own_transformer:
+        parts.append("transformer")
+        save_model(enhancer.transformer, folder / "transformer", dtype)
+    tensors = {"caption": enhancer.caption} | {f"skips.{name}": value for name, value in enhancer.joins.state_dict().items()}
+    if enhancer.spec.skips:
+        parts.append("skips")
+    save_file({name: _as_saved(value, dtype) for name, value in tensors.items()}, folder / ADAPTER)
+    write_json(folder / INFO, {"format_version": FORMAT_VERSION, "requires": parts, "spec": plain(enhancer.spec)})
+
+
+def load_enhancer(path: str | Path = BUNDLED, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Enhancer:
+    """Load an enhancer in evaluation mode: "bundled", a folder that splatmend wrote, a diffusers Wan folder, or a hub id.
+
+    A plain Wan base model has output "direct" and no skips; it needs fine-tuning before it enhances anything. `UserError` where the
+    folder is none of these, lacks a part that it requires, or requires one that this version does not know.
+    """
+    folder = bundled_folder() if str(path) == BUNDLED else Path(path)
+    if str(path) == BUNDLED and not (folder / INFO).is_file():
+        raise UserError(f"{folder}: this installation comes without bundled weights; give an enhancer folder instead.")
+    if not is_local_folder(folder) or ((folder / "model_index.json").is_file() and not (folder / INFO).is_file()):
+        enhancer = load_base(str(path), dtype=dtype)
+    else:
+        enhancer = _load_folder(folder, dtype)
+    return enhancer.to(device).eval().requires_grad_(False)
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> Enhancer:
+    if (folder / MANIFEST).is_file():
+        read_manifest(folder, KIND)
+    if not (folder / INFO).is_file():
+        raise UserError(f"{folder}: this is no enhancer, for it has no {INFO}; give a folder that `splatmend train` wrote.")
+    info = read_json(folder / INFO)
+    spec, requires = _parse_info(info, folder / INFO)
+    base = None if {"vae", "transformer"} <= set(requires) else load_base(spec.base, dtype=dtype)
+    vae = load_part(AutoencoderKLWan, folder / "vae", dtype) if "vae" in requires else _of(base).vae
+    transformer = load_part(WanTransformer3DModel, folder / "transformer", dtype) if "transformer" in requires else _of(base).transformer
+    tensors = _load_adapter(folder / ADAPTER)
+    caption = tensors.pop("caption").to(dtype)
+    enhancer = Enhancer(vae, transformer, caption, spec)
+    skips = {name.removeprefix("skips."): value for name, value in tensors.items()}
+    try:
+        enhancer.joins.load_state_dict(skips)
+    except RuntimeError as fault:
+        reason = " ".join(str(fault).split())[:200]
+        raise UserError(f"{folder / ADAPTER}: the skips do not fit {INFO} ({reason}); copy the whole enhancer folder again.") from None
+    enhancer.joins.to(dtype)
+    if spec.lora is not None:
+        load_lora(enhancer.transformer, folder / LORA)
+    return enhancer
+
+
+def load_autoencoder(folder: Path) -> AutoencoderKLWan:
+    """The autoencoder of a folder that the first training stage (or the second) wrote, in float32."""
+    manifest = read_manifest(folder)
+    if manifest.kind not in (AUTOENCODER_KIND, KIND):
+        raise UserError(f"{folder}: this is a {manifest.kind}, but an autoencoder or enhancer is needed here; give another folder.")
+    return load_part(AutoencoderKLWan, folder / "vae", torch.float32)
+
+
+def copy_as_bundled(source: Path, destination: Path | None = None) -> int:
+    """Write the enhancer at `source` in bfloat16 as the bundled one; returns its size in bytes.
+
+    `UserError` where it is larger than the 16 MB that a package may carry or needs a base model from elsewhere.
+    """
+    enhancer = load_enhancer(source)
+    info = read_json(Path(source) / INFO)
+    if not {"vae", "transformer"} <= set(info["requires"]):
+        raise UserError(f"{source}: it needs its base model {enhancer.spec.base}; only an enhancer that is whole can be bundled.")
+    folder = destination or bundled_folder()
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_enhancer(enhancer, fresh, dtype=torch.bfloat16)
+    size = sum(p.stat().st_size for p in fresh.rglob("*") if p.is_file())
+    if size > 16_000_000:
+        shutil.rmtree(fresh)
+        raise UserError(f"{source}: it takes {size} bytes in bfloat16, more than the 16000000 that may be bundled; train a smaller one.")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    return size
+
+
+def _parse_info(info: Any, path: Path) -> tuple[EnhancerSpec, list[str]]:
+    version = info.get("format_version") if isinstance(info, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format version {version} is unknown, this splatmend reads {FORMAT_VERSION}; update splatmend.")
+    try:
+        raw, requires = dict(info["spec"]), list(info["requires"])
+        raw["skips"] = tuple(Skip(**skip) for skip in raw["skips"])
+        if raw["lora"] is not None:
+            raw["lora"] = LoraInfo(**(raw["lora"] | {"targets": tuple(raw["lora"]["targets"])}))
+        spec = EnhancerSpec(**raw)
+    except (KeyError, TypeError, ValueError) as fault:
+        raise UserError(f"{path}: an entry is missing or wrong ({fault}); copy the whole enhancer folder again.") from None
+    unknown = sorted(set(requires) - set(KNOWN_PARTS))
+    if unknown:
+        raise UserError(f"{path}: it requires {', '.join(unknown)}, which this splatmend does not know; update splatmend.")
+    if bool(spec.skips) != ("skips" in requires) or (spec.lora is not None) != ("lora" in requires):
+        raise UserError(f"{path}: `requires` and `spec` disagree about skips or LoRA; copy the whole enhancer folder again.")
+    return spec, requires
+
+
+def _load_adapter(path: Path) -> Mapping[str, torch.Tensor] | dict[str, torch.Tensor]:
+    try:
+        tensors = load_file(path)
+    except (FileNotFoundError, SafetensorError) as fault:
+        raise UserError(f"{path}: the caption and skips cannot be read ({fault}); copy the whole enhancer folder again.") from None
+    if "caption" not in tensors:
+        raise UserError(f"{path}: the caption embedding is missing; copy the whole enhancer folder again.")
+    return tensors
+
+
+def save_model(model: torch.nn.Module, folder: Path, dtype: torch.dtype | None) -> None:
+    """`save_pretrained` with other dtypes, the model itself unchanged."""
+    state = {name: _as_saved(value, dtype) for name, value in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_config(folder)
+    save_file(state, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+
+
+def _as_saved(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    value = value.detach().cpu()
+    return (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous()
+
+
+def _of(base: Enhancer | None) -> Enhancer:
+    if base is None:
+        raise RuntimeError("the base model was not loaded")
+    return base
+
+
+def with_provenance(spec: EnhancerSpec, provenance: Mapping[str, Any]) -> EnhancerSpec:
+    """The spec with a line of history added."""
+    return dataclasses.replace(spec, provenance=dict(spec.provenance) | dict(provenance))

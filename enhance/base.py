@@ -1,0 +1,95 @@
+"""Wan 2.1 base models: autoencoder and transformer by local folder or hub id, and the fixed caption's embedding."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
+from safetensors.torch import load_file
+
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.model import Enhancer, EnhancerSpec
+
+logger = logging.getLogger(__name__)
+Model = TypeVar("Model", bound=ModelMixin)
+WAN21_1_3B = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+WAN21_14B = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+CAPTION = "A sharp, clean video of a real scene, filmed with a good camera."
+CAPTION_FILE = "caption.safetensors"
+CAPTION_TOKENS = 512
+
+
+def is_local_folder(path: Path) -> bool:
+    """Whether a path is on this machine (a hub id is not). `UserError` for what can be neither."""
+    if path.is_dir():
+        return True
+    if path.is_absolute() or str(path).startswith((".", "~")) or len(path.parts) != 2:
+        raise UserError(f"{path}: there is no such enhancer folder; give a folder, a hub id (owner/name) or `bundled`.")
+    return False
+
+
+def load_part(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
+    """One model of a local folder; `UserError` where it is missing or broken."""
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: this part of the enhancer is missing; copy the whole enhancer folder again.")
+    try:
+        return kind.from_pretrained(path, torch_dtype=dtype)
+    except (OSError, ValueError, RuntimeError, TypeError) as fault:
+        reason = " ".join(str(fault).split())[:200]
+        raise UserError(f"{path}: the weights cannot be read ({reason}); copy the whole enhancer folder again.") from fault
+
+
+def load_base(path: str, *, dtype: torch.dtype = torch.float32) -> Enhancer:
+    """A Wan 2.1 text-to-video model in diffusers' layout as an enhancer with output "direct" and no skips.
+
+    The caption's embedding is read from `caption.safetensors` in a local folder, or computed by the model's own text encoder.
+    `UserError` where the model cannot be reached.
+    """
+    try:
+        vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", torch_dtype=dtype)
+        transformer = WanTransformer3DModel.from_pretrained(path, subfolder="transformer", torch_dtype=dtype)
+    except (OSError, ValueError) as fault:
+        reason = " ".join(str(fault).split())[:200]
+        raise UserError(f"{path}: the base model cannot be loaded ({reason}); download it and give its folder.") from fault
+    spec = EnhancerSpec(base=path, output="direct", window=21, overlap=4)
+    return Enhancer(vae, transformer, caption_embedding(path, transformer, dtype), spec)
+
+
+def caption_embedding(path: str, transformer: WanTransformer3DModel, dtype: torch.dtype) -> torch.Tensor:
+    """The fixed caption's embedding `[1, S, D]` for a base model, zero beyond the caption as `WanPipeline` has it.
+
+    `UserError` where there is neither a stored embedding nor a text encoder.
+    """
+    stored = Path(path) / CAPTION_FILE
+    if stored.is_file():
+        caption = load_file(stored)["caption"].to(dtype)
+    else:
+        caption = _encode_caption(path, dtype)
+    if caption.ndim != 3 or caption.shape[2] != transformer.config.text_dim:
+        raise UserError(
+            f"{path}: the caption embedding has shape {tuple(caption.shape)}, the transformer takes {transformer.config.text_dim} "
+            f"channels; remove {CAPTION_FILE} or store the right one."
+        )
+    return caption
+
+
+@torch.no_grad()
+def _encode_caption(path: str, dtype: torch.dtype) -> torch.Tensor:
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, subfolder="tokenizer")
+        encoder = UMT5EncoderModel.from_pretrained(path, subfolder="text_encoder", torch_dtype=torch.bfloat16)
+    except (OSError, ValueError) as fault:
+        reason = " ".join(str(fault).split())[:160]
+        raise UserError(
+            f"{path}: it has neither {CAPTION_FILE} nor a text encoder that can be loaded ({reason}); download the whole model or store "
+            "the embedding of one caption there."
+        ) from fault
+    tokens = tokenizer(CAPTION, padding="max_length", max_length=CAPTION_TOKENS, truncation=True, return_tensors="pt")
+    embedded = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    logger.info("the caption was embedded with the text encoder of %s", path)
+    return (embedded * tokens.attention_mask[..., None]).to(dtype)

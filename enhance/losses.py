@@ -1,0 +1,125 @@
+"""Training losses by name and weight.
+
+Pixel terms take frames `[B, 3, t, H, W]` in [-1, 1] (not clamped) and return the **sum over frames** of each frame's mean over batch, so
+that one division by the number of valid frames gives the clip's mean, however the frames were grouped. `latent_mse` is on latents.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.image_metrics import BACKBONE_FILES, LpipsNet, hub_checkpoints, lpips_available, lpips_network
+
+PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LATENT_MSE = "latent_mse"
+_SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
+
+
+def _l1(frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (frames - target).abs().mean(dim=(0, 1, 3, 4)).sum()
+
+
+def _mse(frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return ((frames - target) ** 2).mean(dim=(0, 1, 3, 4)).sum()
+
+
+def _ssim(frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return structural_dissimilarity(_pictures(frames), _pictures(target)).sum() / frames.shape[0]
+
+
+def _lpips(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    network = lpips_network(net, str(frames.device))
+    return network(_pictures(frames), _pictures(target)).sum() / frames.shape[0]
+
+
+PIXEL_TERMS: dict[str, PixelTerm] = {
+    "l1": _l1,
+    "mse": _mse,
+    "ssim": _ssim,
+    "lpips_squeeze": functools.partial(_lpips, "squeeze"),
+    "lpips_alex": functools.partial(_lpips, "alex"),
+    "lpips_vgg": functools.partial(_lpips, "vgg"),
+}
+"""Add a pixel loss here: name -> function of frames and target that sums over frames."""
+
+
+def check_losses(weights: Mapping[str, float]) -> None:
+    """Raise `UserError` for an unknown loss, a negative weight, no loss at all, or a perceptual network whose file is missing."""
+    known = (LATENT_MSE, *PIXEL_TERMS)
+    for name, weight in weights.items():
+        if name not in known:
+            raise UserError(f"losses: there is no loss named {name}; choose from {', '.join(known)}.")
+        if weight < 0:
+            raise UserError(f"losses: {name} has the negative weight {weight}; give 0 or more.")
+        net = name.removeprefix("lpips_")
+        if name.startswith("lpips_") and weight > 0 and not lpips_available(net):  # type: ignore[arg-type]
+            path = hub_checkpoints() / BACKBONE_FILES[net]
+            raise UserError(
+                f"{path}: the network of loss {name} is missing; put torchvision's {BACKBONE_FILES[net]} there, or train with l1 and ssim."
+            )
+    if not any(weight > 0 for weight in weights.values()):
+        raise UserError("losses: no loss has a weight above 0; give at least one.")
+
+
+class PixelLoss:
+    """Weighted sum of pixel terms; `parts` gathers each term's detached sum over frames until `take_parts`."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        check_losses(weights)
+        self.weights = {name: weight for name, weight in weights.items() if name in PIXEL_TERMS and weight > 0}
+        self._parts: dict[str, torch.Tensor] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.weights)
+
+    def __call__(self, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Scalar float32, the sum over the t frames of `[B, 3, t, H, W]`."""
+        total = torch.zeros((), device=frames.device)
+        for name, weight in self.weights.items():
+            # Perceptual networks may run in half precision under autocast; the others are sums where that would lose digits.
+            part = PIXEL_TERMS[name](frames.float(), target.float()).float()
+            total = total + weight * part
+            self._parts[name] = self._parts.get(name, torch.zeros_like(part)) + part.detach()
+        return total
+
+    def take_parts(self) -> dict[str, torch.Tensor]:
+        """The sums since the last call, name -> scalar, and forget them."""
+        parts, self._parts = self._parts, {}
+        return parts
+
+
+def latent_mse(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of normalised latents, in float32."""
+    return F.mse_loss(z.float(), target.float())
+
+
+def structural_dissimilarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """`1 - SSIM` per picture `[N]` of `[N, 3, H, W]` in [-1, 1]. Source: Wang et al. 2004 (gaussian window 11, sigma 1.5)."""
+    window = torch.exp(-0.5 * ((torch.arange(_SSIM_WINDOW, device=a.device, dtype=a.dtype) - _SSIM_WINDOW // 2) / _SSIM_SIGMA) ** 2)
+    window = window / window.sum()
+    channels = a.shape[1]
+
+    def smooth(x: torch.Tensor) -> torch.Tensor:
+        rows = window.view(1, 1, -1, 1).expand(x.shape[1], 1, -1, 1)
+        columns = window.view(1, 1, 1, -1).expand(x.shape[1], 1, 1, -1)
+        return F.conv2d(F.conv2d(x, rows, groups=x.shape[1]), columns, groups=x.shape[1])
+
+    with torch.autocast(a.device.type, enabled=False):
+        moments = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1))
+        mean_a, mean_b, square_a, square_b, product = moments.split(channels, dim=1)
+        # Data range 2, so the constants of the paper are (0.01 * 2)^2 and (0.03 * 2)^2.
+        c1, c2 = 0.02**2, 0.06**2
+        variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
+        ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+        ssim = ssim / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
+    return 1 - ssim.mean(dim=(1, 2, 3))
+
+
+def _pictures(frames: torch.Tensor) -> torch.Tensor:
+    """`[B, C, t, H, W]` -> `[B * t, C, H, W]`."""
+    return frames.transpose(1, 2).flatten(0, 1)

@@ -1,0 +1,223 @@
+"""The one-step enhancer: encode the degraded clip, predict the change of its latents in one step, decode.
+
+Wan's autoencoder and transformer are diffusers' own classes. The transformer predicts `v = z_in - z_target` at one fixed timestep with
+one fixed caption (ChopGrad, arXiv 2603.17812, section on render enhancement); the enhanced latents are `z_in - v`.
+
+Shape letters: B batch, C channels, T frames, L latents (T = 1 + 4 (L - 1)), H W pixels, h w latent pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import nn
+
+from splatmend.enhance.decoder import Side, SideFeatures, TruncatedDecoder, WanAdapter
+from splatmend.enhance.skips import Skip, SkipJoin, build_joins
+from splatmend.enhance.windows import in_windows
+
+OutputMode = Literal["direct", "residual", "difference"]
+DEFAULT_TIMESTEP = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraInfo:
+    """A transformer LoRA: rank, alpha and the module names it is attached to."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhancerSpec:
+    """What `enhancer.json` says beside the weights."""
+
+    base: str
+    """Where the weights started from: a hub id, a path, or a name of ours."""
+    task: str = "restore"
+    timestep: int = DEFAULT_TIMESTEP
+    output: OutputMode = "direct"
+    """direct: the decoded frames; residual: input + decoded frames; difference: input + decode(z_out) - decode(z_in)."""
+    skips: tuple[Skip, ...] = ()
+    window: int = 21
+    """Latents the transformer sees at once, the length it was trained at."""
+    overlap: int = 4
+    """Latents that neighbouring windows share."""
+    lora: LoraInfo | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What it was trained on and how."""
+
+    def __post_init__(self) -> None:
+        if self.output not in get_args(OutputMode):
+            raise ValueError(f"output must be one of {', '.join(get_args(OutputMode))}; got {self.output}")
+        if not 0 <= self.overlap < self.window:
+            raise ValueError(f"overlap must be at least 0 and smaller than the window of {self.window} latents; got {self.overlap}")
+
+
+class Encoded(NamedTuple):
+    """A clip's normalised latents `[B, C, L, h, w]` float32 and, per latent, the side features for the decoder (join -> tensor)."""
+
+    latents: torch.Tensor
+    side: tuple[dict[str, torch.Tensor], ...]
+
+
+class Enhancer(nn.Module):
+    """Autoencoder, transformer, caption and skips. Clips are `[B, 3, T, H, W]` in [-1, 1]; H and W are multiples of `size_multiple`."""
+
+    def __init__(
+        self,
+        vae: AutoencoderKLWan,
+        transformer: WanTransformer3DModel,
+        caption: torch.Tensor,
+        spec: EnhancerSpec,
+    ) -> None:
+        """`caption [1, S, D]` is the text embedding that conditions every clip."""
+        super().__init__()
+        self.vae = vae
+        self.transformer = transformer
+        self.spec = spec
+        self.register_buffer("caption", caption)
+        joins = build_joins(vae, spec.skips)
+        # Module names may not hold dots.
+        self.joins = nn.ModuleDict({_key(name): join for name, join in joins.items()})
+        self._tap_of = {skip.join: skip.tap for skip in spec.skips}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transformer.parameters()).device
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width must be multiples of this many pixels."""
+        patch = self.transformer.config.patch_size
+        return self.adapter().spatial_factor * max(patch[1], patch[2])
+
+    def join_modules(self) -> dict[str, SkipJoin]:
+        """Decoder block -> join."""
+        return {skip.join: self.joins[_key(skip.join)] for skip in self.spec.skips}  # type: ignore[misc]
+
+    def adapter(self, *, checkpoint: bool = False) -> WanAdapter:
+        """The autoencoder with its joins, driven group by group."""
+        return WanAdapter(self.vae, join=self.join_modules(), checkpoint=checkpoint)
+
+    def decoder(self, truncation: int = 1, *, checkpoint: bool = False) -> TruncatedDecoder:
+        """A truncated decoder over this model's autoencoder and joins."""
+        return TruncatedDecoder(self.adapter(checkpoint=checkpoint), truncation)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Encoder blocks whose features the decoder needs."""
+        return tuple(dict.fromkeys(self._tap_of.values()))
+
+    def side_features(self, tapped: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Tapped encoder features of one group as the decoder's side features."""
+        return {join: tapped[tap] for join, tap in self._tap_of.items()}
+
+    def encode(self, clip: torch.Tensor) -> Encoded:
+        """Encode `[B, 3, T, H, W]`, T = 1 + 4k. Follows the ambient gradient mode.
+
+        The first frame goes alone and all others as one chunk, which gives the same values to rounding as group by group.
+        """
+        adapter = self.adapter()
+        adapter.group_count(clip.shape[2])
+        head, cache, taps = adapter.encoder.group(clip[:, :, :1], adapter.initial_encoder_cache(), self.taps)
+        means, sides = [head], [self.side_features(taps)]
+        if clip.shape[2] > 1:
+            rest, _, taps = adapter.encoder.group(clip[:, :, 1:], cache, self.taps)
+            means.append(rest)
+            sides += split_side(self.side_features(taps), rest.shape[2])
+        mean = torch.cat(means, dim=2)[:, : adapter.latent_channels]
+        return Encoded(adapter.normalise(mean), tuple(sides))
+
+    def predict(self, z_in: torch.Tensor) -> torch.Tensor:
+        """Enhanced latents of normalised latents `[B, C, L, h, w]`: `z_in - v`, float32, all L in one window."""
+        dtype = self.transformer.dtype
+        batch = z_in.shape[0]
+        timestep = torch.full((batch,), self.spec.timestep, device=z_in.device, dtype=torch.long)
+        caption = self.caption.to(device=z_in.device, dtype=dtype).expand(batch, -1, -1)  # type: ignore[operator]
+        v = self.transformer(hidden_states=z_in.to(dtype), timestep=timestep, encoder_hidden_states=caption, return_dict=False)[0]
+        return z_in.float() - v.float()
+
+    def predict_windows(self, z_in: torch.Tensor, window: int | None = None, overlap: int | None = None) -> torch.Tensor:
+        """`predict` in the overlapping windows that streaming uses."""
+        return in_windows(z_in, window or self.spec.window, self.spec.overlap if overlap is None else overlap, self.predict)
+
+    def compose(self, x: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        """Enhanced frames `[B, 3, t, H, W]` from the input's frames and what the decoder gave.
+
+        In mode "difference" `decoded` is `[2B, ...]`: of z_out first, then of z_in.
+        """
+        if self.spec.output == "direct":
+            return decoded
+        if self.spec.output == "residual":
+            return x + decoded
+        out, same = decoded.chunk(2, dim=0)
+        return x + (out - same)
+
+    def decoder_latents(self, z_in: torch.Tensor, z_out: torch.Tensor) -> torch.Tensor:
+        """What the decoder takes (denormalised), `[B or 2B, C, L, h, w]`; see `compose`."""
+        z = torch.cat([z_out, z_in], dim=0) if self.spec.output == "difference" else z_out
+        return self.adapter().denormalise(z)
+
+    def decoder_side(self, side: SideFeatures) -> dict[str, torch.Tensor]:
+        """Side features for the batch that `decoder_latents` makes."""
+        if self.spec.output == "difference":
+            return {name: torch.cat([value, value], dim=0) for name, value in side.items()}
+        return dict(side)
+
+    def side_of(self, encoded: Encoded) -> Side | None:
+        """The side features of a clip as `TruncatedDecoder` asks for them."""
+        if not self.spec.skips:
+            return None
+        return lambda index: self.decoder_side(encoded.side[index])
+
+    def forward(self, clip: torch.Tensor, *, strength: float = 1.0) -> torch.Tensor:
+        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes input (0) and result (1)."""
+        encoded = self.encode(clip)
+        z_out = self.predict_windows(encoded.latents)
+        decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
+        return blend(clip, self.compose(clip, decoded), strength)
+
+
+def blend(x: torch.Tensor, enhanced: torch.Tensor, strength: float) -> torch.Tensor:
+    """Input at strength 0, enhanced at 1, both exactly."""
+    if strength == 0.0:
+        return x
+    return enhanced if strength == 1.0 else x + strength * (enhanced - x)
+
+
+def split_side(side: Mapping[str, torch.Tensor], groups: int) -> list[dict[str, torch.Tensor]]:
+    """Side features of several groups in one tensor, cut into one dict per group."""
+    cut = {name: value.chunk(groups, dim=2) for name, value in side.items()}
+    return [{name: pieces[i] for name, pieces in cut.items()} for i in range(groups)]
+
+
+def join_side(sides: Sequence[SideFeatures]) -> dict[str, torch.Tensor]:
+    """The inverse of `split_side`."""
+    return {name: torch.cat([side[name] for side in sides], dim=2) for name in sides[0]} if sides else {}
+
+
+def decode_at_once(adapter: WanAdapter, z: torch.Tensor, sides: Sequence[SideFeatures] | None) -> torch.Tensor:
+    """Frames of denormalised latents with the full temporal gradient, in two calls: the first latent, then all others.
+
+    Equal to group by group to rounding; for small models, where the activations of a whole clip fit.
+    """
+    first, cache = adapter.decode_group(z[:, :, :1], adapter.initial_decoder_cache(), 0, sides[0] if sides else None)
+    if z.shape[2] == 1:
+        return first
+    rest, _ = adapter.decode_group(z[:, :, 1:], cache, 1, join_side(sides[1:]) if sides else None)
+    return torch.cat([first, rest], dim=2)
+
+
+def parameter_count(modules: Iterable[nn.Module]) -> int:
+    """Number of parameters of some modules."""
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def _key(block: str) -> str:
+    return block.replace(".", "_")

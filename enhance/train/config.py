@@ -1,0 +1,111 @@
+"""Settings of the two training stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.losses import LATENT_MSE, check_losses
+from splatmend.enhance.model import LoraInfo, OutputMode
+
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What every training loop needs."""
+
+    steps: int
+    """Optimiser steps."""
+    lr: float
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup_steps: int = 50
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: down to a twentieth of `lr` at the end (the last step, or `max_seconds` where that comes first)."""
+    grad_clip: float | None = 1.0
+    """Largest norm of the whole gradient; None: unlimited."""
+    batch: int = 1
+    """Clips per process and micro-step."""
+    accumulation: int = 1
+    """Micro-steps per optimiser step."""
+    precision: Precision = "bf16"
+    """bf16: autocast, weights of what is trained in float32."""
+    ema: float | None = 0.999
+    """Decay of the running average of the weights, which is what is saved; None: save the weights themselves."""
+    clip_frames: int = 17
+    crop_px: tuple[int, int] = (160, 160)
+    """Height and width of training crops."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    max_seconds: float | None = None
+    """Finish after this much training time, all runs of the same training together."""
+    pause_seconds: float | None = None
+    """Stop this run after so many seconds with a checkpoint, to be resumed."""
+    checkpoint_every: int = 500
+    sample_every: int = 500
+    log_every: int = 20
+    seed: int = 0
+    device: str = "auto"
+    """auto: CUDA where there is one."""
+    log: bool = True
+    """Show progress on the console."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulation", "checkpoint_every", "sample_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training: {name} is {getattr(self, name)}; give 1 or more.")
+        if self.clip_frames < 1 or (self.clip_frames - 1) % 4:
+            raise UserError(f"training: clip_frames is {self.clip_frames}, but clips have 1 + 4k frames; give for instance 17 or 81.")
+        if self.ema is not None and not 0.0 <= self.ema < 1.0:
+            raise UserError(f"training: ema is {self.ema}; give a decay from 0 up to, not including, 1.")
+        check_losses(self.losses)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTrainConfig(LoopConfig):
+    """Train the small autoencoder on clean clips, through the whole clip at once."""
+
+    losses: Mapping[str, float] = field(default_factory=lambda: {"l1": 1.0, "lpips_squeeze": 1.0})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.losses.get(LATENT_MSE):
+            raise UserError("training: latent_mse has no meaning for the autoencoder; take it out of the losses.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneStepTrainConfig(LoopConfig):
+    """Train the one-step enhancer through the truncated decoder."""
+
+    losses: Mapping[str, float] = field(default_factory=lambda: {"latent_mse": 1.0, "lpips_vgg": 100.0})
+    truncation: int | None = 1
+    """D: links between groups that the pixel loss's gradient may cross. None: the exact gradient with the whole clip in memory, for
+    small models."""
+    output: OutputMode | None = None
+    """Output mode of a fresh small enhancer; None: that of the enhancer that is trained on."""
+    transformer: Literal["full", "lora", "none"] = "full"
+    transformer_lora: LoraInfo | None = None
+    decoder: Literal["none", "full", "lora"] = "none"
+    decoder_lora: LoraInfo | None = None
+    """Rank, alpha and targets of the LoRA on the decoder's causal convolutions."""
+    encoder: Literal["none", "full"] = "none"
+    """full: the encoder is trained too, through its skips and latents; for small models."""
+    skips: bool = True
+    """Train the skips, where there are any."""
+    window: int | None = None
+    """Latents the transformer sees at once; None: the clip's. Longer clips are seen in overlapping windows, as in streaming."""
+    overlap: int = 2
+    decoder_checkpoint: bool = False
+    """Compute the decoder's activations again in the backward pass instead of keeping them."""
+    transformer_checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.transformer == "lora" and self.transformer_lora is None:
+            raise UserError("training: transformer is lora, but transformer_lora is not given; give rank and alpha.")
+        if self.decoder == "lora" and self.decoder_lora is None:
+            raise UserError("training: decoder is lora, but decoder_lora is not given; give rank and alpha.")
+        if self.truncation is not None and self.truncation < 0:
+            raise UserError(f"training: truncation is {self.truncation}; give 0 or more, or none for the exact gradient.")

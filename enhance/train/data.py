@@ -1,0 +1,244 @@
+"""Training clips: pairs that the pipelines made, and plain videos for the autoencoder and for synthetic artefacts.
+
+What a step sees depends on the seed, the step and the process number alone, so the position in the data is the step itself and a
+resumed run sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from splatmend.datasets.clip import Clip, open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.video import read_image
+from splatmend.enhance.train.degrade import DegradeConfig, degrade
+
+Kind = Literal["pair", "synthetic", "clean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where training clips come from."""
+
+    pairs: tuple[Path, ...] = ()
+    """JSON-lines indexes of pairs: degraded, target (paths relative to the index), kind, split, scene."""
+    videos: tuple[Path, ...] = ()
+    """Clips, video files or folders of images without a degraded twin."""
+    split: str = "train"
+    """Which lines of the indexes count."""
+    synthetic_share: float = 0.4
+    """Share of samples made from videos by synthetic artefacts, where there are both pairs and videos."""
+    clean_share: float = 0.08
+    """Share of samples whose input is the target itself, so that good frames stay good."""
+    video_short_side_px: int | None = 256
+    """Videos are reduced so that their shorter side has this many pixels (never enlarged); pairs keep their size."""
+    segment_frames: int = 240
+    """Longer clips are cut into segments of this many frames, the unit of the cache."""
+    cache_gb: float = 8.0
+    """Decoded frames that are kept in host memory, in gigabytes."""
+    flip: bool = True
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
+
+    def __post_init__(self) -> None:
+        if not self.pairs and not self.videos:
+            raise UserError("training data: neither pairs nor videos are given; give at least one.")
+        for name in ("synthetic_share", "clean_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"training data: {name} is {getattr(self, name)}, but a share lies between 0 and 1.")
+
+
+class Segment(NamedTuple):
+    """Frames [start, stop) of a target clip and of its degraded twin (None for a plain video)."""
+
+    target: Clip
+    degraded: Clip | None
+    start: int
+    stop: int
+
+
+class Batch(NamedTuple):
+    """Clips `[B, 3, T, H, W]` float32 in [-1, 1], and what each is."""
+
+    degraded: torch.Tensor
+    target: torch.Tensor
+    kinds: tuple[Kind, ...]
+
+
+class RawBatch(NamedTuple):
+    """Clips `[B, T, H, W, 3]` uint8 as they were read; the degraded one of a synthetic sample is still to be made."""
+
+    degraded: np.ndarray
+    target: np.ndarray
+    kinds: tuple[Kind, ...]
+    seed: int
+
+
+class ClipCache:
+    """Decoded segments in host memory, the least recently used ones dropped beyond `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._held: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+        self.bytes = 0
+
+    def frames(self, clip: Clip, start: int, stop: int, short_side_px: int | None) -> np.ndarray:
+        """Frames `[T, H, W, 3]` uint8 of a clip."""
+        key = (str(clip.path), start, stop)
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        frames = np.stack([_reduced(rgb, short_side_px) for rgb in _read(clip, start, stop)])
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = frames
+                self.bytes += frames.nbytes
+            while self.bytes > self.limit_bytes and len(self._held) > 1:
+                _, dropped = self._held.popitem(last=False)
+                self.bytes -= dropped.nbytes
+        return frames
+
+
+class TrainingClips:
+    """Draws batches. `UserError` for indexes and clips that cannot be used."""
+
+    def __init__(self, config: DataConfig, *, clip_frames: int, crop_px: tuple[int, int], batch: int, seed: int) -> None:
+        self.config = config
+        self.clip_frames, self.crop_px, self.batch, self.seed = clip_frames, crop_px, batch, seed
+        self.cache = ClipCache(int(config.cache_gb * 1e9))
+        self.paired = [s for index in config.pairs for s in self._segments_of_index(Path(index))]
+        self.plain = [s for path in config.videos for s in self._segments(open_clip(Path(path)), None)]
+
+    def raw(self, step: int, process: int = 0) -> RawBatch:
+        """The batch of one step on one process, as bytes."""
+        rng = np.random.default_rng([self.seed, step, process])
+        kinds: list[Kind] = []
+        degraded, target = [], []
+        for _ in range(self.batch):
+            synthetic = bool(self.plain) and (not self.paired or rng.random() < self.config.synthetic_share)
+            pool = self.plain if synthetic else self.paired
+            kind: Kind = "synthetic" if synthetic else "pair"
+            if rng.random() < self.config.clean_share:
+                kind = "clean"
+            a, b = self._window(pool[int(rng.integers(len(pool)))], rng)
+            kinds.append(kind)
+            degraded.append(a if kind == "pair" else b)
+            target.append(b)
+        return RawBatch(np.stack(degraded), np.stack(target), tuple(kinds), int(rng.integers(2**62)))
+
+    def batches(self, first_step: int, process: int, device: torch.device) -> Iterator[Batch]:
+        """Batches from `first_step` on, read ahead by two in a thread."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            ahead = [reader.submit(self.raw, first_step + i, process) for i in range(2)]
+            step = first_step + 2
+            while True:
+                raw = ahead.pop(0).result()
+                ahead.append(reader.submit(self.raw, step, process))
+                step += 1
+                yield self.finish(raw, device)
+
+    def finish(self, raw: RawBatch, device: torch.device) -> Batch:
+        """Bytes to tensors on the device, and the artefacts of synthetic samples."""
+        target = _to_tensor(raw.target, device)
+        degraded = _to_tensor(raw.degraded, device)
+        synthetic = [i for i, kind in enumerate(raw.kinds) if kind == "synthetic"]
+        if synthetic:
+            generator = torch.Generator().manual_seed(raw.seed)
+            degraded[synthetic] = degrade(target[synthetic], generator, self.config.degrade)
+        return Batch(degraded, target, raw.kinds)
+
+    def _window(self, segment: Segment, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A random window and crop of a segment, `[T, H, W, 3]`: degraded (or target again) and target."""
+        short = self.config.video_short_side_px if segment.degraded is None else None
+        target = self.cache.frames(segment.target, segment.start, segment.stop, short)
+        other = target if segment.degraded is None else self.cache.frames(segment.degraded, segment.start, segment.stop, None)
+        if other.shape != target.shape:
+            raise UserError(
+                f"{segment.target.path}: its frames are {target.shape[1:3]} where those of {getattr(segment.degraded, 'path', None)} are "
+                f"{other.shape[1:3]} (height, width); make the pair again."
+            )
+        count, height, width = target.shape[:3]
+        rows, columns = self.crop_px
+        if height < rows or width < columns:
+            raise UserError(f"{segment.target.path}: frames of {height}x{width} are smaller than the crop of {rows}x{columns}; crop less.")
+        first = int(rng.integers(max(count - self.clip_frames, 0) + 1))
+        # A clip that is too short stands still at its end, as clips are padded when they are enhanced.
+        index = np.minimum(np.arange(first, first + self.clip_frames), count - 1)
+        top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+        flip = self.config.flip and rng.random() < 0.5
+
+        def cut(frames: np.ndarray) -> np.ndarray:
+            piece = frames[index, top : top + rows, left : left + columns]
+            return piece[:, :, ::-1] if flip else piece
+
+        return cut(other), cut(target)
+
+    def _segments_of_index(self, index: Path) -> list[Segment]:
+        segments: list[Segment] = []
+        for line in read_pairs(index):
+            if line.get("split", "train") != self.config.split:
+                continue
+            degraded, target = open_clip(index.parent / line["degraded"]), open_clip(index.parent / line["target"])
+            if len(degraded) != len(target):
+                raise UserError(
+                    f"{degraded.path}: it has {len(degraded)} frames, its target {target.path} {len(target)}; make the pair again."
+                )
+            segments += self._segments(target, degraded)
+        if not segments:
+            raise UserError(f"{index}: it lists no pair of the split {self.config.split}; give another index or split.")
+        return segments
+
+    def _segments(self, target: Clip, degraded: Clip | None) -> list[Segment]:
+        count, step = len(target), max(self.config.segment_frames, self.clip_frames)
+        starts = list(range(0, count, step))
+        if len(starts) > 1 and count - starts[-1] < self.clip_frames:
+            starts.pop()
+        stops = [*starts[1:], count]
+        return [Segment(target, degraded, a, b) for a, b in zip(starts, stops, strict=True)]
+
+
+def read_pairs(index: Path) -> list[dict[str, str]]:
+    """The lines of a pairs index; `UserError` where it is missing or broken."""
+    try:
+        lines = [json.loads(line) for line in index.read_text().splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise UserError(f"{index}: there is no such pairs index; check the path.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
+        raise UserError(f"{index}: a line is not valid JSON ({fault}); write the index again.") from None
+    if any(not isinstance(line, dict) or "degraded" not in line or "target" not in line for line in lines):
+        raise UserError(f"{index}: every line needs the entries degraded and target; write the index again.")
+    return lines
+
+
+def _read(clip: Clip, start: int, stop: int) -> Iterator[np.ndarray]:
+    if clip.video is None:
+        yield from (read_image(path) for path in clip.images[start:stop])
+    else:
+        yield from islice(clip.iter_rgb(), start, stop)
+
+
+def _reduced(rgb: np.ndarray, short_side_px: int | None) -> np.ndarray:
+    height, width = rgb.shape[:2]
+    if short_side_px is None or min(height, width) <= short_side_px:
+        return rgb
+    scale = short_side_px / min(height, width)
+    return cv2.resize(rgb, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+
+
+def _to_tensor(clips: np.ndarray, device: torch.device) -> torch.Tensor:
+    """`[B, T, H, W, 3]` uint8 -> `[B, 3, T, H, W]` float32 in [-1, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(clips)).to(device, non_blocking=True)
+    return tensor.permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1.0).contiguous()

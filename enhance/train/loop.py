@@ -1,0 +1,218 @@
+"""The training loop that both stages share: optimiser, averaging, full-state checkpoints, metrics, stopping.
+
+Gradients are averaged over processes by hand, since most of them do not come out of one backward pass (the truncated decoder returns
+them); `accelerate` brings devices, processes and autocast.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from splatmend.datasets.artifact import content_key, plain
+from splatmend.datasets.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.train.config import LoopConfig
+
+logger = logging.getLogger(__name__)
+CHECKPOINT, CURVE, SAMPLES = "checkpoint.pt", "curve.jsonl", "samples"
+# What may differ between a run and the one that resumes it.
+_FREE = ("max_seconds", "pause_seconds", "checkpoint_every", "sample_every", "log_every", "device", "log")
+
+MicroStep = Callable[[int, float], dict[str, torch.Tensor]]
+"""`micro_step(number, loss_scale)` adds the gradients of one micro-step, times `loss_scale`, to `.grad` and returns metrics."""
+
+
+class TrainingPaused(Exception):
+    """The run reached `pause_seconds`; its checkpoint is in the `.partial` folder."""
+
+
+def make_accelerator(config: LoopConfig) -> Accelerator:
+    """An accelerator for the configured device; `UserError` where the device is not there."""
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("device: CUDA is asked for, but PyTorch sees no CUDA device; use --device cpu.")
+    return Accelerator(cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+
+
+class Average:
+    """Exponential running average of parameters, with a short memory at first."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.decay = decay
+        self.values = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.values.values()), [parameters[name].detach() for name in self.values], 1 - decay)
+
+    @torch.no_grad()
+    def put_into(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+        """Write the average into the parameters; returns what was there."""
+        before = {name: parameters[name].detach().clone() for name in self.values}
+        for name, value in self.values.items():
+            parameters[name].copy_(value)
+        return before
+
+
+class TrainingLoop:
+    """Runs `micro_step` until the steps or the time are used up."""
+
+    def __init__(self, config: LoopConfig, accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+        if not parameters:
+            raise UserError("training: nothing is to be trained; train the transformer, the decoder or the skips.")
+        self.config, self.accelerator, self.folder = config, accelerator, folder
+        self.parameters = dict(parameters)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.parameters, config.weight_decay), lr=config.lr, betas=config.betas, fused=accelerator.device.type == "cuda"
+        )
+        self.average = None if config.ema is None else Average(self.parameters, config.ema)
+        self.step = 0
+        self.seconds = 0.0
+        self._key = content_key({k: v for k, v in plain(config).items() if k not in _FREE})
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the folder; `UserError` where it belongs to another configuration."""
+        state = load_checkpoint(self.folder / CHECKPOINT)
+        if state["config_key"] != self._key or set(state["parameters"]) != set(self.parameters):
+            raise UserError(
+                f"{self.folder / CHECKPOINT}: it belongs to another training configuration; resume with the same one, or without --resume."
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state["parameters"][name])
+            if self.average is not None:
+                for name, value in self.average.values.items():
+                    value.copy_(state["average"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        restore_random_state(state["random"][self.accelerator.process_index])
+
+    def save(self) -> None:
+        """Everything that `resume` needs; the position in the data is the step."""
+        from accelerate.utils import gather_object
+
+        states = gather_object([random_state()])
+        if self.accelerator.is_main_process:
+            state = {
+                "config_key": self._key,
+                "step": self.step,
+                "seconds": self.seconds,
+                "parameters": {name: p.detach() for name, p in self.parameters.items()},
+                "optimizer": self.optimizer.state_dict(),
+                "average": None if self.average is None else self.average.values,
+                "random": states,
+            }
+            save_checkpoint(self.folder / CHECKPOINT, state)
+        self.accelerator.wait_for_everyone()
+
+    def run(self, micro_step: MicroStep, sample: Callable[[int], None]) -> None:
+        """Train; `sample(step)` writes pictures.
+
+        Raises `TrainingPaused` at `pause_seconds` and `FloatingPointError` where the loss is no finite number.
+        """
+        config, began, before = self.config, time.monotonic(), self.seconds
+        gathered: dict[str, list[torch.Tensor]] = {}
+        while self.step < config.steps and not self._time_is_up(config.max_seconds, self.seconds):
+            rate = self._learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad(set_to_none=True)
+            for micro in range(config.accumulation):
+                for name, value in micro_step(self.step * config.accumulation + micro, 1.0 / config.accumulation).items():
+                    gathered.setdefault(name, []).append(value.detach())
+            gathered.setdefault("grad_norm", []).append(self._reduce_and_clip())
+            self.optimizer.step()
+            self.step += 1
+            if self.average is not None:
+                self.average.update(self.parameters, self.step)
+            self.seconds = before + time.monotonic() - began
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                self._log(gathered, rate)
+                gathered = {}
+            if self.step % config.checkpoint_every == 0:
+                self.save()
+            if self.step % config.sample_every == 0:
+                self._sample(sample)
+            if self._time_is_up(config.pause_seconds, self.seconds - before) and self.step < config.steps:
+                self.save()
+                raise TrainingPaused
+        self._sample(sample)
+
+    def finish(self) -> None:
+        """Put the average in place of the weights and drop the checkpoint: the artefact is about to be written."""
+        if self.average is not None:
+            self.average.put_into(self.parameters)
+
+    def _sample(self, sample: Callable[[int], None]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        before = None if self.average is None else self.average.put_into(self.parameters)
+        sample(self.step)
+        if before is not None:
+            with torch.no_grad():
+                for name, value in before.items():
+                    self.parameters[name].copy_(value)
+
+    def _learning_rate(self) -> float:
+        config = self.config
+        warm = min(1.0, (self.step + 1) / max(config.warmup_steps, 1))
+        if config.schedule == "constant":
+            return config.lr * warm
+        progress = self.step / config.steps
+        if config.max_seconds is not None:
+            progress = max(progress, self._agreed(self.seconds) / config.max_seconds)
+        return config.lr * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+    def _time_is_up(self, limit: float | None, seconds: float) -> bool:
+        return limit is not None and self._agreed(seconds) >= limit
+
+    def _agreed(self, seconds: float) -> float:
+        """The slowest process's clock, so that all processes decide alike."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        clock = torch.tensor([seconds], device=self.accelerator.device)
+        return float(self.accelerator.gather(clock).max())
+
+    def _reduce_and_clip(self) -> torch.Tensor:
+        parameters = list(self.parameters.values())
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.accelerator.num_processes > 1:
+            flat = torch.cat([p.grad.flatten() for p in parameters])
+            flat = self.accelerator.reduce(flat, reduction="mean")
+            for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                parameter.grad.copy_(piece.view_as(parameter))
+        limit = math.inf if self.config.grad_clip is None else self.config.grad_clip
+        return torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
+
+    def _log(self, gathered: dict[str, list[torch.Tensor]], rate: float) -> None:
+        means = {name: float(torch.stack([v.float() for v in values]).mean()) for name, values in gathered.items()}
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(f"the loss is {means['loss']} at step {self.step}; lower lr or train in fp32")
+        if not self.accelerator.is_main_process:
+            return
+        row: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 3), "lr": rate} | means
+        with (self.folder / CURVE).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.config.log:
+            logger.info(
+                "step %d/%d, %.0f s: %s", self.step, self.config.steps, self.seconds, ", ".join(f"{k} {v:.4g}" for k, v in means.items())
+            )
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Weights decay; biases, gains and gates (one axis longer than 1 at most) do not."""
+    decayed = [p for p in parameters.values() if sum(size > 1 for size in p.shape) > 1]
+    others = [p for p in parameters.values() if sum(size > 1 for size in p.shape) <= 1]
+    return [{"params": g, "weight_decay": d} for g, d in ((decayed, weight_decay), (others, 0.0)) if g]
