@@ -16,7 +16,9 @@ from splatmend.datasets.log import ActorTrack, CameraFrame, LidarSweep, SceneLog
 from splatmend.recon.fit.config import InitConfig
 
 BOX_MARGIN_M = 0.15
-"""Boxes are grown by this much at every side before points are told apart: labels and poses are off by centimetres."""
+"""Boxes are grown by this much at their sides and top before points are told apart: labels and poses are off by centimetres."""
+ROAD_MARGIN_M = 0.05
+"""At the bottom they lose this much instead: that is the road."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,8 @@ def _inside_box(actor: ActorTrack, xyz_world_m: np.ndarray, times_us: np.ndarray
     if not near.size:
         return inside, none
     in_actor = transform(inverse(actor.track.at(times_us[near])), xyz_world_m[near])
-    held = (np.abs(in_actor) <= np.asarray(actor.size_m) / 2 + BOX_MARGIN_M).all(axis=1)
+    half = np.asarray(actor.size_m) / 2
+    held = (np.abs(in_actor) <= half + BOX_MARGIN_M).all(axis=1) & (in_actor[:, 2] >= ROAD_MARGIN_M - half[2])
     inside[near[held]] = True
     return inside, in_actor[held]
 

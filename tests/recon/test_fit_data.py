@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_log import tiny_log, true_scene
+
+from splatmend.datasets.errors import UserError
+from splatmend.recon.fit.config import DataConfig
+from splatmend.recon.fit.data import FrameSource, frame_roles, nearest_sweeps, prepared_log, recorded_shots, unoccluded
+
+
+def test_held_out_frames_have_neighbours_on_both_sides() -> None:
+    roles = frame_roles(tiny_log(20).frames, DataConfig())
+    assert [i for i, role in enumerate(roles) if role == "held_out"] == [4, 12]
+    assert roles.count("train") == 18
+    assert frame_roles(tiny_log(12).frames, DataConfig(holdout_every=0)).count("train") == 12
+
+
+def test_sparse_fits_leave_frames_out_but_hold_the_same_ones_back() -> None:
+    roles = frame_roles(tiny_log(12).frames, DataConfig(train_every=4))
+    assert [i for i, role in enumerate(roles) if role == "train"] == [0, 5, 9]
+    assert roles[4] == "held_out"
+    assert roles.count("left_out") == 8
+
+
+def test_an_unknown_camera_is_named() -> None:
+    with pytest.raises(UserError, match="no camera rear"):
+        prepared_log(tiny_log(2), DataConfig(cameras=("rear",)))
+
+
+def test_pictures_are_made_smaller_with_their_cameras() -> None:
+    log = prepared_log(tiny_log(2), DataConfig(max_width=32))
+    (recorded, _) = recorded_shots(log, DataConfig(holdout_every=0, max_width=32))
+    assert recorded.shot.camera.width == 32
+    assert FrameSource(log, torch.device("cpu"), 10)[0].rgb.shape == (24, 32, 3)
+
+
+def test_lidar_depths_are_the_depths_of_the_picture() -> None:
+    log, scene = tiny_log(3), true_scene(3)
+    sample = FrameSource(log, torch.device("cpu"), 10)[1]
+    world_from_camera = scene.shots[1].shot.world_from_camera
+    points = log.sweeps[1].read_points().xyz_world_m - world_from_camera[:3, 3]
+    in_camera = points @ world_from_camera[:3, :3]
+    assert 50 < len(sample.pixels) < 700
+    assert len(set(sample.pixels.tolist())) == len(sample.pixels)
+    for pixel, depth in zip(sample.pixels.tolist()[::20], sample.depth_m.tolist()[::20]):
+        x, y = pixel % 64 + 0.5, pixel // 64 + 0.5
+        at = in_camera[:, :2] / in_camera[:, 2:] * 48 + [32, 24]
+        hit = (np.abs(at - [x, y]) <= 0.5 + 1e-6).all(axis=1) & (np.abs(in_camera[:, 2] - depth) < 1e-3)
+        assert hit.any()
+
+
+def test_points_behind_a_nearer_neighbour_are_dropped() -> None:
+    pixels, depth = unoccluded(np.array([10, 11, 30]), np.array([5, 5, 5]), np.array([20.0, 5.0, 20.0]), 64, 48)
+    assert pixels.tolist() == [5 * 64 + 11, 5 * 64 + 30]
+    assert depth.tolist() == [5.0, 20.0]
+    same, nearest = unoccluded(np.array([10, 10]), np.array([5, 5]), np.array([5.2, 5.0]), 64, 48)
+    assert (same.tolist(), nearest.tolist()) == ([330], [5.0])
+
+
+def test_sweeps_far_in_time_give_no_depth() -> None:
+    log = tiny_log(3)
+    assert [sweep.timestamp_us for sweep in nearest_sweeps(log.sweeps, 120_000)] == [100_000]
+    assert nearest_sweeps(log.sweeps, 900_000) == []
+
+
+def test_the_cache_stays_within_its_room() -> None:
+    log = tiny_log(4)
+    reads: list[int] = []
+
+    def counted(number: int, read):
+        def inner() -> np.ndarray:
+            reads.append(number)
+            return read()
+
+        return inner
+
+    log = replace(log, frames=tuple(replace(f, read_image=counted(f.index, f.read_image)) for f in log.frames))
+    roomy = FrameSource(log, torch.device("cpu"), 10)
+    for number in (0, 1, 0, 1):
+        roomy[number]
+    assert reads == [0, 1]
+    reads.clear()
+    tight = FrameSource(log, torch.device("cpu"), 0)
+    for number in (0, 1, 0, 0):
+        tight[number]
+    assert reads == [0, 1, 0]
+    assert len(tight.held) == 1

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial import cKDTree
+from tiny_log import ORIGIN_M, tiny_log, true_scene
+
+from splatmend.datasets.geometry import inverse, transform
+from splatmend.datasets.log import SfmPoints
+from splatmend.recon.fit.config import FitConfig, InitConfig
+from splatmend.recon.fit.data import recorded_shots
+from splatmend.recon.fit.points import ColouredPoints, lidar_points, scene_extent, sfm_points, thinned
+from splatmend.recon.fit.rays import ray_points
+from splatmend.recon.fit.seeding import neighbour_sigma, seed_scene
+
+
+def test_points_in_a_box_become_the_actor_and_leave_the_background() -> None:
+    log, scene = tiny_log(6), true_scene(6)
+    background, actors = lidar_points(log, log.frames, InitConfig(voxel_m=0.01))
+    car = actors["car/1"]
+    truth = scene.actors["car/1"].gaussians.means.double().numpy()
+    assert (np.abs(car.xyz) <= [1.25, 0.75, 0.65]).all()
+    # Six scans of the same car lie on one another in its own frame, though it moved 2 m, and the road under it is not among them.
+    assert np.quantile(cKDTree(truth).query(car.xyz)[0], 0.99) < 0.02
+    reddest = car.rgb[car.rgb[:, 0] > 0.6]
+    assert len(reddest) > 0.5 * len(car)
+    for frame in log.frames:
+        inside = (np.abs(transform(inverse(log.actors[0].world_from_actor(frame.mid_us)), background.xyz)) < [1.1, 0.6, 0.5]).all(axis=1)
+        assert inside.mean() < 0.02
+
+
+def test_background_points_lie_in_the_world_with_the_colours_of_the_pictures() -> None:
+    log = tiny_log(4)
+    background, _ = lidar_points(log, log.frames, InitConfig(voxel_m=0.01))
+    distance, _ = cKDTree(true_scene(4).background.gaussians.means.double().numpy()).query(background.xyz - ORIGIN_M)
+    assert np.quantile(distance, 0.99) < 0.05
+    road = np.abs(background.xyz[:, 2] - ORIGIN_M[2]) < 0.01
+    assert abs(background.rgb[road].mean() - 0.38) < 0.1
+
+
+def test_thinning_is_coarser_far_away() -> None:
+    random = np.random.default_rng(0)
+    near = random.uniform(0, 1, (4000, 3))
+    points = ColouredPoints(xyz=np.concatenate([near, near + np.array([100.0, 0, 0])]), rgb=np.concatenate([near, near]))
+    kept = thinned(points, cKDTree(np.zeros((1, 3))), 0.1)
+    close, far = kept.select(kept.xyz[:, 0] < 50), kept.select(kept.xyz[:, 0] > 50)
+    assert 900 < len(close) <= 1331
+    assert len(far) <= 8
+    np.testing.assert_allclose(far.rgb.mean(), 0.5, atol=0.1)
+
+
+def test_rays_avoid_known_points_and_stop_at_the_road() -> None:
+    log = tiny_log(4)
+    generator = np.random.default_rng(0)
+    free = ray_points(log, log.frames, np.zeros((0, 3)), 2000, (3.0, 100.0), generator)
+    assert len(free.points) == 2000
+    assert (free.points.xyz[:, 2] - ORIGIN_M[2]).min() > -1.2
+    known, _ = lidar_points(log, log.frames, InitConfig())
+    left = ray_points(log, log.frames, known.xyz, 2000, (3.0, 100.0), generator)
+    height = [np.median((found.points.xyz - ORIGIN_M)[:, 2]) for found in (free, left)]
+    assert height[1] > height[0] + 0.5
+    assert (left.sigma > 0).all()
+
+
+def test_without_lidar_structure_from_motion_and_rays_seed_the_scene() -> None:
+    log = replace(tiny_log(4), sweeps=(), actors=(), metric=False)
+    xyz = np.random.default_rng(0).uniform(0, 5, (100, 3)) + ORIGIN_M
+    xyz[7] += 1e5
+    sfm = replace(log, read_sfm_points=lambda: SfmPoints(xyz_world_m=xyz, rgb=np.full((100, 3), 51, np.uint8)))
+    found = sfm_points(sfm, sfm.frames)
+    assert len(found) == 99
+    np.testing.assert_allclose(found.rgb, 0.2)
+    config = FitConfig(init=InitConfig(ray_count=300))
+    assert len(seed_scene(sfm, recorded_shots(sfm, config.data), config).background.gaussians) == 399
+    assert len(seed_scene(log, recorded_shots(log, config.data), config).background.gaussians) == 300
+
+
+def test_seeding_is_reproducible_and_lies_around_a_local_origin() -> None:
+    log, config = tiny_log(4), FitConfig(init=InitConfig(ray_count=200, point_count=300))
+    first, second = (seed_scene(log, recorded_shots(log, config.data), config) for _ in range(2))
+    assert (first.background.gaussians.means == second.background.gaussians.means).all()
+    assert len(first.background.gaussians) == 500
+    assert float(first.background.gaussians.means.abs().max()) < 300
+    assert "car/1" in first.actors
+
+
+def test_an_actor_with_few_points_stays_in_the_background() -> None:
+    config = FitConfig(init=InitConfig(min_actor_points=100_000))
+    log = tiny_log(3)
+    assert seed_scene(log, recorded_shots(log, config.data), config).actors == {}
+
+
+def test_extent_and_spacing() -> None:
+    frames = tiny_log(12).frames
+    assert scene_extent(frames, metric=True) == 5.0
+    assert abs(scene_extent(frames, metric=False) - 1.1 * 1.375 * np.hypot(1, 0.08)) < 1e-3
+    grid = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0), [0.0]), axis=-1).reshape(-1, 3)
+    np.testing.assert_allclose(neighbour_sigma(grid).max(), (1 + 1 + np.sqrt(2)) / 3, atol=1e-9)

@@ -1,0 +1,93 @@
+"""A fit that is killed goes on, in a new process, to the very same bits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_log import tiny_log
+
+from splatmend.datasets.errors import UserError
+from splatmend.recon.fit import DensifyConfig, FitConfig, InitConfig, fit
+
+# Argument 1: output folder; 2: iteration at whose row to kill the process with SIGKILL, or 0 to resume.
+PROGRAM = f"""
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {str(Path(__file__).resolve().parent)!r})
+from splatmend.recon.fit import fit
+from test_fit_resume import CONFIG
+from tiny_log import tiny_log
+
+def progress(row):
+    if row["iteration"] == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+fit(tiny_log(6), Path(sys.argv[1]), CONFIG, resume=int(sys.argv[2]) == 0, on_progress=progress)
+"""
+CONFIG = FitConfig(
+    iterations=20,
+    sh_degree=1,
+    sh_every=5,
+    sky_rows=16,
+    device="cpu",
+    init=InitConfig(point_count=200, ray_count=50, actor_count=60),
+    densify=DensifyConfig(cap=300, actor_cap=80, start=1, every=3, stop_share=1.0),
+    log_every=1,
+    checkpoint_every=10,
+)
+
+
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _run(out: Path, kill_at: int) -> int:
+    return subprocess.run([sys.executable, "-c", PROGRAM, str(out), str(kill_at)], check=False, timeout=200).returncode
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_twenty_steps_equal_ten_a_kill_and_ten_more(tmp_path: Path) -> None:
+    fit(tiny_log(6), tmp_path / "whole", CONFIG, on_progress=lambda row: None)
+    assert _run(tmp_path / "cut", 13) == -signal.SIGKILL
+    assert (tmp_path / "cut.partial" / "checkpoint.pt").is_file()
+    assert not (tmp_path / "cut").exists()
+    assert _run(tmp_path / "cut", 0) == 0
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(tmp_path / "cut") for path in (tmp_path / "cut").rglob("*") if path.is_file())
+    for file in files:
+        if file.name == "manifest.json":  # holds the time that the fit took
+            continue
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    rows = [json.loads(line)["iteration"] for line in (tmp_path / "cut" / "curve.jsonl").read_text().splitlines()]
+    assert rows == list(range(1, 21))
+
+
+def test_a_checkpoint_of_other_settings_or_logs_is_refused(tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(row: dict) -> None:
+        if row["iteration"] == 11:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(tiny_log(6), tmp_path / "scene", CONFIG, on_progress=stop)
+    with pytest.raises(UserError, match="other settings"):
+        fit(tiny_log(6), tmp_path / "scene", FitConfig(**{**vars(CONFIG), "seed": 1}), resume=True, on_progress=stop)
+    with pytest.raises(UserError, match="another log"):
+        fit(tiny_log(7), tmp_path / "scene", CONFIG, resume=True, on_progress=stop)
+    assert (tmp_path / "scene.partial" / "checkpoint.pt").is_file()

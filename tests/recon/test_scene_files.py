@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_log import true_scene
+
+from splatmend.datasets.errors import UserError
+from splatmend.recon.exposure import ExposureTable
+from splatmend.recon.render import render
+from splatmend.recon.scene_files import file_name, load_scene, save_scene
+
+
+def test_a_scene_comes_back_and_renders_the_same_picture(tmp_path: Path) -> None:
+    scene = true_scene(6, actor_id="../ a:car?*", degree=2)
+    deltas = torch.zeros(2, 3, 4)
+    deltas[0, 1, 1] = 0.2
+    scene = replace(
+        scene, exposure=ExposureTable(cameras=("front", "front"), times_us=(0, 500_000), deltas=deltas), facts={"held_out": {"psnr": 1.5}}
+    )
+    save_scene(tmp_path / "scene", scene, {"why": "test"})
+    back = load_scene(tmp_path / "scene")
+    assert set(back.actors) == {"../ a:car?*"}
+    assert [p.parent.name for p in (tmp_path / "scene").rglob("*.ply") if p.name != "background.ply"] == ["actors"]
+    assert back.facts["held_out"] == {"psnr": 1.5}
+    assert [(r.role, r.frame_index) for r in back.shots] == [(r.role, r.frame_index) for r in scene.shots]
+    np.testing.assert_array_equal(back.origin_world_m, scene.origin_world_m)
+    np.testing.assert_array_equal(back.ego.world_from_body, scene.ego.world_from_body)
+    for recorded in scene.shots[::3]:
+        before, after = render(scene, recorded.shot), render(back, recorded.shot)
+        assert before.rgb is not None
+        assert after.rgb is not None
+        torch.testing.assert_close(after.rgb, before.rgb, atol=1e-6, rtol=0)
+
+
+def test_file_names_are_plain_and_differ() -> None:
+    assert file_name("aB_3-x") == "aB_3-x"
+    names = [file_name(name) for name in ("a/b", "a:b", "..", "", "é", "x" * 300, "a b")]
+    assert len(set(names)) == len(names)
+    assert all(0 < len(name) < 80 and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for name in names)
+
+
+def test_a_scene_without_actors_sky_and_shots(tmp_path: Path) -> None:
+    scene = replace(true_scene(2), actors={}, sky=None, shots=())
+    back = load_scene(save_scene(tmp_path / "scene", scene, {}))
+    assert (back.actors, back.sky, back.shots) == ({}, None, ())
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("background.ply", None), ("shots.jsonl", None), ("tracks.json", '{"ego": {}}'), ("shots.jsonl", "{"), ("sky.safetensors", "x")],
+)
+def test_broken_files_are_named_with_their_folder(tmp_path: Path, file: str, content: str | None) -> None:
+    folder = save_scene(tmp_path / "scene", true_scene(2), {})
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(UserError, match="scene"):
+        load_scene(folder)
+
+
+def test_other_artefacts_are_refused(tmp_path: Path) -> None:
+    folder = save_scene(tmp_path / "scene", true_scene(2), {})
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"kind": "clip"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="a scene is needed"):
+        load_scene(folder)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_log import EGO_FROM_CAMERA, STEP_US, true_scene
+
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import PoseTrack, pose, yaw_pose
+from splatmend.recon.scene import Scene
+from splatmend.recon.trajectory import TrajectoryConfig, build_trajectory
+
+
+def _turning_scene() -> Scene:
+    """The scene with a vehicle that heads 0.3 rad to the left."""
+    scene = true_scene()
+    poses = np.stack([yaw_pose(0.3, [0.25 * i, 0.1 * i, 0.0]) for i in range(12)])
+    ego = PoseTrack(times_us=np.arange(12) * STEP_US, world_from_body=poses)
+    shots = tuple(
+        replace(r, shot=replace(r.shot, world_from_camera_start=p @ EGO_FROM_CAMERA, world_from_camera_end=p @ EGO_FROM_CAMERA))
+        for r, p in zip(scene.shots, poses)
+    )
+    return replace(scene, ego=ego, shots=shots)
+
+
+def _centres(shots) -> np.ndarray:
+    return np.stack([shot.world_from_camera[:3, 3] for shot in shots])
+
+
+def test_the_recorded_path_is_the_recorded_shots() -> None:
+    scene = true_scene()
+    path = build_trajectory(scene, TrajectoryConfig())
+    assert list(path) == [r.shot for r in scene.shots]
+    assert [row["held_out"] for row in path.extra] == [i == 4 for i in range(12)]
+    assert all(row["recorded"] for row in path.extra)
+    assert path.rate_hz == pytest.approx(10.0)
+
+
+def test_a_lane_shift_goes_left_of_the_vehicle_and_grows_gently() -> None:
+    scene = _turning_scene()
+    recorded = _centres(build_trajectory(scene, TrajectoryConfig()))
+    path = build_trajectory(scene, TrajectoryConfig(left=2.0, ease_s=0.8))
+    offset = _centres(path) - recorded
+    left = np.array([-np.sin(0.3), np.cos(0.3), 0.0])
+    np.testing.assert_allclose(offset[8:], np.tile(2.0 * left, (4, 1)), atol=1e-9)
+    np.testing.assert_allclose(np.cross(offset, left), 0, atol=1e-9)
+    amount = offset @ left
+    assert amount[0] == 0
+    assert (np.diff(amount[:9]) > 0).all()
+    assert amount[4] == pytest.approx(1.0)
+    assert not any(row["recorded"] or row["held_out"] for row in path.extra)
+    assert [row["source_index"] for row in path.extra] == list(range(12))
+
+
+def test_height_and_yaw() -> None:
+    scene = _turning_scene()
+    path = build_trajectory(scene, TrajectoryConfig(up=0.5, yaw_deg=90.0, ease_s=0.0))
+    recorded = build_trajectory(scene, TrajectoryConfig())
+    np.testing.assert_allclose(_centres(path) - _centres(recorded), np.tile([0, 0, 0.5], (12, 1)), atol=1e-9)
+    forward = path[3].world_from_camera[:3, 2]
+    np.testing.assert_allclose(forward, [-np.sin(0.3), np.cos(0.3), 0.0], atol=1e-9)
+
+
+def test_half_speed_takes_twice_as_many_frames_and_halves_the_worlds_clock() -> None:
+    scene = true_scene()
+    path = build_trajectory(scene, TrajectoryConfig(speed=0.5))
+    assert len(path) == 23
+    times = np.array([shot.mid_us for shot in path])
+    np.testing.assert_array_equal(np.diff(times), STEP_US // 2)
+    np.testing.assert_allclose(_centres(path)[6], scene.shots[3].shot.world_from_camera[:3, 3], atol=1e-6)
+    middle = (_centres(path)[6] + _centres(path)[8]) / 2
+    np.testing.assert_allclose(_centres(path)[7], middle, atol=1e-6)
+    assert len(build_trajectory(scene, TrajectoryConfig(speed=2.0))) == 6
+    assert len(build_trajectory(scene, TrajectoryConfig(frames=5))) == 5
+
+
+def test_shifts_without_metres_count_in_camera_steps_and_say_so() -> None:
+    scene = replace(true_scene(), metric=False, median_camera_step=0.25)
+    path = build_trajectory(scene, TrajectoryConfig(left=2.0, ease_s=0.0))
+    recorded = build_trajectory(scene, TrajectoryConfig())
+    np.testing.assert_allclose(np.linalg.norm(_centres(path) - _centres(recorded), axis=1), 0.5, atol=1e-9)
+    assert path.facts["unit_of_length"] == "median camera step"
+    given = build_trajectory(scene, TrajectoryConfig(left=2.0, ease_s=0.0, unit=3.0))
+    np.testing.assert_allclose(np.linalg.norm(_centres(given) - _centres(recorded), axis=1), 6.0, atol=1e-9)
+
+
+def test_a_curve_goes_through_the_poses_of_a_file(tmp_path: Path) -> None:
+    scene = true_scene()
+    given = [yaw_pose(0.2 * i, [i, i * i, 1.0]) @ EGO_FROM_CAMERA for i in range(4)]
+    file = tmp_path / "poses.json"
+    file.write_text(json.dumps({"poses": [{"world_from_camera": p.tolist()} for p in given]}))
+    path = build_trajectory(scene, TrajectoryConfig(poses=file, frames=7))
+    assert len(path) == 7
+    for pose_given, shot in zip(given, path[::2]):
+        np.testing.assert_allclose(shot.world_from_camera, pose_given, atol=1e-5)  # times are whole microseconds
+    assert (path[0].mid_us, path[6].mid_us) == (0, 11 * STEP_US)
+    # A parabola is its own cubic spline only with exact ends; the middle must still be near it.
+    np.testing.assert_allclose(path[3].world_from_camera[:3, 3], [1.5, 2.25, 1.0], atol=0.05)
+    timed = [{"world_from_camera": p.tolist(), "time_us": t} for p, t in zip(given, (0, 10, 20, 900_000))]
+    file.write_text(json.dumps({"poses": timed}))
+    assert build_trajectory(scene, TrajectoryConfig(poses=file))[30].mid_us == 900_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"poses": []},
+        {"poses": [{"world_from_camera": [[1, 2], [3, 4]]}]},
+        {"poses": [{"world_from_camera": (2 * np.eye(4)).tolist()}]},
+        {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 5}, {"world_from_camera": np.eye(4).tolist(), "time_us": 5}]},
+        {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 5}, {"world_from_camera": np.eye(4).tolist()}]},
+    ],
+)
+def test_broken_files_of_poses_are_refused(tmp_path: Path, content: dict) -> None:
+    file = tmp_path / "poses.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"poses\.json"):
+        build_trajectory(true_scene(2), TrajectoryConfig(poses=file))
+
+
+def test_a_scene_without_recorded_cameras_takes_the_files(tmp_path: Path) -> None:
+    scene = replace(true_scene(2), shots=())
+    with pytest.raises(UserError, match="no recorded path"):
+        build_trajectory(scene, TrajectoryConfig())
+    file = tmp_path / "poses.json"
+    camera = {"width": 40, "height": 30, "focal_px": [30, 30], "principal_px": [20, 15]}
+    file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}] * 2, "camera": camera}))
+    path = build_trajectory(scene, TrajectoryConfig(poses=file))
+    assert (len(path), path[0].camera.width) == (11, 40)
+
+
+def test_actors_are_removed_or_shifted() -> None:
+    scene = true_scene()
+    path = build_trajectory(scene, TrajectoryConfig(remove_actors=("car/1",)))
+    assert path.without == ("car/1",)
+    assert not path.extra[0]["recorded"]
+    shifted = build_trajectory(scene, TrajectoryConfig(shift_actors={"car/1": (1.0, 2.0, 0.0)}))
+    assert shifted.actor_poses is not None
+    recorded = scene.actors["car/1"].track.world_from_actor(0)
+    np.testing.assert_allclose(shifted.actor_poses("car/1", 0), recorded @ pose(np.eye(3), np.array([1.0, 2.0, 0.0])))
+    assert shifted.actor_poses("car/1", 10_000_000) is None
+    with pytest.raises(UserError, match="no actor bus"):
+        build_trajectory(scene, TrajectoryConfig(remove_actors=("bus",)))
+
+
+@pytest.mark.parametrize("wrong", [{"speed": 0.0}, {"ease_s": -1.0}, {"frames": 0}, {"unit": 0.0}, {"left": float("nan")}])
+def test_settings_are_checked(wrong: dict) -> None:
+    with pytest.raises(UserError, match="trajectory"):
+        TrajectoryConfig(**wrong)
+
+
+def test_an_unknown_camera_is_named_and_pictures_get_smaller() -> None:
+    with pytest.raises(UserError, match="no camera rear; it has front"):
+        build_trajectory(true_scene(2), TrajectoryConfig(camera="rear"))
+    camera = build_trajectory(true_scene(2), TrajectoryConfig(max_width=32))[0].camera
+    assert (camera.width, camera.height, camera.focal_px[0]) == (32, 24, 24.0)
