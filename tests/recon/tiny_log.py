@@ -57,9 +57,8 @@ def true_scene(frames: int = 12, actor_id: str = "car/1", degree: int = 0) -> Sc
         size_m=(2.2, 1.2, 1.0),
         track=PoseTrack(times_us=times_us, world_from_body=world_from_car),
     )
-    ego = PoseTrack(
-        times_us=times_us, world_from_body=np.stack([yaw_pose(0.0, ORIGIN_M + np.array([0.25 * i, 0.02 * i, 0])) for i in range(frames)])
-    )
+    ego_m = [ORIGIN_M + np.array([0.25 * i, 0.02 * i, 0]) for i in range(frames)]
+    ego = PoseTrack(times_us=times_us, world_from_body=np.stack([yaw_pose(0.0, place) for place in ego_m]))
     shots = tuple(
         RecordedShot(
             shot=Shot.still(CAMERA, ego.at(int(t)) @ EGO_FROM_CAMERA, int(t)), frame_index=i, role="held_out" if i % 8 == 4 else "train"
