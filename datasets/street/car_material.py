@@ -79,7 +79,7 @@ def car_window(points: Points, noise: Noise) -> Surface:
     screen = band(y.abs(), -1, 0.5 * points.value(5) * (0.84 - 0.12 * up), foot) * band(z, low + 0.03, high - 0.03, foot)
     glass = torch.where(points.value(14) < 0.5, side, screen)
     seats = noise.octaves(torch.stack([x + y, z], 1), 0.5, foot, 2)
-    inside = (0.014 + 0.010 * seats[:, :1].clamp(-1, 2)) * colour(points, 1.0, 1.0, 1.05)
+    inside = (0.014 + 0.004 * seats[:, :1].clamp(-1, 2)) * colour(points, 1.0, 1.0, 1.05)
     pillar = torch.where((points.value(3) > 0.5)[:, None], points.part[:, :3], colour(points, 0.015, 0.015, 0.016))
     rim = torch.where((points.value(14) < 0.5)[:, None], pillar, points.part[:, :3])
     surface = Surface.matt(blend(rim, inside, glass))

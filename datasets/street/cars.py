@@ -154,7 +154,7 @@ def car_mesh(generator: np.random.Generator) -> Mesh:
             meshes.append(replace(turned, vertices=turned.vertices + offset, texture=turned.texture + offset))
     for left in (-1, 1):
         x, y = along(style.cowl) - 0.28, left * (0.5 * style.width_m + 0.05)
-        meshes.append(box((x, y - 0.09, belt - 0.02), (x + 0.11, y + 0.09, belt + 0.13), Material.CAR_BODY, body))
+        meshes.append(box((x, y - 0.08, belt - 0.01), (x + 0.09, y + 0.08, belt + 0.11), Material.CAR_BODY, body))
     car = joined(meshes)
     low, high = car.bounds
     middle = 0.5 * (low + high)

@@ -139,10 +139,10 @@ def _put_shop(surface: Surface, points: Points, noise: Noise, shop: torch.Tensor
     cell = noise.cell(unit, points.value(3) * 1e4, unit * 0 + 3)
     x = torch.remainder(u, 5.5)
     here = shop.float()
-    board_colour = 0.05 + 0.55 * torch.stack([cell[:, 0] ** 2, cell[:, 1] ** 2, cell[:, 2] ** 2], 1)
+    board_colour = 0.04 + 0.36 * torch.stack([cell[:, 0] ** 2, cell[:, 1] ** 2, cell[:, 2] ** 2], 1)
     board = here * band(v, ground - 0.95, ground - 0.25, foot) * band(x, 0.12, 5.38, foot)
-    letter = noise.cell(torch.floor(u / 0.16), torch.floor(v / 0.11), cell[:, 3] * 1e4)
-    word = noise.cell(torch.floor(u / 0.16), cell[:, 3] * 1e4)
+    letter = noise.cell(torch.floor(u / 0.07), torch.floor(v / 0.085), cell[:, 3] * 1e4)
+    word = noise.cell(torch.floor(u / 0.35), cell[:, 3] * 1e4)
     text = (
         (letter[:, 0] > 0.42).float() * (word[:, 1] > 0.15).float() * band(v, ground - 0.82, ground - 0.40, foot) * band(x, 1.0, 4.4, foot)
     )
@@ -150,7 +150,8 @@ def _put_shop(surface: Surface, points: Points, noise: Noise, shop: torch.Tensor
     pane = here * band(v, 0.45, ground - 1.1, foot) * band(x, 0.25, 5.25, foot) * (u < width - 0.2).float()
     bars = torch.maximum(joints(x - 0.25, 1.666, 0.07, foot), band(v, ground - 1.6, ground - 1.54, foot))
     goods = noise.octaves(torch.stack([u, v * 0.7], 1), 0.5, foot, 3)
-    shelf = 0.05 + 0.10 * (goods[:, :3] * 0.6 + 0.5).clamp(0, 1.6) * torch.exp(-(((v - 0.9) / 0.7) ** 2))[:, None]
+    muted = 0.3 * goods[:, :3] + 0.7 * goods[:, 3:]
+    shelf = 0.05 + 0.10 * (muted * 0.6 + 0.5).clamp(0, 1.6) * torch.exp(-(((v - 0.9) / 0.7) ** 2))[:, None]
     panelled = blend(surface.albedo, board_colour * 0.55, here * band(v, 0.0, ground - 0.25, foot) * band(x, 0.1, 5.4, foot))
     panelled = blend(panelled, letters, board)
     glass = pane * (1 - bars)

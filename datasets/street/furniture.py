@@ -9,11 +9,11 @@ import numpy as np
 from splatmend.datasets.street.materials import Material
 from splatmend.datasets.street.mesh import Mesh, box, cylinder, icosphere, joined, mesh_of, part_row, quad, tube
 
-_LEAVES = np.array([[0.09, 0.15, 0.035], [0.06, 0.12, 0.03], [0.13, 0.17, 0.05], [0.20, 0.16, 0.04], [0.05, 0.10, 0.045]])
+_LEAVES = np.array([[0.085, 0.12, 0.04], [0.065, 0.10, 0.04], [0.12, 0.145, 0.055], [0.17, 0.135, 0.05], [0.06, 0.085, 0.045]])
 
 
-def tree(generator: np.random.Generator, leaf_colour: np.ndarray) -> Mesh:
-    """A trunk with some boughs and a crown of lumps with single leaves on them."""
+def tree(generator: np.random.Generator, leaf_colour: np.ndarray, detail: float = 1.0) -> Mesh:
+    """A trunk with some boughs and a crown of lumps with single leaves on them; less `detail` (0 to 1) means fewer and larger leaves."""
     seed = generator.random()
     height, crown = generator.uniform(4.8, 8.5), generator.uniform(1.5, 2.6)
     fork = generator.uniform(2.0, 2.8)
@@ -41,7 +41,7 @@ def tree(generator: np.random.Generator, leaf_colour: np.ndarray) -> Mesh:
     leaf = part_row(leaf_colour * generator.uniform(0.8, 1.2), seed, 1.0)
     for place, radii in lumps:
         meshes.append(_lump(generator, place, radii * 0.86, 1, leaf))
-        meshes.append(_leaves(generator, place, radii, int(150 * radii[0] ** 1.2), leaf))
+        meshes.append(_leaves(generator, place, radii, int(230 * detail * radii[0] ** 1.2), 0.125 / np.sqrt(detail), leaf))
     return joined(meshes)
 
 
@@ -52,12 +52,13 @@ def _lump(generator: np.random.Generator, place: np.ndarray, radii: np.ndarray, 
     return mesh_of(vertices, triangles, Material.FOLIAGE, part, vertices, sphere)
 
 
-def _leaves(generator: np.random.Generator, place: np.ndarray, radii: np.ndarray, count: int, part: np.ndarray) -> Mesh:
-    """Single triangles about a foot wide around an ellipsoid; their normals point outward, so that they are lit as a crown."""
+def _leaves(generator: np.random.Generator, place: np.ndarray, radii: np.ndarray, count: int, size_m: float, part: np.ndarray) -> Mesh:
+    """Single triangles, their corners spread by `size_m`, around an ellipsoid; their normals point outward, so that they are
+    lit as a crown."""
     outward = generator.standard_normal((count, 3))
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
     centre = place + outward * radii * generator.uniform(0.82, 1.12, (count, 1))
-    corners = centre[:, None] + generator.standard_normal((count, 3, 3)) * 0.16
+    corners = centre[:, None] + generator.standard_normal((count, 3, 3)) * size_m
     vertices = corners.reshape(-1, 3)
     return mesh_of(vertices, np.arange(3 * count).reshape(-1, 3), Material.FOLIAGE, part, vertices, np.repeat(outward, 3, axis=0))
 

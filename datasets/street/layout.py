@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +80,7 @@ def _road(generator: np.random.Generator, line: Centreline, start: float, end: f
     if generator.random() < 0.35:
         crossings = (crossings[0] + 1e4, crossings[1])
     half = lane + max(parking.values())
-    grey = generator.uniform(0.055, 0.12)
+    grey = generator.uniform(0.075, 0.15)
     values = (
         half,
         lane,
@@ -139,10 +140,16 @@ def _house_pose(line: Centreline, s0: float, s1: float, side: int, left_m: float
     return pose, width
 
 
+def _detail_along(end: float) -> Callable[[float], float]:
+    """How finely trees are made at a place along the road: fully where the vehicle passes, coarsely where it only looks."""
+    return lambda s: 1.0 if -10 < s < end - AHEAD_M + 30 else 0.3
+
+
 def _houses(
     generator: np.random.Generator, line: Centreline, start: float, end: float, side: int, edge: float, district: District, leaf: np.ndarray
 ) -> list[Mesh]:
     meshes: list[Mesh] = []
+    detail = _detail_along(end)
     s, setback = start - 8.0, generator.uniform(*district.setback_m)
     while s < end + 6:
         front = generator.uniform(*district.front_m)
@@ -167,7 +174,11 @@ def _houses(
         s += front
         if generator.random() < district.gap_share:
             gap = generator.uniform(3.0, 7.5)
-            meshes.append(furniture.tree(generator, leaf).moved(line.frame(s + gap / 2, side * (edge + generator.uniform(4, 8)), KERB_M)))
+            meshes.append(
+                furniture.tree(generator, leaf, detail(s) * 0.6).moved(
+                    line.frame(s + gap / 2, side * (edge + generator.uniform(4, 8)), KERB_M)
+                )
+            )
             s += gap
     return meshes
 
@@ -177,6 +188,7 @@ def _furniture(
     district: District, leaf: np.ndarray, steel: np.ndarray, lamp_style: int, tall_side: int,
 ) -> list[Mesh]:  # fmt: skip
     meshes: list[Mesh] = []
+    detail = _detail_along(end)
 
     def put(mesh: Mesh, s: float, from_kerb: float, turn: float = 0.0) -> None:
         meshes.append(mesh.moved(line.frame(s, side * (edge + from_kerb), KERB_M, turn_rad=turn)))
@@ -188,7 +200,7 @@ def _furniture(
             put(furniture.lamp(generator, lamp_style, steel), s, 0.45, inward)
     for s in np.arange(start + 3, end, district.tree_spacing_m):
         if generator.random() < 0.72:
-            put(furniture.tree(generator, leaf), s + generator.uniform(-2.5, 2.5), 0.85, generator.uniform(0, 6.3))
+            put(furniture.tree(generator, leaf, detail(s)), s + generator.uniform(-2.5, 2.5), 0.85, generator.uniform(0, 6.3))
     for s in np.arange(start + generator.uniform(0, 20), end, 31.0):
         put(furniture.sign_post(generator), s + generator.uniform(-6, 6), 0.4, 0.0 if side == -1 else np.pi)
     for s in np.arange(start, end, 9.0):

@@ -201,9 +201,9 @@ def foliage(points: Points, noise: Noise) -> Surface:
     """4 how far leaves differ. Texture: the position."""
     foot = points.footprint_m
     where = torch.stack([points.texture[:, 0] + 0.6 * points.texture[:, 2], points.texture[:, 1] - 0.8 * points.texture[:, 2]], 1)
-    fine, broad = noise.octaves(where, 0.16, foot, 2, 0.8), noise.octaves(where, 1.3, foot, 2)
-    tone = (1 + points.value(4) * (0.42 * fine[:, 0] + 0.18 * broad[:, 0])).clamp(0.25, 2.2)
-    hue = 1 + (0.16 * broad[:, 1:2] + 0.12 * fine[:, 1:2]) * torch.tensor([1.0, 0.2, -0.6], device=tone.device)
+    fine, broad = noise.octaves(where, 0.11, foot, 2, 0.8), noise.octaves(where, 1.3, foot, 2)
+    tone = (1 + points.value(4) * (0.30 * fine[:, 0] + 0.18 * broad[:, 0])).clamp(0.25, 2.2)
+    hue = 1 + (0.10 * broad[:, 1:2] + 0.04 * fine[:, 1:2]) * torch.tensor([1.0, 0.2, -0.6], device=tone.device)
     return Surface.matt(points.part[:, :3] * hue * tone[:, None], mirror=0.03, sharpness=0.15, translucency=0.35)
 
 

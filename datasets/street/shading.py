@@ -109,7 +109,9 @@ def shade(bodies: Bodies, rays: Rays, hits: Hits, light: Light, jitter: tuple[fl
     blocked = bodies.occluded(start.contiguous(), to_sun.expand(len(ask), 3).contiguous(), rays.moment[points.ray[ask]])
     open_to_sun[ask] = (~blocked).float()
     sunny = torch.where(leaf, surface.translucency + (1 - surface.translucency) * facing.clamp(min=0), facing.clamp(min=0)) * open_to_sun
-    seen = light.visibility.at(points.position, points.normal) * _beside_movers(bodies, points, rays)
+    seen = light.visibility.at(points.position, points.normal)
+    # Between leaves the sky shines through, which the coarse grid cannot know.
+    seen = torch.where(leaf, seen.clamp(min=0.4), seen) * _beside_movers(bodies, points, rays)
     below = (0.5 - 0.5 * points.normal[:, 2]).clamp(0, 1)
     hemisphere = 0.5 + 0.5 * points.normal[:, 2]
     enclosed = (hemisphere - seen).clamp(min=0) * 0.75
@@ -141,7 +143,7 @@ def _reflections(
     mirrored = d + 2 * cosine[:, None] * n
     mirror, sharp = surface.mirror[rows], surface.sharpness[rows]
     fresnel = mirror + (sharp - mirror).clamp(min=0) * (1 - cosine) ** 5
-    skyline = 0.30 + 0.10 * light.noise.at(points.position[rows, :2] * 0.02 + 4 * mirrored[:, :2], 0.8)[:, 0]
+    skyline = 0.32 + 0.07 * light.noise.at(points.position[rows, :2] * 0.01 + mirrored[:, :2], 0.5)[:, 0]
     above = ((mirrored[:, 2] - skyline) / (0.02 + 0.4 * (1 - sharp)) + 0.5).clamp(0, 1)[:, None]
     street = light.sky.bounce * (0.9 + 0.4 * mirrored[:, 2:3].clamp(-1, 1))
     around = light.sky.radiance(mirrored, with_sun=False) * above + street * (1 - above)

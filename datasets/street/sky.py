@@ -70,7 +70,7 @@ def draw_air(config: StreetConfig) -> tuple[Sun, Air]:
         cloud_cover=float(generator.uniform(*cover)),
         cloud_scale=float(generator.uniform(0.6, 1.8)),
         visibility_m=float(generator.uniform(*visibility)),
-        saturation=float(generator.uniform(0.85, 1.15)),
+        saturation=float(generator.uniform(0.78, 1.05)),
         warmth=float(generator.uniform(-0.04, 0.05)),
         exposure=float(2 ** generator.uniform(-0.25, 0.35)),
     )
@@ -96,8 +96,8 @@ class Sky:
             np.array(air.horizon) * warm * air.sky_strength * (0.5 + 0.5 * dusk), device=device, dtype=torch.float32
         )
         # Irradiance of the whole dome, divided by pi: what a white floor gives back.
-        self.dome = 0.55 * self.zenith + 0.45 * self.horizon + 0.12 * air.cloud_cover * self.horizon
-        floor = 0.16 * (self.sun_light * height + self.dome)
+        self.dome = 1.45 * (0.5 * self.zenith + 0.5 * self.horizon + 0.15 * air.cloud_cover * self.horizon)
+        floor = 0.2 * (self.sun_light * height + self.dome)
         self.bounce = floor * torch.tensor([1.04, 1.0, 0.92], device=device)
 
     def radiance(self, directions: torch.Tensor, *, with_sun: bool = True) -> torch.Tensor:

@@ -183,7 +183,8 @@ def _as_mesh(mesh: trimesh.Trimesh | Mesh) -> Mesh:
     """A mesh with materials as it is; another one with its vertices' colours (grey without any) as matt paint."""
     if isinstance(mesh, Mesh):
         return mesh
-    colours = np.asarray(mesh.visual.to_color().vertex_colors, dtype=np.float64)[:, :3] / 255
+    visual = mesh.visual.to_color() if isinstance(mesh.visual, trimesh.visual.TextureVisuals) else mesh.visual
+    colours = np.asarray(visual.vertex_colors, dtype=np.float64)[:, :3] / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     vertices, triangles = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
     return mesh_of(

@@ -1,0 +1,76 @@
+"""The torch ray caster against Embree, on a street's own mesh and on one triangle known by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from splatmend.datasets.street.casters import EmbreeCaster
+from splatmend.datasets.street.layout import lay_out
+from splatmend.datasets.street.torch_caster import CLUSTER_SIZE, TorchCaster, clusters_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def mesh() -> tuple[np.ndarray, np.ndarray]:
+    static = lay_out(0, 5.0).static
+    return static.vertices, static.triangles
+
+
+@pytest.fixture(scope="module")
+def rays() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = np.random.default_rng(0)
+    directions = generator.standard_normal((1200, 3)) * [1, 1, 0.35]
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    origins = generator.uniform([0, -3, 1.0], [40, 3, 2.5], (1200, 3))
+    return torch.from_numpy(origins).float(), torch.from_numpy(directions).float()
+
+
+def test_one_triangle_is_hit_where_it_lies() -> None:
+    caster = TorchCaster(np.array([[2.0, 0, 0], [2, 1, 0], [2, 0, 1]]), np.array([[0, 1, 2]]), CPU)
+    origins = torch.tensor([[0.0, 0.25, 0.5], [0.0, 0.75, 0.5], [4.0, 0.25, 0.5], [4.0, 0.25, 0.5]])
+    directions = torch.tensor([[1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [1, 0, 0]])
+    hits = caster.cast(origins, directions)
+    assert hits.distance.tolist() == [2.0, float("inf"), 2.0, float("inf")]
+    assert hits.triangle.tolist() == [0, -1, 0, -1]
+    assert torch.allclose(hits.barycentric[0], torch.tensor([0.25, 0.5]))
+
+
+def test_agrees_with_embree_on_a_street(mesh: tuple[np.ndarray, np.ndarray], rays: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ours, embree = TorchCaster(*mesh, CPU).cast(*rays), EmbreeCaster(*mesh).cast(*rays)
+    both = torch.isfinite(ours.distance) & torch.isfinite(embree.distance)
+    # A ray through an edge may slip past it in one of the two.
+    assert (torch.isfinite(ours.distance) == torch.isfinite(embree.distance)).float().mean() > 0.998
+    off = (ours.distance - embree.distance).abs()[both]
+    assert (off < 1e-3).float().mean() > 0.998
+    same = ours.triangle[both] == embree.triangle[both]
+    assert same.float().mean() > 0.995
+    assert (ours.barycentric[both] - embree.barycentric[both]).abs().amax(1)[same].quantile(0.99) < 1e-2
+
+
+def test_occlusion_agrees_with_embree(mesh: tuple[np.ndarray, np.ndarray], rays: tuple[torch.Tensor, torch.Tensor]) -> None:
+    blocked = TorchCaster(*mesh, CPU).occluded(*rays)
+    assert 0.05 < blocked.float().mean() < 1.0
+    assert (blocked == EmbreeCaster(*mesh).occluded(*rays)).float().mean() > 0.998
+
+
+def test_clusters_hold_every_triangle_once() -> None:
+    groups = clusters_of(np.random.default_rng(1).random((1001, 3)))
+    assert sorted(np.concatenate(groups).tolist()) == list(range(1001))
+    assert max(map(len, groups)) <= CLUSTER_SIZE
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_pictures_of_the_cpu() -> None:
+    from splatmend.datasets.street import StreetConfig, build_street
+
+    config = StreetConfig(seed=1, width=96, height=56, moving_cars=2, parked_cars=2)
+    pictures = []
+    for device in ("cpu", "cuda"):
+        street = build_street(config, device=device, backend="torch")
+        pictures.append(street.render(street.shot("FRONT", 3), supersample=1))
+    on_cpu, on_gpu = pictures
+    assert (on_cpu.ids == on_gpu.ids).mean() > 0.995
+    assert np.abs(on_cpu.rgb - on_gpu.rgb).mean() < 0.01
