@@ -159,7 +159,7 @@ def _run_stage(step: Step, out: Path, context: StageContext) -> None:
         "state": "done",
         # Two runs of one key may differ in their last bits, so what takes from a stage remembers which run it took from.
         "made": content_key([key, finished]),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(finished)),
+        "finished_s": finished,
         "usage": plain(meter.usage),
     }
     write_json(_record_path(out, stage.name), record)
@@ -174,6 +174,12 @@ def read_record(out: Path, stage: str) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not {"state", "config", "inputs", "code"} <= record.keys():
         raise UserError(f"{path}: this is no record of a stage; delete it and run again.")
     return record
+
+
+def done_records(out: Path) -> list[dict[str, Any]]:
+    """Records of the stages that are done in a run's folder, in the order in which they ended."""
+    records = [read_record(out, path.stem) for path in sorted((out / RECORDS).glob("*.json"))]
+    return sorted((r for r in records if r is not None and r["state"] == "done"), key=lambda r: r["finished_s"])
 
 
 def _record_path(out: Path, stage: str) -> Path:

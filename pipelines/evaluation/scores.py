@@ -19,6 +19,8 @@ from splatmend.datasets.artifact import Manifest, building, read_json, read_mani
 from splatmend.datasets.clip import Clip, ClipFrame, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.video import VideoWriter
+from splatmend.pipelines.clip_sets import members
+from splatmend.pipelines.evaluation.flow import Flow
 from splatmend.pipelines.evaluation.metrics import REGISTRY, FrameView, Metric
 from splatmend.pipelines.evaluation.truth import TrueFrame, Truth
 
@@ -68,22 +70,17 @@ def evaluate(
     """Score clips that show the same shots against a truth and write the folder `out`; returns what `scores.json` holds.
 
     Args:
-        clips: row names ("raw", "enhanced") and clips with the same number of frames.
+        clips: row names ("raw", "enhanced") and clips (or sets of clips) with the same number of frames.
         truth: a clip, a log or a procedural street, see `splatmend.pipelines.evaluation.truth`.
         device: where the networks and structure scores run; "auto" takes CUDA where it is.
 
     Raises `UserError` where the clips differ in length or size, no frame counts, or the truth does not fit.
     """
-    opened = {name: open_clip(path) for name, path in clips.items()}
-    if not opened:
-        raise ValueError("no clip to score")
-    lengths = {name: len(clip) for name, clip in opened.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"{next(iter(clips.values()))}: the clips differ in length ({lengths}); give clips of the same shots.")
+    parts = _parts(clips)
     manifest = Manifest(kind="scores", config={"evaluate": config, "clips": dict(clips), "truth": truth.describe()})
     with building(out, manifest, overwrite=overwrite) as partial:
-        with VideoWriter(partial / TRUTH_VIDEO, next(iter(opened.values())).rate_hz) as video:
-            scores = _score(opened, truth, config, _device(device), video)
+        with VideoWriter(partial / TRUTH_VIDEO, next(iter(parts[0].values())).rate_hz) as video:
+            scores = _score(parts, truth, config, _device(device), video)
         write_json(partial / SCORES, scores)
         manifest.facts = {"frames": scores["count"], "means": {name: row["mean"] for name, row in scores["rows"].items()}}
     return scores
@@ -95,41 +92,90 @@ def read_scores(folder: Path) -> dict[str, Any]:
     return read_json(Path(folder) / SCORES)
 
 
-def _score(clips: Mapping[str, Clip], truth: Truth, config: EvaluateConfig, device: torch.device, video: VideoWriter) -> dict[str, Any]:
+def _parts(clips: Mapping[str, Path]) -> list[dict[str, Clip]]:
+    """The clips that belong together, row by name: one part for single clips, one per member for sets."""
+    if not clips:
+        raise ValueError("no clip to score")
+    paths = {name: members(path) for name, path in clips.items()}
+    first = next(iter(clips.values()))
+    if len({len(found) for found in paths.values()}) > 1:
+        raise UserError(f"{first}: the sets hold different numbers of clips; give sets of the same shots.")
+    parts = [{name: open_clip(path) for name, path in zip(paths, row)} for row in zip(*paths.values())]
+    for part in parts:
+        lengths = {name: len(clip) for name, clip in part.items()}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"{first}: the clips differ in length ({lengths}); give clips of the same shots.")
+    return parts
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """Rows as they grow over the parts."""
+
+    config: EvaluateConfig
+    device: torch.device
+    metrics: Sequence[Metric]
+    rows: dict[str, _Row]
+    floor: _Row = field(default_factory=lambda: _Row(name="truth"))
+    flow: str | None = None
+    marked: bool = False
+
+    @property
+    def needs_flow(self) -> bool:
+        return any("flow" in metric.needs for metric in self.metrics)
+
+    def add(self, part: Mapping[str, Clip], truth: Truth, video: VideoWriter, number: int) -> None:
+        """Score one part's frames."""
+        cameras = next(iter(part.values())).frames
+        before: dict[str, tuple[TrueFrame, dict[str, torch.Tensor]]] = {}
+        for index, (pictures, true) in enumerate(zip(_lockstep(part), truth.frames(cameras))):
+            # A frame that the truth does not know is grey, so that the video stays in step with the clips.
+            video.write(np.full_like(next(iter(pictures.values())), 128) if true is None else true.rgb)
+            counts = _counts(cameras[index], self.config.frames)
+            self.marked |= counts
+            camera = "" if (shot := cameras[index].shot) is None else shot.camera.name
+            if true is None:
+                before.pop(camera, None)
+                continue
+            views = {name: _tensor(_fitting(picture, true, part[name]), true, self.device) for name, picture in pictures.items()}
+            views["truth"] = _tensor(true.rgb, None, self.device)
+            if counts:
+                last_true, last_views = before.get(camera, (None, {}))
+                flow = true.flow_from(last_true) if self.needs_flow and last_true is not None else None
+                where = {"clip": number, "frame": index, "camera": camera}
+                self._score_frame(where, views, last_views, flow)
+            if self.needs_flow:
+                before[camera] = (true, views)
+
+    def _score_frame(
+        self, where: Mapping[str, Any], views: Mapping[str, torch.Tensor], last_views: Mapping[str, torch.Tensor], flow: Flow | None
+    ) -> None:
+        self.flow = flow.source if flow is not None else self.flow
+        for name, row in self.rows.items():
+            view = FrameView(picture=views[name], truth=views["truth"], previous_picture=last_views.get(name), flow=flow)
+            row.frames.append({**where, **{metric.name: metric.function(view) for metric in self.metrics}})
+        if flow is not None:
+            view = FrameView(picture=views["truth"], truth=views["truth"], previous_picture=last_views["truth"], flow=flow)
+            moving = {metric.name: metric.function(view) for metric in self.metrics if "flow" in metric.needs}
+            self.floor.frames.append({**where, **moving})
+
+
+def _score(
+    parts: Sequence[Mapping[str, Clip]], truth: Truth, config: EvaluateConfig, device: torch.device, video: VideoWriter
+) -> dict[str, Any]:
     metrics = config.chosen()
     missing = {metric.name: metric.missing() for metric in metrics}
     usable = [metric for metric in metrics if missing[metric.name] is None]
-    needs_flow = any("flow" in metric.needs for metric in usable)
-    cameras = next(iter(clips.values())).frames
-    counts = [_counts(frame, config.frames) for frame in cameras]
-    rows = {name: _Row(name=name) for name in clips}
-    floor = _Row(name="truth")
-    flow_source = None
-    before: dict[str, tuple[TrueFrame, dict[str, torch.Tensor]]] = {}
-    for index, (pictures, true) in enumerate(zip(_lockstep(clips), truth.frames(cameras))):
-        # A frame that the truth does not know is grey, so that the video stays in step with the clips.
-        video.write(np.full_like(next(iter(pictures.values())), 128) if true is None else true.rgb)
-        if true is None:
-            continue
-        camera = "" if cameras[index].shot is None else cameras[index].shot.camera.name
-        views = {name: _tensor(_fitting(picture, true, clips[name]), true, device) for name, picture in pictures.items()}
-        target = _tensor(true.rgb, None, device)
-        if counts[index]:
-            last_true, last_views = before.get(camera, (None, {}))
-            flow = true.flow_from(last_true) if needs_flow and last_true is not None else None
-            flow_source = flow.source if flow is not None else flow_source
-            for name, picture in views.items():
-                view = FrameView(picture=picture, truth=target, previous_picture=last_views.get(name), flow=flow)
-                rows[name].frames.append(_frame_row(index, camera, usable, view))
-            if flow is not None:
-                view = FrameView(picture=target, truth=target, previous_picture=last_views["truth"], flow=flow)
-                floor.frames.append(_frame_row(index, camera, [metric for metric in usable if "flow" in metric.needs], view))
-        if needs_flow:
-            before[camera] = (true, views | {"truth": target})
+    tally = _Tally(config=config, device=device, metrics=usable, rows={name: _Row(name=name) for name in parts[0]})
+    for number, part in enumerate(parts):
+        tally.add(part, truth, video, number)
+    rows, floor = tally.rows, tally.floor
     scored = len(next(iter(rows.values())).frames)
     if scored == 0:
-        what = "none is marked as held out" if config.frames == "held_out" and not any(counts) else "the truth knows none of them"
-        raise UserError(f"{next(iter(clips.values())).path}: there is no frame to score ({what}); choose other --frames or another truth.")
+        what = "none is marked as held out" if config.frames == "held_out" and not tally.marked else "the truth knows none of them"
+        raise UserError(
+            f"{next(iter(parts[0].values())).path}: there is no frame to score ({what}); choose other --frames or another truth."
+        )
     summaries = {name: row.summary(metrics) for name, row in rows.items()}
     if floor.frames:
         summaries["truth"] = floor.summary(metrics)
@@ -143,7 +189,7 @@ def _score(clips: Mapping[str, Clip], truth: Truth, config: EvaluateConfig, devi
         "truth": truth.describe(),
         "frames": config.frames,
         "count": scored,
-        "flow": flow_source,
+        "flow": tally.flow,
         "metrics": described,
         "rows": summaries,
     }
@@ -168,14 +214,10 @@ def _fitting(picture: np.ndarray, true: TrueFrame, clip: Clip) -> np.ndarray:
 
 
 def _tensor(picture: np.ndarray, true: TrueFrame | None, device: torch.device) -> torch.Tensor:
-    """`[H, W, 3]` float32 in [0, 1]; where the truth saw nothing (outside the lens after undistortion) the picture takes the truth's value."""
+    """`[H, W, 3]` float32 in [0, 1]; where the recording is not valid the picture takes the truth's value."""
     if true is not None and true.valid is not None:
         picture = np.where(true.valid[..., None], picture, true.rgb)
     return torch.from_numpy(np.ascontiguousarray(picture)).to(device).float() / 255.0
-
-
-def _frame_row(index: int, camera: str, metrics: Sequence[Metric], view: FrameView) -> dict[str, Any]:
-    return {"frame": index, "camera": camera} | {metric.name: metric.function(view) for metric in metrics}
 
 
 def _device(device: str) -> torch.device:

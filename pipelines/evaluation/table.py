@@ -11,8 +11,8 @@ from rich.table import Table
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreLine:
-    """One metric in words: its label with the direction, a text per row, the difference between enhanced and raw, and whether that is a gain
-    (None where it is neither)."""
+    """One metric in words: its label with the direction, a text per row, the difference between enhanced and raw, and whether that is
+    a gain (None where it is neither)."""
 
     label: str
     values: tuple[str, ...]

@@ -15,7 +15,7 @@ from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.undistort import resized, undistorted
-from splatmend.datasets.video import to_uint8
+from splatmend.datasets.video import VIDEO_SUFFIXES, to_uint8
 from splatmend.pipelines.evaluation.flow import Flow, estimated_flow, exact_flow
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class ClipTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class LogTruth:
-    """The recorded frames, undistorted and resized to the clip's cameras as the fit saw them. Frames are matched by camera and start time."""
+    """The recorded frames, undistorted and resized to the clip's cameras as the fit saw them; matched by camera and start time."""
 
     log: SceneLog
 
@@ -142,7 +142,7 @@ def open_truth(path: Path) -> Truth:
         raise UserError(f"{path}: there is no such file or folder; check the path.")
     if is_street(path):
         return StreetTruth(street=load_street(path), path=path)
-    if path.is_file() or (path / "manifest.json").is_file():
+    if (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES) or (path / "manifest.json").is_file():
         return ClipTruth(clip=open_clip(path))
     return LogTruth(log=open_log(path))
 

@@ -91,8 +91,8 @@ def test_only_held_out_frames_count_but_flow_sees_their_neighbours(clips: dict[s
     scores = scored(clips, tmp_path / "scores", frames="held_out")
     assert [row["frame"] for row in scores["rows"]["raw"]["per_frame"]] == [2, 4]
     assert scores["rows"]["raw"]["count"]["warping_error"] == 2
+    unmarked = {"raw": clips["truth"], "enhanced": clips["truth"], "truth": clips["truth"]}
     with pytest.raises(UserError, match="none is marked as held out"):
-        unmarked = {"raw": clips["truth"], "enhanced": clips["truth"], "truth": clips["truth"]}
         scored(unmarked, tmp_path / "none", frames="held_out")
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "none.partial").exists()

@@ -1,0 +1,130 @@
+"""The command line: finds the verb, turns arguments into its options, and faults into one sentence and an exit code.
+
+A verb's module (and the package of readers, numpy and torch that comes with it) is imported only when it is called, so that
+`splatmend --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "demo": "The whole chain on a procedural street: scene, lane shift, enhancement, scores, report.",
+    "log": "Say what a driving log holds and check it.",
+    "street": "Make a procedural street with its drive, LiDAR and labels as a log folder.",
+    "fit": "Fit a scene of Gaussians to a log.",
+    "render": "Render a scene along a trajectory into a clip.",
+    "pairs": "Make pairs of degraded and true clips for training.",
+    "train": "Train an enhancer (or its autoencoder) on pairs.",
+    "enhance": "Remove artefacts from a rendered clip.",
+    "evaluate": "Score clips against the truth.",
+    "report": "Put a run's pictures, scores and times into one HTML file.",
+    "export": "Write a scene's Gaussians to a PLY file.",
+    "import": "Make a scene of a PLY file of Gaussians.",
+    "run": "Run a recipe: demo, kitti-raw, kitti-odometry, photos, waymo.",
+    "doctor": "Say what works on this machine and what to do about the rest.",
+}
+_MODULES = {"import": "import_ply"}
+USER_FAULT = 2
+INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 a fault that the user can mend, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else USER_FAULT
+    if arguments[0] == "--version":
+        from splatmend import __version__
+
+        print(f"splatmend {__version__}")
+        return 0
+    try:
+        return _run_verb(arguments[0], arguments[1:])
+    except SystemExit as end:  # tyro ends the process itself after --help and after wrong arguments
+        return end.code if isinstance(end.code, int) else USER_FAULT
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _complain("interrupted; the same command goes on where a checkpoint was written.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: say nothing, and keep the interpreter from flushing into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as fault:
+        sentence = sentence_for(fault)
+        if debug or sentence is None:
+            raise
+        _complain(sentence)
+        return USER_FAULT
+
+
+def _run_verb(verb: str, arguments: list[str]) -> int:
+    from splatmend.datasets.errors import UserError
+
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}."
+        raise UserError(f"{verb}: there is no such verb; {hint}")
+    import tyro
+
+    module = importlib.import_module(f"splatmend.pipelines.commands.{_MODULES.get(verb, verb)}")
+    if hasattr(module, "parse"):
+        return int(module.run(module.parse(arguments)) or 0)
+    options = tyro.cli(module.Options, prog=f"splatmend {verb}", description=VERBS[verb], args=arguments)
+    return int(module.run(options) or 0)
+
+
+def usage() -> str:
+    """The text of `splatmend --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: splatmend VERB [options]      (splatmend VERB --help says more)",
+            "",
+            "Driving log to Gaussian splats to new trajectories, mended by a one-step video model.",
+            "",
+            *lines,
+            "",
+            "  --version  the version; --debug after any verb shows where a fault came from",
+        ]
+    )
+
+
+def sentence_for(fault: BaseException) -> str | None:
+    """The one sentence for a fault that the user can mend; None for any other. Libraries wrap what the system said, so causes count."""
+    from splatmend.datasets.errors import UserError
+
+    cause: BaseException | None = fault
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return " ".join(str(cause).split())
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return f"{cause.filename or 'the output'}: the disk is full; free some space and run the command again."
+        if isinstance(cause, PermissionError) and cause.filename is not None:
+            return f"{cause.filename}: permission denied; choose a path that you may read and write."
+        if type(cause).__name__ == "OutOfMemoryError":
+            return "the accelerator's memory is full; use smaller pictures, fewer Gaussians or a shorter window."
+        if isinstance(cause, MemoryError):
+            return "the memory is full; use smaller pictures, fewer Gaussians or a shorter window."
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _complain(sentence: str) -> None:
+    print(f"splatmend: {sentence}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

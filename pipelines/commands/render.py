@@ -1,0 +1,47 @@
+"""`splatmend render`: a scene along a trajectory, as a clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from splatmend.datasets.clip import Encoding
+from splatmend.recon.trajectory import TrajectoryConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Render a scene along the recorded path, beside it, or through given poses."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    out: Path
+    """Folder of the clip to write."""
+    config: Annotated[TrajectoryConfig, arg(name="")] = field(default_factory=TrajectoryConfig)
+    """The camera's path."""
+    encoding: Encoding = "png"
+    """png is lossless; h264 and av1 are small."""
+    depth: bool = False
+    """Also write depth in metres."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    overwrite: bool = False
+    """Replace an existing clip."""
+
+
+def run(options: Options) -> int:
+    from splatmend.pipelines.commands.output import refuse_existing
+    from splatmend.pipelines.stages import torch_device
+    from splatmend.recon.render_clip import render_clip
+    from splatmend.recon.scene_files import load_scene
+    from splatmend.recon.trajectory import build_trajectory
+
+    refuse_existing(options.out, options.overwrite)
+    scene = load_scene(options.scene, device=torch_device(options.device))
+    trajectory = build_trajectory(scene, options.config)
+    render_clip(scene, trajectory, options.out, encoding=options.encoding, depth=options.depth, overwrite=options.overwrite)
+    print(f"clip: {options.out} ({len(trajectory)} frames at {trajectory.rate_hz:.3g} Hz)")
+    return 0

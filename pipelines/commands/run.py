@@ -1,0 +1,55 @@
+"""`splatmend run`: a recipe's stages, those that need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from splatmend.pipelines.recipes import RECIPES, RecipeOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Run a recipe: stages that are unchanged are skipped, one that was interrupted goes on."""
+
+    recipe: Positional[Literal["demo", "kitti-raw", "kitti-odometry", "photos", "waymo"]]
+    """Which recipe."""
+    log: Positional[Path | None] = None
+    """Folder (or file) of the log; the demo makes its own."""
+    out: Path
+    """Folder of the run; each stage has a folder in it."""
+    options: Annotated[RecipeOptions, arg(name="")] = field(default_factory=RecipeOptions)
+    """What the recipe makes."""
+    first: Annotated[str | None, arg(name="from")] = None
+    """Run this stage and what takes from it, changed or not."""
+    last: Annotated[str | None, arg(name="until")] = None
+    """Stop after this stage."""
+    dry_run: bool = False
+    """Only say what would be done."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    overwrite: bool = False
+    """Run every stage again, and replace folders that no run of the recipe has made."""
+
+
+def run(options: Options) -> int:
+    from rich.console import Console
+
+    from splatmend.pipelines import runner
+    from splatmend.pipelines.run_tables import plan_table, usage_table
+
+    console = Console()
+    stages = RECIPES[options.recipe](options.log, options.options)
+    steps = runner.plan(stages, options.out, first=options.first, last=options.last, overwrite=options.overwrite)
+    if options.dry_run:
+        console.print(plan_table(steps))
+        return 0
+    records = runner.run(steps, options.out, device=options.device, say=lambda line: console.print(line, highlight=False, markup=False))
+    console.print(usage_table(records))
+    page = options.out / "report" / "report.html"
+    if page.is_file():
+        console.print(f"report: {page}", highlight=False)
+    return 0

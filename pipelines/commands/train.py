@@ -1,0 +1,140 @@
+"""`splatmend train`: an enhancer, or its autoencoder, from pairs and videos.
+
+The recipe comes first and gives every setting its default, so its name is read before the other arguments are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import arg
+
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.train.config import AutoencoderTrainConfig, OneStepTrainConfig
+
+RECIPES: Mapping[str, str] = {
+    "small-autoencoder": "the small autoencoder on clean videos (stage one of the bundled enhancer)",
+    "small-onestep": "the small one-step enhancer on pairs (stage two)",
+    "wan21-1.3b": "Wan 2.1 1.3B, full transformer, as published",
+    "wan21-1.3b-lora": "Wan 2.1 1.3B, transformer LoRA",
+    "wan21-14b": "Wan 2.1 14B, full transformer, as published",
+    "wan21-14b-lora": "Wan 2.1 14B, transformer LoRA",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where training clips come from."""
+
+    pairs: tuple[Path, ...] = ()
+    """Folders that `splatmend pairs` wrote, or their pairs.jsonl."""
+    videos: tuple[Path, ...] = ()
+    """Clips, video files or folders of images without a degraded twin."""
+    synthetic_share: float = 0.4
+    """Share of samples made from videos by synthetic artefacts, where there are both pairs and videos."""
+    clean_share: float = 0.08
+    """Share of samples whose input is the target itself, so that good frames stay good."""
+    cache_gb: float = 8.0
+    """Decoded frames that are kept in host memory, in gigabytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every recipe takes."""
+
+    out: Path
+    """Folder of the enhancer (or autoencoder) to write."""
+    base: str | None = None
+    """What to start from: an autoencoder or enhancer folder, a Wan folder or hub id; a fresh small model by default."""
+    data: Annotated[DataOptions, arg(name="")] = field(default_factory=DataOptions)
+    """Training clips."""
+    resume: bool = False
+    """Go on from the checkpoint of an interrupted run."""
+    overwrite: bool = False
+    """Replace an existing folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions(Options):
+    """Train the small autoencoder."""
+
+    config: Annotated[AutoencoderTrainConfig, arg(name="")]
+    """How to train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneStepOptions(Options):
+    """Train the one-step enhancer through the truncated decoder."""
+
+    config: Annotated[OneStepTrainConfig, arg(name="")]
+    """How to train."""
+
+
+def parse(arguments: Sequence[str]) -> Options | None:
+    """Options after `RECIPE`; None where only the list of recipes was asked for."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: splatmend train RECIPE --out DIR [options]      (splatmend train RECIPE --help says more)\n\nrecipes:")
+        width = max(map(len, RECIPES))
+        print("\n".join(f"  {name:<{width}}  {what}" for name, what in RECIPES.items()))
+        if not arguments:
+            raise SystemExit(2)
+        return None
+    name = arguments[0]
+    if name not in RECIPES:
+        raise UserError(f"{name}: there is no such training recipe; choose among {', '.join(RECIPES)}.")
+    config = _recipe(name)()
+    kind: Any = AutoencoderOptions if isinstance(config, AutoencoderTrainConfig) else OneStepOptions
+    default = kind(out=tyro.MISSING, config=config)
+    return tyro.cli(kind, prog=f"splatmend train {name}", description=RECIPES[name], args=list(arguments[1:]), default=default)
+
+
+def _recipe(name: str) -> Callable[[], AutoencoderTrainConfig | OneStepTrainConfig]:
+    from splatmend.enhance.train import recipes
+
+    table: dict[str, Callable[[], AutoencoderTrainConfig | OneStepTrainConfig]] = {
+        "small-autoencoder": recipes.small_autoencoder,
+        "small-onestep": recipes.small_onestep,
+        "wan21-1.3b": recipes.wan21_1_3b,
+        "wan21-1.3b-lora": lambda: recipes.lora(recipes.wan21_1_3b()),
+        "wan21-14b": recipes.wan21_14b,
+        "wan21-14b-lora": lambda: recipes.lora(recipes.wan21_14b()),
+    }
+    return table[name]
+
+
+def run(options: Options | None) -> int:
+    if options is None:
+        return 0
+    from splatmend.enhance.train.autoencoder import train_autoencoder
+    from splatmend.enhance.train.data import DataConfig
+    from splatmend.enhance.train.onestep import train_onestep
+    from splatmend.enhance.train.recipes import starting_enhancer
+    from splatmend.pipelines.commands.output import refuse_existing
+
+    refuse_existing(options.out, options.overwrite)
+    data = DataConfig(
+        pairs=tuple(path / "pairs.jsonl" if path.is_dir() else path for path in options.data.pairs),
+        videos=options.data.videos,
+        synthetic_share=options.data.synthetic_share,
+        clean_share=options.data.clean_share,
+        cache_gb=options.data.cache_gb,
+    )
+    how = {"resume": options.resume, "overwrite": options.overwrite}
+    if isinstance(options, AutoencoderOptions):
+        vae = None
+        if options.base is not None:
+            from splatmend.enhance.artifact import load_autoencoder
+
+            vae = load_autoencoder(Path(options.base))
+        done = train_autoencoder(options.config, data, options.out, vae=vae, **how)
+    elif isinstance(options, OneStepOptions):
+        enhancer = starting_enhancer(options.base, output=options.config.output, seed=options.config.seed)
+        done = train_onestep(options.config, data, enhancer, options.out, **how)
+    else:
+        raise TypeError(f"options of no known recipe: {type(options).__name__}")
+    print(f"paused: {options.out}; the same command with --resume goes on" if done is None else f"trained: {done}")
+    return 0

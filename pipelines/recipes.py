@@ -1,0 +1,230 @@
+"""Recipes: functions that return the stages of a run. Each `cpu` preset fits two cores and 8 GiB, each `gpu` preset is full size."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.street.config import StreetConfig
+from splatmend.pipelines import stages
+from splatmend.pipelines.evaluation.scores import EvaluateConfig
+from splatmend.pipelines.stage import Stage
+from splatmend.pipelines.stages import EnhanceConfig, RenderConfig, ReportConfig, Section
+from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.trajectory import TrajectoryConfig
+
+Preset = Literal["cpu", "gpu"]
+POSES_AROUND_HELD_OUT = 17
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What a recipe makes of a log."""
+
+    preset: Preset = "cpu"
+    """cpu: reduced size, for two cores and 8 GiB; gpu: full size."""
+    shift: float = 2.0
+    """Sideways shift of the new trajectory: metres to the left (negative: right); without a metric scale, median camera steps."""
+    camera: str | None = None
+    """Camera to render; the log's first by default."""
+    enhancer: str = "bundled"
+    """Folder of the enhancer, "bundled", or "none" to leave enhancement out."""
+    strength: float = 1.0
+    """How much of the enhancer's change is taken, 0 to 1."""
+    iterations: int | None = None
+    """Iterations of the fit, instead of the preset's."""
+    max_width: int | None = None
+    """Width of the fitted pictures, instead of the preset's."""
+    seed: int = 3
+    """Seed of the demo's street."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise UserError(f"strength: {self.strength} is not between 0 and 1; change it.")
+
+
+Recipe = Callable[[Path | None, RecipeOptions], list[Stage]]
+
+# Per preset: iterations, greatest width, initial points, initial rays, most Gaussians of the background.
+_SIZES: Mapping[str, Mapping[Preset, tuple[int, int | None, int, int, int]]] = {
+    "demo": {"cpu": (800, 320, 20_000, 5_000, 30_000), "gpu": (7_000, None, 150_000, 40_000, 400_000)},
+    "kitti": {"cpu": (1_500, 480, 40_000, 10_000, 60_000), "gpu": (15_000, None, 400_000, 100_000, 1_000_000)},
+    "photos": {"cpu": (1_500, 270, 20_000, 20_000, 50_000), "gpu": (15_000, None, 200_000, 100_000, 1_000_000)},
+    "waymo": {"cpu": (1_500, 384, 40_000, 10_000, 60_000), "gpu": (30_000, None, 800_000, 200_000, 2_000_000)},
+}
+
+
+def fit_config(recipe: str, options: RecipeOptions) -> FitConfig:
+    """The fit of a recipe at its preset's size."""
+    iterations, max_width, points, rays, cap = _SIZES[recipe][options.preset]
+    small = options.preset == "cpu"
+    return FitConfig(
+        iterations=options.iterations or iterations,
+        sh_degree=1 if small else 3,
+        sh_every=400 if small else 1_000,
+        sky_rows=64 if small else 256,
+        data=DataConfig(max_width=options.max_width or max_width),
+        init=InitConfig(point_count=points, ray_count=rays, actor_count=2_000 if small else 8_000),
+        densify=DensifyConfig(cap=cap, actor_cap=4_000 if small else 20_000),
+        checkpoint_every=200 if small else 1_000,
+        log_every=20 if small else 50,
+    )
+
+
+def demo(log: Path | None, options: RecipeOptions) -> list[Stage]:
+    """A street of our own, so that even the shifted lane has a truth."""
+    if log is not None:
+        raise UserError(f"{log}: the demo makes its own log; leave the path out, or choose another recipe.")
+    if options.preset == "cpu":
+        street = StreetConfig(seed=options.seed, duration_s=2.4, width=320, height=192)
+    else:
+        street = StreetConfig(seed=options.seed, duration_s=8.0, width=960, height=544)
+    make = Stage(name="street", config=street, run=stages.make_street)
+    rest = _driving("demo", "street", options, title="Demo: a procedural street", shift_truth="street")
+    return [make, *rest]
+
+
+def kitti_raw(log: Path | None, options: RecipeOptions) -> list[Stage]:
+    """A KITTI raw drive: held-out frames of the recorded path, and a lane shift that nobody has seen."""
+    return _driving("kitti", _given(log, "kitti-raw"), options, title="KITTI raw")
+
+
+def kitti_odometry(log: Path | None, options: RecipeOptions) -> list[Stage]:
+    """A KITTI odometry sequence, which may have no LiDAR."""
+    return _driving("kitti", _given(log, "kitti-odometry"), options, title="KITTI odometry")
+
+
+def waymo(log: Path | None, options: RecipeOptions) -> list[Stage]:
+    """A Waymo Open Dataset segment: five cameras, LiDAR, labelled actors, rolling shutter."""
+    return _driving("waymo", _given(log, "waymo"), options, title="Waymo Open Dataset")
+
+
+def photos(log: Path | None, options: RecipeOptions) -> list[Stage]:
+    """A photo set (nerfstudio, DL3DV): each held-out view stands in the middle of a short clip that is rendered and enhanced."""
+    source = _given(log, "photos")
+    enhancing = options.enhancer != "none"
+    centred = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera), around_held_out=POSES_AROUND_HELD_OUT)
+    shifted = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera, left=options.shift, ease_s=0.0, frames=49))
+    chain = [
+        _fit("photos", source, options),
+        _render("held-out", centred),
+        *([_enhanced("held-out", options)] if enhancing else []),
+        _scored("held-out", source, enhancing, "held_out"),
+        _render("shift", shifted),
+        *([_enhanced("shift", options)] if enhancing else []),
+    ]
+    sections = (
+        Section(
+            title="Held-out views",
+            clips={},
+            scores={"Held-out views": "held-out-scores"},
+            note=f"Each view stands in the middle of {POSES_AROUND_HELD_OUT} poses, rendered and enhanced as one clip; only it is scored.",
+        ),
+        _section("shift", f"Shifted by {options.shift:g} median camera steps", enhancing, {}, "No picture was taken here."),
+    )
+    return [*chain, _report("Photo set", source, sections)]
+
+
+def _driving(recipe: str, source: str | Path, options: RecipeOptions, *, title: str, shift_truth: str | None = None) -> list[Stage]:
+    """Fit; render and enhance the recorded path and a lane shift; score what has a truth; report."""
+    enhancing = options.enhancer != "none"
+    recorded = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera))
+    shifted = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera, left=options.shift))
+    chain = [
+        _fit(recipe, source, options),
+        _render("recorded", recorded),
+        *([_enhanced("recorded", options)] if enhancing else []),
+        _scored("recorded", source, enhancing, "held_out"),
+        _render("shift", shifted),
+        *([_enhanced("shift", options)] if enhancing else []),
+    ]
+    recorded_scores = {"Held-out frames": "recorded-scores"}
+    shift_scores = {}
+    if shift_truth is not None:
+        chain.append(_scored("shift", shift_truth, enhancing, "all"))
+        shift_scores = {"Lane shift": "shift-scores"}
+    side = "left" if options.shift > 0 else "right"
+    what = f"Lane shift, {abs(options.shift):g} m to the {side}"
+    note = "The camera leaves the recorded lane within the first second." + ("" if shift_scores else " No true picture exists here.")
+    sections = (
+        _section(
+            "recorded", "Recorded path", enhancing, recorded_scores, "The whole path is rendered and enhanced; held-out frames are scored."
+        ),
+        _section("shift", what, enhancing, shift_scores, note),
+    )
+    return [*chain, _report(title, source, sections)]
+
+
+def _fit(recipe: str, source: str | Path, options: RecipeOptions) -> Stage:
+    config = fit_config(recipe, options)
+    return Stage(name="fit", config=config, run=stages.fit_scene, inputs={"log": source}, packages=("splatmend.recon",))
+
+
+def _render(name: str, config: RenderConfig) -> Stage:
+    return Stage(name=name, config=config, run=stages.render_scene, inputs={"scene": "fit"}, packages=("splatmend.recon",))
+
+
+def _enhanced(name: str, options: RecipeOptions) -> Stage:
+    return Stage(
+        name=f"{name}-enhanced",
+        config=EnhanceConfig(strength=options.strength),
+        run=stages.enhance,
+        inputs={"clip": name, "enhancer": enhancer_folder(options.enhancer)},
+        packages=("splatmend.enhance",),
+    )
+
+
+def _scored(name: str, truth: str | Path, enhancing: bool, frames: Literal["all", "held_out"]) -> Stage:
+    inputs: dict[str, str | Path] = {"raw": name} | ({"enhanced": f"{name}-enhanced"} if enhancing else {})
+    return Stage(
+        name=f"{name}-scores",
+        config=EvaluateConfig(frames=frames),
+        run=stages.score,
+        inputs=inputs | {"truth": truth},
+        packages=("splatmend.pipelines.evaluation",),
+    )
+
+
+def _section(name: str, title: str, enhancing: bool, scores: Mapping[str, str], note: str) -> Section:
+    clips = {"raw": name} | ({"enhanced": f"{name}-enhanced"} if enhancing else {})
+    return Section(title=title, clips=clips, scores=scores, note=note)
+
+
+def _report(title: str, source: str | Path, sections: tuple[Section, ...]) -> Stage:
+    named = {stage for section in sections for stage in (*section.clips.values(), *section.scores.values())}
+    inputs: dict[str, str | Path] = {"log": source, "scene": "fit"} | {name: name for name in sorted(named)}
+    packages = ("splatmend.pipelines.report",)
+    return Stage(name="report", config=ReportConfig(title=title, sections=sections), run=stages.report, inputs=inputs, packages=packages)
+
+
+def enhancer_folder(name: str) -> Path:
+    """The folder of an enhancer by its path or "bundled"; `UserError` where there is none, before anything else is computed."""
+    if name != "bundled":
+        folder = Path(name)
+    else:
+        spec = importlib.util.find_spec("splatmend.enhance")
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError("splatmend.enhance")
+        folder = Path(spec.origin).parent / "weights"
+    if not (folder / "enhancer.json").is_file():
+        raise UserError(f"{folder}: this is no enhancer, for it has no enhancer.json; give --enhancer FOLDER, or --enhancer none.")
+    return folder
+
+
+def _given(log: Path | None, recipe: str) -> Path:
+    if log is None:
+        raise UserError(f"{recipe}: the recipe needs a log; give its path after the recipe's name.")
+    return log
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "demo": demo,
+    "kitti-raw": kitti_raw,
+    "kitti-odometry": kitti_odometry,
+    "photos": photos,
+    "waymo": waymo,
+}

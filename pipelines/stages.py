@@ -1,0 +1,148 @@
+"""The stages that recipes are made of. Each joins one library function to folders; heavy modules are imported when a stage runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from splatmend.datasets.clip import Encoding
+from splatmend.datasets.street.config import StreetConfig
+from splatmend.pipelines.stage import StageContext
+from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.trajectory import TrajectoryConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """What to render."""
+
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    """The camera's path."""
+    around_held_out: int = 0
+    """Instead of the path: a clip of this many frames through the pose of every held-out frame, which stands in its middle."""
+    encoding: Encoding = "png"
+    """How frames are stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnhanceConfig:
+    """How to enhance a clip."""
+
+    strength: float = 1.0
+    """0 leaves the clip as it is, 1 takes all of the enhancer's change."""
+    encoding: Encoding = "png"
+    """How frames are stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the report, by the names of stages: `clips` and `scores` map what is shown to the stage that made it."""
+
+    title: str
+    clips: Mapping[str, str]
+    scores: Mapping[str, str]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What the report shows."""
+
+    title: str
+    sections: tuple[Section, ...] = ()
+
+
+def make_street(config: StreetConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
+    """A procedural street as a log folder."""
+    import shutil
+
+    from splatmend.datasets.artifact import partial_folder
+    from splatmend.datasets.street import build_street, write_street
+
+    partial = partial_folder(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        write_street(build_street(config), partial)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def fit_scene(config: FitConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
+    """A log becomes a scene; an interrupted fit goes on from its checkpoint."""
+    from splatmend.datasets.readers.registry import open_log
+    from splatmend.recon.fit.fit import fit
+
+    fit(open_log(inputs["log"]), out, replace(config, device=context.device), resume=context.resume, overwrite=True)
+
+
+def render_scene(config: RenderConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
+    """A scene becomes a clip, or with `around_held_out` a set of clips."""
+    from splatmend.pipelines.clip_sets import building_set
+    from splatmend.pipelines.held_out import shots_around_held_out
+    from splatmend.recon.render_clip import render_clip
+    from splatmend.recon.scene_files import load_scene
+    from splatmend.recon.trajectory import build_trajectory
+
+    scene = load_scene(inputs["scene"], device=torch_device(context.device))
+    if not config.around_held_out:
+        render_clip(scene, build_trajectory(scene, config.trajectory), out, encoding=config.encoding, overwrite=True)
+        return
+    with building_set(out, {"render": config}) as partial:
+        for number, (shots, extra) in enumerate(shots_around_held_out(scene, config.around_held_out, config.trajectory.camera)):
+            render_clip(scene, shots, partial / f"{number:03d}", encoding=config.encoding, extra=extra)
+
+
+def enhance(config: EnhanceConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
+    """A clip, or every clip of a set, goes through an enhancer."""
+    from splatmend.enhance.artifact import load_enhancer
+    from splatmend.enhance.clips import enhance_clip
+    from splatmend.pipelines.clip_sets import building_set, is_set, members
+
+    enhancer = load_enhancer(inputs["enhancer"], device=torch_device(context.device))
+    if not is_set(inputs["clip"]):
+        enhance_clip(enhancer, inputs["clip"], out, strength=config.strength, encoding=config.encoding, overwrite=True)
+        return
+    with building_set(out, {"enhance": config}) as partial:
+        for clip in members(inputs["clip"]):
+            enhance_clip(enhancer, clip, partial / clip.name, strength=config.strength, encoding=config.encoding)
+
+
+def score(config: Any, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
+    """Clips against the truth; inputs are `truth` and one per row."""
+    from splatmend.pipelines.evaluation.scores import evaluate
+    from splatmend.pipelines.evaluation.truth import open_truth
+
+    clips = {name: path for name, path in inputs.items() if name != "truth"}
+    evaluate(clips, open_truth(inputs["truth"]), out, config, device=context.device, overwrite=True)
+
+
+def report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
+    """The page about a run; inputs are `log`, `scene`, and every stage that a section names."""
+    from splatmend.datasets.artifact import plain
+    from splatmend.pipelines.report.build import ReportInputs, build_report
+    from splatmend.pipelines.report.from_run import comparison
+    from splatmend.pipelines.runner import done_records
+
+    made = ReportInputs(
+        title=config.title,
+        comparisons=[comparison(out.parent, plain(section)) for section in config.sections],
+        scene=inputs["scene"],
+        log=inputs["log"],
+        records=[record for record in done_records(out.parent) if record["stage"] != "report"],
+    )
+    build_report(made, out, overwrite=True)
+
+
+def torch_device(device: str) -> str:
+    """The device that "auto" stands for."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
