@@ -234,6 +234,9 @@ class _Clip(NamedTuple):
 
 
 def _forget_autocast_weights() -> None:
-    """Autocast keeps weights it cast without gradients, and would hand them to the next pass that needs gradients."""
+    """Forget the weights that autocast cast during a pass without gradients.
+
+    Earlier PyTorch releases hand those, without their gradient, to a later pass of the same autocast region (2.11 does not).
+    """
     if torch.is_autocast_cache_enabled():
         torch.clear_autocast_cache()
