@@ -18,6 +18,11 @@ STATIC_ID = 1
 FIRST_ACTOR_ID = 2
 
 
+def dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Scalar products `[N]` of vectors `[N, 3]`; on the CPU several times faster than a sum over the short axis."""
+    return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
+
+
 class Body:
     """A mesh in its own frame with a caster over it. Movers have a track, and rays are turned into their frame at each ray's moment."""
 
@@ -138,8 +143,8 @@ def _candidates(
     centre = poses._pick(poses.translation, moment)
     radius = float(torch.linalg.norm(torch.maximum(body.low.abs(), body.high.abs())))
     offset = centre - origins
-    along = (offset * directions).sum(1)
-    apart = (offset * offset).sum(1) - along * along
+    along = dot(offset, directions)
+    apart = dot(offset, offset) - along * along
     chosen = ((apart < radius * radius) & (along > -radius) & (along - radius < reach)).nonzero()[:, 0]
     if len(chosen) == 0:
         return chosen, origins[:0], directions[:0]
@@ -181,8 +186,8 @@ def hit_points(bodies: Bodies, rays: Rays, hits: Hits) -> HitPoints:
         if poses is not None:
             flat, normal = poses.rotate(flat, rays.moment[ray]), poses.rotate(normal, rays.moment[ray])
         d = rays.directions[ray]
-        flat = torch.where((flat * d).sum(1, keepdim=True) > 0, -flat, flat)
-        normal = torch.where((normal * flat).sum(1, keepdim=True) < 0, -normal, normal)
+        flat = torch.where(dot(flat, d)[:, None] > 0, -flat, flat)
+        normal = torch.where(dot(normal, flat)[:, None] < 0, -normal, normal)
         position = rays.origins[ray] + d * hits.distance[ray, None]
         columns.append((ray, position, flat, normal, mixed[:, 3:], body.material[triangle], body.parts[body.part[triangle]]))
     if not columns:

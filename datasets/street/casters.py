@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -42,11 +42,12 @@ class EmbreeCaster:
         import open3d
 
         self.device = torch.device("cpu")
-        self._tensor: Any = open3d.core.Tensor
+        # Open3D's type stubs do not know its constructor from an array alone.
+        self._tensor = cast(Any, open3d.core.Tensor)
         self._scene: Any = open3d.t.geometry.RaycastingScene()
         self._scene.add_triangles(
-            open3d.core.Tensor(np.ascontiguousarray(vertices, dtype=np.float32)),
-            open3d.core.Tensor(np.ascontiguousarray(triangles, dtype=np.uint32)),
+            self._tensor(np.ascontiguousarray(vertices, dtype=np.float32)),
+            self._tensor(np.ascontiguousarray(triangles, dtype=np.uint32)),
         )
 
     def cast(self, origins: torch.Tensor, directions: torch.Tensor) -> RayHits:

@@ -150,7 +150,7 @@ def _put_shop(surface: Surface, points: Points, noise: Noise, shop: torch.Tensor
     pane = here * band(v, 0.45, ground - 1.1, foot) * band(x, 0.25, 5.25, foot) * (u < width - 0.2).float()
     bars = torch.maximum(joints(x - 0.25, 1.666, 0.07, foot), band(v, ground - 1.6, ground - 1.54, foot))
     goods = noise.octaves(torch.stack([u, v * 0.7], 1), 0.5, foot, 3)
-    muted = 0.3 * goods[:, :3] + 0.7 * goods[:, 3:]
+    muted = 0.15 * goods[:, :3] + 0.6 * goods[:, 3:]
     shelf = 0.05 + 0.10 * (muted * 0.6 + 0.5).clamp(0, 1.6) * torch.exp(-(((v - 0.9) / 0.7) ** 2))[:, None]
     panelled = blend(surface.albedo, board_colour * 0.55, here * band(v, 0.0, ground - 0.25, foot) * band(x, 0.1, 5.4, foot))
     panelled = blend(panelled, letters, board)

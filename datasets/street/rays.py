@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot, readout_times_us
+from splatmend.datasets.undistort import ideal_from_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +26,8 @@ class Rays:
 
 def pixel_directions(camera: Camera, pixels: np.ndarray) -> np.ndarray:
     """Viewing directions `[..., 3]` float64 with z = 1 in the camera's frame through pixels `[..., 2]` (x, y), distortion undone."""
-    flat = np.ascontiguousarray(pixels.reshape(-1, 1, 2), dtype=np.float64)
-    if camera.distortion_model == "opencv":
-        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-12)
-        xy = cv2.undistortPointsIter(flat, camera.intrinsics, np.asarray(camera.distortion), None, None, criteria)
-    elif camera.distortion_model == "opencv_fisheye":
-        xy = cv2.fisheye.undistortPoints(flat, camera.intrinsics, np.asarray(camera.distortion))
-    else:
-        xy = (flat - np.asarray(camera.principal_px)) / np.asarray(camera.focal_px)
-    directions = np.concatenate([xy.reshape(-1, 2), np.ones((flat.shape[0], 1))], axis=1)
-    return directions.reshape(*pixels.shape[:-1], 3)
+    xy = ideal_from_pixels(camera, pixels.reshape(-1, 2))
+    return np.concatenate([xy, np.ones((len(xy), 1))], axis=1).reshape(*pixels.shape[:-1], 3)
 
 
 def shot_rays(shot: Shot, offset_px: tuple[float, float], device: torch.device, spread_px: float = 1.0) -> tuple[Rays, torch.Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from splatmend.datasets.street import materials
-from splatmend.datasets.street.bodies import Bodies, HitPoints, Hits, hit_points
+from splatmend.datasets.street.bodies import Bodies, HitPoints, Hits, dot, hit_points
 from splatmend.datasets.street.car_material import car_body, car_window, wheel
 from splatmend.datasets.street.facade import facade
 from splatmend.datasets.street.materials import Material, Points, Surface
@@ -60,7 +60,7 @@ class Shaded:
 
 def surfaces(points: HitPoints, rays: Rays, distance: torch.Tensor, noise: Noise) -> Surface:
     """The materials of hit points; `distance [N]` is theirs."""
-    facing = (points.flat_normal * rays.directions[points.ray]).sum(1).abs().clamp(min=0.08)
+    facing = dot(points.flat_normal, rays.directions[points.ray]).abs().clamp(min=0.08)
     # The geometric mean of the footprint's two sides keeps slanted roads from blurring away.
     footprint = distance * rays.spread_rad / facing.sqrt()
     count, device = len(distance), distance.device
@@ -97,8 +97,8 @@ def shade(bodies: Bodies, rays: Rays, hits: Hits, light: Light, jitter: tuple[fl
     distance = hits.distance[points.ray]
     surface = surfaces(points, rays, distance, light.noise)
     to_sun = _sun_sample(sky.to_sun, jitter)
-    facing = (points.normal * to_sun).sum(1)
-    flat_facing = (points.flat_normal * to_sun).sum(1)
+    facing = points.normal @ to_sun
+    flat_facing = points.flat_normal @ to_sun
     leaf = surface.translucency > 0
     lit = ((facing > 0) & (flat_facing > 0)) | leaf
     open_to_sun = torch.zeros(len(distance), device=device)
@@ -139,7 +139,7 @@ def _reflections(
     if len(rows) == 0:
         return out
     d, n = rays.directions[points.ray[rows]], points.normal[rows]
-    cosine = (-(d * n).sum(1)).clamp(0.02, 1)
+    cosine = (-dot(d, n)).clamp(0.02, 1)
     mirrored = d + 2 * cosine[:, None] * n
     mirror, sharp = surface.mirror[rows], surface.sharpness[rows]
     fresnel = mirror + (sharp - mirror).clamp(min=0) * (1 - cosine) ** 5
@@ -148,7 +148,7 @@ def _reflections(
     street = light.sky.bounce * (0.9 + 0.4 * mirrored[:, 2:3].clamp(-1, 1))
     around = light.sky.radiance(mirrored, with_sun=False) * above + street * (1 - above)
     exponent = 2.0 ** (2 + 8 * sharp)
-    towards = (mirrored * to_sun).sum(1).clamp(0, 1)
+    towards = (mirrored @ to_sun).clamp(0, 1)
     highlight = (towards**exponent * (exponent + 8) / 25.0).clamp(max=30.0) * open_to_sun[rows]
     strength = fresnel * sharp
     out[rows] = (

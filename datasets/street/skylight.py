@@ -57,7 +57,7 @@ class SkyVisibility:
         found = F.grid_sample(self._volume, place[None, None, None], mode="bilinear", padding_mode="border", align_corners=True)[
             0, :, 0, 0
         ].T
-        return (found[:, 0] + (2 / 3) * (found[:, 1:] * normal).sum(1)).clamp(0.03, 1.0)
+        return (found[:, 0] + (2 / 3) * torch.linalg.vecdot(found[:, 1:], normal)).clamp(0.03, 1.0)
 
 
 def _filled(volume: torch.Tensor, weight: torch.Tensor, shape: np.ndarray) -> torch.Tensor:

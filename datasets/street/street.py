@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -183,7 +184,7 @@ def _as_mesh(mesh: trimesh.Trimesh | Mesh) -> Mesh:
     """A mesh with materials as it is; another one with its vertices' colours (grey without any) as matt paint."""
     if isinstance(mesh, Mesh):
         return mesh
-    visual = mesh.visual.to_color() if isinstance(mesh.visual, trimesh.visual.TextureVisuals) else mesh.visual
+    visual: Any = mesh.visual.to_color() if isinstance(mesh.visual, trimesh.visual.TextureVisuals) else mesh.visual
     colours = np.asarray(visual.vertex_colors, dtype=np.float64)[:, :3] / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     vertices, triangles = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)

@@ -175,6 +175,21 @@ def test_rolling_shutter_sees_movers_later_from_row_to_row(street: Street) -> No
     assert abs(np.polyfit(sorted(upright), [upright[row] for row in sorted(upright)], 1)[0]) < 0.15 * expected
 
 
+def test_a_distorted_camera_sees_points_where_projection_puts_them(street: Street) -> None:
+    still = street.shot("FRONT", 1)
+    camera = replace(still.camera, distortion_model="opencv", distortion=(-0.25, 0.06, 0.002, -0.001, 0.0))
+    shot = Shot.still(camera, still.world_from_camera, still.mid_us)
+    place = transform(shot.world_from_camera, np.array([-2.6, 0.9, 6.0]))
+    ball = trimesh.creation.icosphere(subdivisions=2, radius=0.3)
+    track = PoseTrack(times_us=np.array([shot.start_us]), world_from_body=pose(np.eye(3), place)[None])
+    others = [actor.actor_id for actor in street.actors]
+    row, column = np.nonzero(street.render(shot, extra=[(ball, track)], without=others, supersample=1).ids == 2 + len(street.actors))
+    expected, _ = project(camera, np.array([-2.6, 0.9, 6.0]))
+    straight, _ = project(still.camera, np.array([-2.6, 0.9, 6.0]))
+    assert np.hypot(column.mean() + 0.5 - expected[0], row.mean() + 0.5 - expected[1]) < 0.6
+    assert np.hypot(*(straight - expected)) > 2.0
+
+
 def test_exposure_drifts_when_asked() -> None:
     street = build_street(replace(CONFIG, exposure_drift=1.0, duration_s=1.0))
     factors = [street.recorded_exposure("FRONT", street.shot("FRONT", frame).mid_us) for frame in range(10)]
