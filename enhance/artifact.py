@@ -62,7 +62,7 @@ def save_enhancer(
     tensors = {"caption": enhancer.caption} | {f"skips.{name}": value for name, value in enhancer.joins.state_dict().items()}
     if enhancer.spec.skips:
         parts.append("skips")
-    save_file({name: _as_saved(value, dtype) for name, value in tensors.items()}, folder / ADAPTER)
+    _write_tensors(folder / ADAPTER, {name: _as_saved(value, dtype) for name, value in tensors.items()})
     write_json(folder / INFO, {"format_version": FORMAT_VERSION, "requires": parts, "spec": plain(enhancer.spec)})
 
 
@@ -173,7 +173,12 @@ def save_model(model: torch.nn.Module, folder: Path, dtype: torch.dtype | None) 
     state = {name: _as_saved(value, dtype) for name, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)
-    save_file(state, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    _write_tensors(folder / "diffusion_pytorch_model.safetensors", state)
+
+
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes files that nobody else may read, which would survive into an installed package
 
 
 def _as_saved(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

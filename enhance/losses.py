@@ -110,10 +110,11 @@ def structural_dissimilarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return F.conv2d(F.conv2d(x, rows, groups=x.shape[1]), columns, groups=x.shape[1])
 
     with torch.autocast(a.device.type, enabled=False):
+        # The luminance term is a ratio of means, so it needs colours in [0, 1].
+        a, b = (a + 1) / 2, (b + 1) / 2
         moments = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1))
         mean_a, mean_b, square_a, square_b, product = moments.split(channels, dim=1)
-        # Data range 2, so the constants of the paper are (0.01 * 2)^2 and (0.03 * 2)^2.
-        c1, c2 = 0.02**2, 0.06**2
+        c1, c2 = 0.01**2, 0.03**2
         variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
         ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
         ssim = ssim / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))

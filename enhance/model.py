@@ -125,6 +125,7 @@ class Enhancer(nn.Module):
         """
         adapter = self.adapter()
         adapter.group_count(clip.shape[2])
+        clip = clip.to(self.vae.dtype)
         head, cache, taps = adapter.encoder.group(clip[:, :, :1], adapter.initial_encoder_cache(), self.taps)
         means, sides = [head], [self.side_features(taps)]
         if clip.shape[2] > 1:
@@ -162,7 +163,7 @@ class Enhancer(nn.Module):
     def decoder_latents(self, z_in: torch.Tensor, z_out: torch.Tensor) -> torch.Tensor:
         """What the decoder takes (denormalised), `[B or 2B, C, L, h, w]`; see `compose`."""
         z = torch.cat([z_out, z_in], dim=0) if self.spec.output == "difference" else z_out
-        return self.adapter().denormalise(z)
+        return self.adapter().denormalise(z).to(self.vae.dtype)
 
     def decoder_side(self, side: SideFeatures) -> dict[str, torch.Tensor]:
         """Side features for the batch that `decoder_latents` makes."""

@@ -68,9 +68,17 @@ def silence_decoder(vae: AutoencoderKLWan) -> None:
 
 
 def small_enhancer(
-    vae: AutoencoderKLWan | None = None, *, output: OutputMode = "residual", skips: tuple[Skip, ...] = SMALL_SKIPS, seed: int = 0
+    vae: AutoencoderKLWan | None = None,
+    transformer: WanTransformer3DModel | None = None,
+    *,
+    output: OutputMode = "residual",
+    skips: tuple[Skip, ...] = SMALL_SKIPS,
+    seed: int = 0,
 ) -> Enhancer:
-    """A small enhancer that starts as the identity where its output mode allows it; `vae` is a trained autoencoder or None (fresh)."""
+    """A small enhancer that starts as the identity where its output mode allows it.
+
+    `vae`: a trained autoencoder; `transformer`: any Wan transformer over its latents; None: fresh ones.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = vae if vae is not None else small_vae()
@@ -78,4 +86,4 @@ def small_enhancer(
             silence_decoder(vae)
         caption = torch.zeros(1, CAPTION_TOKENS, CAPTION_CHANNELS)
         spec = EnhancerSpec(base=SMALL_BASE, output=output, skips=skips, window=5, overlap=2)
-        return Enhancer(vae, small_transformer(), caption, spec)
+        return Enhancer(vae, transformer if transformer is not None else small_transformer(), caption, spec)

@@ -1,0 +1,156 @@
+"""Enhancing clips of any length and size in constant memory.
+
+Frames are encoded once and decoded once, group by group with caches; the transformer sees overlapping windows of latents, which are
+blended in latent space. What is held at any time is about one window: its frames, latents and skip features.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from splatmend.datasets.artifact import Manifest, building, content_key
+from splatmend.datasets.clip import Clip, ClipWriter, Encoding
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.video import to_uint8
+from splatmend.enhance.decoder import regroup_frames
+from splatmend.enhance.model import Enhancer, blend
+from splatmend.enhance.windows import stream_windows
+
+Progress = Callable[[int, int], None]
+"""`on_progress(frames done, frames in all)`."""
+
+
+class _Held(NamedTuple):
+    """One group between encoding and decoding."""
+
+    frames: torch.Tensor
+    latent: torch.Tensor
+    side: dict[str, torch.Tensor]
+
+
+class StreamingEnhancer:
+    """Enhances one clip frame by frame. `peak_groups` is the largest number of groups that were held at once."""
+
+    def __init__(self, enhancer: Enhancer, *, strength: float = 1.0, window: int | None = None, overlap: int | None = None) -> None:
+        """`window`, `overlap`: in latents; None: what the enhancer was trained with. `UserError` for values out of range."""
+        self.window = enhancer.spec.window if window is None else window
+        self.overlap = min(enhancer.spec.overlap, self.window - 1) if overlap is None else overlap
+        if not 0.0 <= strength <= 1.0:
+            raise UserError(f"strength: {strength} is not between 0 (the input) and 1 (the full effect); give another value.")
+        if self.window < 1 or not 0 <= self.overlap < self.window:
+            raise UserError(f"window: {self.window} latents with an overlap of {self.overlap} leave no stride; give a smaller overlap.")
+        self.enhancer, self.strength = enhancer, strength
+        self.peak_groups = 0
+        self._held: deque[_Held] = deque()
+
+    def frames(self, frames: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+        """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves."""
+        if self.strength == 0.0:
+            yield from frames
+            return
+        adapter = self.enhancer.adapter()
+        groups = 1 + -(-(count - 1) // adapter.temporal_factor)
+        source = iter(frames)
+        first = next(source)
+        height, width = first.shape[:2]
+        pieces = (self._to_tensor(rgb) for rgb in _chain(first, source))
+        latents = self._encode(regroup_frames(pieces, adapter.temporal_factor, pad=True))
+        done = 0
+        for piece in self._decode(stream_windows(latents, groups, self.window, self.overlap, self._predict)):
+            pictures = ((piece[0].clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).float().cpu().numpy()
+            for picture in pictures[: count - done]:
+                yield to_uint8(picture[:height, :width])
+            done += len(pictures)
+
+    def _encode(self, groups: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        adapter = self.enhancer.adapter()
+        cache = adapter.initial_encoder_cache()
+        for index, frames in enumerate(groups):
+            with torch.no_grad():
+                latent, cache, tapped = adapter.encode_group(frames.to(self.enhancer.vae.dtype), cache, index, self.enhancer.taps)
+                latent = adapter.normalise(latent)
+            self._held.append(_Held(frames, latent, self.enhancer.side_features(tapped)))
+            self.peak_groups = max(self.peak_groups, len(self._held))
+            yield latent
+
+    def _predict(self, z_in: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.enhancer.predict(z_in)
+
+    def _decode(self, latents: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        adapter = self.enhancer.adapter()
+        cache = adapter.initial_decoder_cache()
+        for index, z_out in enumerate(latents):
+            held = self._held.popleft()
+            with torch.no_grad():
+                z = self.enhancer.decoder_latents(held.latent, z_out)
+                side = self.enhancer.decoder_side(held.side) if self.enhancer.spec.skips else None
+                decoded, cache = adapter.decode_group(z, cache, index, side)
+                enhanced = self.enhancer.compose(held.frames, decoded.float())
+                result = blend(held.frames, enhanced, self.strength)
+            yield result
+
+    def _to_tensor(self, rgb: np.ndarray) -> torch.Tensor:
+        """`[H, W, 3]` uint8 -> `[1, 3, 1, H', W']` in [-1, 1], reflected at the right and at the bottom up to whole latents."""
+        multiple = self.enhancer.size_multiple
+        height, width = rgb.shape[:2]
+        padded = np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="symmetric")
+        tensor = torch.from_numpy(padded).to(self.enhancer.device).permute(2, 0, 1).float() / 127.5 - 1.0
+        return tensor[None, :, None]
+
+
+def enhance_clip(
+    enhancer: Enhancer,
+    clip: Clip,
+    out: Path,
+    *,
+    strength: float = 1.0,
+    window: int | None = None,
+    overlap: int | None = None,
+    overwrite: bool = False,
+    encoding: Encoding = "png",
+    on_progress: Progress | None = None,
+) -> Path:
+    """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks and frame rate.
+
+    `strength` 0 gives the input's frames exactly. `UserError` where `out` exists already or a setting is out of range.
+    """
+    stream = StreamingEnhancer(enhancer, strength=strength, window=window, overlap=overlap)
+    config = {"strength": strength, "window": stream.window, "overlap": stream.overlap, "encoding": encoding, "enhancer": enhancer.spec}
+    manifest = Manifest(kind="clip", config=config, inputs={"clip": _clip_key(clip)})
+    with building(out, manifest, overwrite=overwrite) as folder:
+        mask_names = sorted(p.name for p in (clip.path / "masks").iterdir() if p.is_dir()) if (clip.path / "masks").is_dir() else []
+        with ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz) as writer:
+            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip))):
+                masks = {name: clip.read_channel(f"masks/{name}", index) for name in mask_names}
+                writer.write(
+                    rgb,
+                    clip.frames[index].shot,
+                    depth_m=clip.read_channel("depth", index),
+                    opacity=clip.read_channel("opacity", index),
+                    masks={name: mask for name, mask in masks.items() if mask is not None},
+                    extra=clip.frames[index].extra,
+                )
+                if on_progress is not None:
+                    on_progress(index + 1, len(clip))
+        manifest.facts = writer.facts | {"rate_hz": clip.rate_hz, "model": enhancer.spec.base, "strength": strength}
+    return Path(out)
+
+
+def _clip_key(clip: Clip) -> str:
+    """The clip's manifest, or for a plain video its path and size, as a short hash."""
+    manifest = clip.path / "manifest.json"
+    if manifest.is_file():
+        return content_key(manifest.read_text())
+    return content_key([str(clip.path), len(clip)])
+
+
+def _chain(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from rest

@@ -1,0 +1,73 @@
+"""Training losses: sums over frames, agreement with reference implementations, and errors a user can make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.losses import PixelLoss, check_losses, latent_mse, structural_dissimilarity
+
+
+def clips(frames: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(2, 3, frames, 24, 24, generator=generator) * 2 - 1
+    return a, (a + 0.2 * torch.randn(a.shape, generator=generator)).clamp(-1, 1)
+
+
+def test_pixel_terms_sum_over_frames_whatever_the_grouping() -> None:
+    a, b = clips()
+    loss = PixelLoss({"l1": 2.0, "mse": 1.0, "ssim": 0.5})
+    whole = loss(a, b)
+    parts = loss.take_parts()
+    grouped = loss(a[:, :, :1], b[:, :, :1]) + loss(a[:, :, 1:], b[:, :, 1:])
+    torch.testing.assert_close(whole, grouped)
+    torch.testing.assert_close(parts["l1"], 5 * (a - b).abs().mean())
+    torch.testing.assert_close(parts["mse"], 5 * ((a - b) ** 2).mean())
+    assert loss.take_parts().keys() == parts.keys()
+    assert not loss.take_parts()
+
+
+def test_ssim_agrees_with_piq_and_has_a_gradient() -> None:
+    import piq
+
+    a, b = clips(1)
+    a, b = a[:, :, 0], b[:, :, 0].clone().requires_grad_()
+    ours = structural_dissimilarity(a, b)
+    # Both average over the windows that lie wholly in the picture.
+    theirs = piq.ssim((a + 1) / 2, (b + 1) / 2, data_range=1.0, downsample=False, reduction="none")
+    torch.testing.assert_close(1 - ours, theirs, atol=1e-5, rtol=1e-5)
+    ours.sum().backward()
+    assert b.grad is not None
+    assert b.grad.abs().max() > 0
+    torch.testing.assert_close(structural_dissimilarity(a, a), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_latent_mse_is_a_mean() -> None:
+    a, b = clips()
+    torch.testing.assert_close(latent_mse(a, b), ((a - b) ** 2).mean())
+
+
+def test_errors_name_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="sharpness"):
+        check_losses({"sharpness": 1.0})
+    with pytest.raises(UserError, match="negative"):
+        check_losses({"l1": -1.0})
+    with pytest.raises(UserError, match="no loss"):
+        check_losses({"l1": 0.0})
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UserError, match=r"vgg16.*missing.*put"):
+        check_losses({"lpips_vgg": 100.0})
+
+
+def test_lpips_sums_over_frames() -> None:
+    from splatmend.datasets.image_metrics import lpips_available
+
+    if not lpips_available("squeeze"):
+        pytest.skip("no SqueezeNet weights in the hub cache")
+    a, b = (x[:1, :, :2] for x in clips())
+    loss = PixelLoss({"lpips_squeeze": 1.0})
+    torch.testing.assert_close(loss(a, b), loss(a[:, :, :1], b[:, :, :1]) + loss(a[:, :, 1:], b[:, :, 1:]), atol=1e-5, rtol=1e-4)
+    assert loss(a, b) > 10 * loss(a, a).abs()

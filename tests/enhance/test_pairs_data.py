@@ -1,0 +1,145 @@
+"""Training clips: pairs indexes, caching, determinism, synthetic artefacts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splatmend.datasets.artifact import Manifest, building
+from splatmend.datasets.clip import ClipWriter, open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.train.data import ClipCache, DataConfig, TrainingClips
+from splatmend.enhance.train.degrade import DegradeConfig, degrade
+
+CPU = torch.device("cpu")
+
+
+def write_clip(path: Path, value: int, frames: int = 12, size: tuple[int, int] = (40, 56)) -> Path:
+    """A clip whose frame i is grey with value + i, plus a texture."""
+    rng = np.random.default_rng(value)
+    texture = rng.integers(0, 40, (*size, 3))
+    manifest = Manifest(kind="clip", config={})
+    with building(path, manifest) as folder:
+        with ClipWriter(folder) as writer:
+            for i in range(frames):
+                writer.write((texture + value + i).astype(np.uint8))
+        manifest.facts = writer.facts
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    write_clip(tmp_path / "bad", 40)
+    write_clip(tmp_path / "good", 120)
+    lines = [
+        {"degraded": "bad", "target": "good", "kind": "cycle", "split": "train", "scene": "a"},
+        {"degraded": "good", "target": "good", "kind": "cycle", "split": "test", "scene": "b"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "pairs.jsonl"
+
+
+def clips_of(config: DataConfig, **settings: int) -> TrainingClips:
+    return TrainingClips(config, **({"clip_frames": 5, "crop_px": (32, 32), "batch": 2, "seed": 4} | settings))
+
+
+def test_pairs_stay_aligned_and_only_the_split_counts(index: Path) -> None:
+    clips = clips_of(DataConfig(pairs=(index,), clean_share=0.0))
+    assert len(clips.paired) == 1
+    firsts = set()
+    for step in range(12):
+        batch = clips.finish(clips.raw(step), CPU)
+        assert batch.target.shape == (2, 3, 5, 32, 32)
+        assert batch.kinds == ("pair", "pair")
+        # Frame i of both clips is brighter than frame 0 by i levels; windows and crops are cut alike.
+        steps = batch.target.diff(dim=2) * 127.5
+        torch.testing.assert_close(steps, torch.ones_like(steps), atol=1e-2, rtol=0)
+        torch.testing.assert_close(batch.degraded.diff(dim=2) * 127.5, steps, atol=1e-2, rtol=0)
+        firsts.add(round(float(batch.target[0].min()), 3))
+    assert len(firsts) > 3
+
+
+def test_a_step_sees_the_same_whenever_it_is_asked(index: Path) -> None:
+    config = DataConfig(pairs=(index,), videos=(index.parent / "good",), synthetic_share=0.5)
+    one, other = clips_of(config), clips_of(config)
+    late = other.finish(other.raw(7), CPU)
+    batches = one.batches(5, 0, CPU)
+    for _ in range(3):
+        batch = next(batches)
+    batches.close()
+    assert batch.kinds == late.kinds
+    assert torch.equal(batch.degraded, late.degraded)
+    assert torch.equal(batch.target, late.target)
+    assert not np.array_equal(one.raw(7, process=1).target, one.raw(7).target)
+
+
+def test_clean_samples_are_their_own_target(index: Path) -> None:
+    clips = clips_of(DataConfig(pairs=(index,), clean_share=1.0))
+    batch = clips.finish(clips.raw(0), CPU)
+    assert batch.kinds == ("clean", "clean")
+    assert torch.equal(batch.degraded, batch.target)
+
+
+def test_the_cache_is_bounded(tmp_path: Path) -> None:
+    opened = [open_clip(write_clip(tmp_path / f"clip{i}", 20 * i)) for i in range(4)]
+    size = 12 * 40 * 56 * 3
+    cache = ClipCache(2 * size)
+    for clip in opened:
+        cache.frames(clip, 0, 12, None)
+        assert cache.bytes <= 2 * size
+    assert cache.frames(opened[0], 3, 5, 20).shape == (2, 20, 28, 3)
+
+
+def test_data_that_cannot_be_used_is_named(index: Path) -> None:
+    with pytest.raises(UserError, match="neither pairs nor videos"):
+        DataConfig()
+    with pytest.raises(UserError, match="smaller than the crop"):
+        clips_of(DataConfig(pairs=(index,)), crop_px=(64, 64)).raw(0)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="split val"):
+        clips_of(DataConfig(pairs=(index,), split="val"))
+    broken = index.with_name("broken.jsonl")
+    broken.write_text('{"degraded": "bad"}\n')
+    with pytest.raises(UserError, match="degraded and target"):
+        clips_of(DataConfig(pairs=(broken,)))
+    broken.write_text("{")
+    with pytest.raises(UserError, match="JSON"):
+        clips_of(DataConfig(pairs=(broken,)))
+    write_clip(index.parent / "short", 10, frames=3)
+    broken.write_text(json.dumps({"degraded": "short", "target": "good"}) + "\n")
+    with pytest.raises(UserError, match="3 frames"):
+        clips_of(DataConfig(pairs=(broken,)))
+
+
+def test_a_short_clip_stands_still_at_its_end(tmp_path: Path) -> None:
+    clips = clips_of(DataConfig(videos=(write_clip(tmp_path / "short", 50, frames=3),), clean_share=1.0))
+    target = clips.finish(clips.raw(0), CPU).target
+    assert torch.equal(target[:, :, 2], target[:, :, 4])
+    assert not torch.equal(target[:, :, 1], target[:, :, 2])
+
+
+EFFECTS = ("blur", "low_resolution", "ghost", "needles", "floaters", "holes", "colour")
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_each_artefact_changes_the_clip_coherently(effect: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    still = (torch.rand(1, 3, 1, 32, 48, generator=generator) * 1.2 - 0.6).expand(-1, -1, 6, -1, -1).contiguous()
+    only = DegradeConfig(**{name: float(name == effect) for name in EFFECTS})  # type: ignore[arg-type]
+    outs = [degrade(still, torch.Generator().manual_seed(seed), only) for seed in range(4)]
+    assert all(out.isfinite().all() and out.abs().max() <= 1 for out in outs)
+    changes = torch.stack([(out - still).abs().mean() for out in outs])
+    assert changes.max() > 0.005
+    # A still scene keeps artefacts that move a little: frame to frame they change less than they change the picture.
+    flicker = torch.stack([out.diff(dim=2).abs().mean() for out in outs])
+    assert flicker.sum() < 0.8 * changes.sum()
+
+
+def test_artefacts_follow_the_generator() -> None:
+    x = torch.rand(2, 3, 5, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    a, b, c = (degrade(x, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)

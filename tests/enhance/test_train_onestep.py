@@ -1,0 +1,197 @@
+"""Stage two at toy size: gradients, overfitting, resuming, LoRA."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splatmend.datasets.artifact import Manifest, building
+from splatmend.datasets.clip import ClipWriter
+from splatmend.datasets.errors import UserError
+from splatmend.enhance.artifact import load_enhancer
+from splatmend.enhance.losses import PixelLoss
+from splatmend.enhance.model import Enhancer, LoraInfo
+from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
+from splatmend.enhance.train.config import OneStepTrainConfig
+from splatmend.enhance.train.data import Batch, DataConfig
+from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters, train_onestep
+
+
+def tiny(output: str = "residual", *, active: bool = False) -> Enhancer:
+    torch.manual_seed(3)
+    enhancer = small_enhancer(small_vae(8), small_transformer(1, 1, 32), output=output)  # type: ignore[arg-type]
+    if active:
+        for parameter in (enhancer.vae.decoder.conv_out.weight, enhancer.transformer.proj_out.weight):
+            torch.nn.init.normal_(parameter, std=0.2)
+        for join in enhancer.join_modules().values():
+            torch.nn.init.normal_(join.gate)
+    return enhancer
+
+
+def config(**settings: object) -> OneStepTrainConfig:
+    base: dict[str, object] = {
+        "steps": 4, "lr": 2e-3, "precision": "fp32", "device": "cpu", "clip_frames": 9, "crop_px": (32, 32), "warmup_steps": 1,
+        "losses": {"latent_mse": 0.1, "l1": 1.0}, "decoder": "full", "encoder": "full", "ema": None, "log_every": 1, "log": False,
+    }  # fmt: skip
+    return OneStepTrainConfig(**(base | settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    """One pair: a moving pattern, and the same with a colour cast and a grey bar."""
+    rng = np.random.default_rng(0)
+    pattern = rng.integers(0, 256, (4, 8, 3)).astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    for name in ("good", "bad"):
+        manifest = Manifest(kind="clip", config={})
+        with building(tmp_path / name, manifest) as folder, ClipWriter(folder) as writer:
+            for i in range(9):
+                rgb = np.roll(pattern, 2 * i, axis=1)[:, :32].copy()
+                if name == "bad":
+                    rgb = np.clip(rgb * np.array([0.6, 0.8, 1.0]), 0, 255).astype(np.uint8)
+                    rgb[10:14] = 128
+                writer.write(rgb)
+            manifest.facts = writer.facts
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"degraded": "bad", "target": "good", "split": "train"}) + "\n")
+    return DataConfig(pairs=(tmp_path / "pairs.jsonl",), clean_share=0.0, flip=False)
+
+
+def random_batch(frames: int = 13) -> Batch:
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.rand(1, 3, frames, 16, 16, generator=generator) * 2 - 1 for _ in range(2))
+    return Batch(a, b, ("pair",))
+
+
+def gradients(enhancer: Enhancer, settings: OneStepTrainConfig, scale: float = 1.0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    parameters = choose_parameters(settings, enhancer)
+    metrics = OneStepObjective(settings, enhancer).add_gradients(random_batch(), scale)
+    return {name: p.grad for name, p in parameters.items() if p.grad is not None}, metrics["loss"]
+
+
+@pytest.mark.parametrize("output", ["direct", "residual", "difference"])
+def test_with_enough_links_the_step_equals_plain_backpropagation(output: str) -> None:
+    exact, loss = gradients(tiny(output, active=True), config(truncation=None))
+    linked, same = gradients(tiny(output, active=True), config(truncation=3))
+    torch.testing.assert_close(loss, same, atol=1e-5, rtol=1e-4)
+    assert exact.keys() == linked.keys()
+    assert any(name.startswith("vae.encoder") for name in exact)
+    for name in exact:
+        torch.testing.assert_close(linked[name], exact[name], atol=2e-5, rtol=2e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_one_link_equals_a_reference_written_by_hand() -> None:
+    """D = 1: the loss on group i reaches latents i and i - 1 only. Reference: one full graph per group, its cache two groups back cut."""
+    enhancer, batch, settings = tiny(active=True), random_batch(), config(encoder="none", losses={"l1": 1.0})
+    ours, _ = gradients(enhancer, settings)
+    reference = tiny(active=True)
+    parameters = choose_parameters(settings, reference)
+    loss_of, adapter = PixelLoss({"l1": 1.0}), reference.adapter()
+    with torch.no_grad():
+        encoded = reference.encode(batch.degraded)
+    total = torch.zeros(())
+    z = reference.decoder_latents(encoded.latents, reference.predict(encoded.latents))
+    caches = [adapter.initial_decoder_cache()]
+    with torch.no_grad():
+        for i in range(4):
+            caches.append(adapter.decode_group(z[:, :, i : i + 1], caches[i], i, encoded.side[i])[1])
+    for i, span in enumerate((slice(0, 1), slice(1, 5), slice(5, 9), slice(9, 13))):
+        cache = caches[max(i - 1, 0)]
+        for j in range(max(i - 1, 0), i + 1):
+            frames, cache = adapter.decode_group(z[:, :, j : j + 1], cache, j, encoded.side[j])
+        total = total + loss_of(batch.degraded[:, :, span] + frames, batch.target[:, :, span])
+    (total / 13).backward()
+    assert ours.keys() == {name for name, p in parameters.items() if p.grad is not None}
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, parameters[name].grad, atol=1e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+    exact, _ = gradients(tiny(active=True), dataclasses.replace(settings, truncation=None))
+    assert any(not torch.allclose(exact[name], ours[name], atol=1e-5, rtol=1e-3) for name in exact)
+
+
+def test_loss_scale_reaches_every_gradient_once() -> None:
+    whole, loss = gradients(tiny(active=True), config())
+    half, same = gradients(tiny(active=True), config(), 0.5)
+    torch.testing.assert_close(loss, same)
+    for name in whole:
+        torch.testing.assert_close(half[name] * 2, whole[name], atol=1e-6, rtol=1e-4)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("truncation", [1, None])
+def test_it_learns_one_pair(data: DataConfig, tmp_path: Path, truncation: int | None) -> None:
+    settings = config(steps=60, truncation=truncation, losses={"l1": 1.0, "latent_mse": 0.01}, lr=4e-3)
+    out = train_onestep(settings, data, tiny(), tmp_path / "out")
+    assert out is not None
+    curve = rows(out)
+    assert [row["step"] for row in curve] == list(range(1, 61))
+    assert curve[-1]["l1"] < 0.6 * curve[0]["l1"]
+    assert (out / "samples" / "000060.png").is_file()
+    assert not list(out.glob("checkpoint*"))
+    spec = load_enhancer(out).spec
+    assert spec.window == 3
+    assert spec.provenance["steps"] == 60
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(data: DataConfig, tmp_path: Path) -> None:
+    settings = config(steps=4, ema=0.9, accumulation=2, schedule="cosine")
+    whole = train_onestep(settings, data, tiny(), tmp_path / "whole")
+    paused = dataclasses.replace(settings, pause_seconds=0.0)
+    for _ in range(3):
+        assert train_onestep(paused, data, tiny(), tmp_path / "parts", resume=True) is None
+        torch.rand(7)  # Whatever happens to the global generator in between does not matter.
+    parts = train_onestep(settings, data, tiny(), tmp_path / "parts", resume=True)
+    assert whole is not None
+    assert parts is not None
+    a, b = load_enhancer(whole), load_enhancer(parts)
+    assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    assert [r["loss"] for r in rows(whole)] == [r["loss"] for r in rows(parts)]
+    train_onestep(paused, data, tiny(), tmp_path / "other", resume=False)
+    with pytest.raises(UserError, match="another training configuration"):
+        train_onestep(config(steps=9), data, tiny(), tmp_path / "other", resume=True)
+
+
+def test_time_ends_a_training(data: DataConfig, tmp_path: Path) -> None:
+    out = train_onestep(config(steps=10_000, max_seconds=0.5, log_every=1), data, tiny(), tmp_path / "out")
+    assert out is not None
+    assert 1 <= rows(out)[-1]["step"] < 10_000
+
+
+def test_middle_windows_are_trained(data: DataConfig) -> None:
+    """Four latents in windows of three: the second window starts in the middle of the clip, and the step sees both."""
+    enhancer = tiny(active=True)
+    seen: list[int] = []
+    original = enhancer.predict
+    enhancer.predict = lambda z: seen.append(z.shape[2]) or original(z)  # type: ignore[method-assign,func-returns-value]
+    gradients(enhancer, config(window=3, overlap=2))
+    assert seen == [3, 3]
+
+
+def test_decoder_lora_is_folded_into_a_plain_autoencoder(data: DataConfig, tmp_path: Path) -> None:
+    enhancer = tiny(active=True)
+    before = enhancer.vae.decoder.conv_in.weight.detach().clone()
+    info = LoraInfo(rank=2, alpha=3)
+    settings = config(transformer="none", decoder="lora", decoder_lora=info, encoder="none", skips=False, losses={"l1": 1.0})
+    out = train_onestep(settings, data, enhancer, tmp_path / "out")
+    assert out is not None
+    again = load_enhancer(out)
+    assert not torch.equal(again.vae.decoder.conv_in.weight, before)
+    x = random_batch(5).degraded
+    torch.testing.assert_close(again(x), enhancer.eval()(x), atol=1e-5, rtol=1e-4)
+
+
+def test_settings_that_make_no_sense_are_named(data: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="4k"):
+        config(clip_frames=10)
+    with pytest.raises(UserError, match="rank"):
+        config(transformer="lora")
+    with pytest.raises(UserError, match="nothing is to be trained"):
+        train_onestep(config(transformer="none", decoder="none", encoder="none", skips=False), data, tiny(), tmp_path / "out")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="CUDA"):
+            train_onestep(config(device="cuda"), data, tiny(), tmp_path / "out")
