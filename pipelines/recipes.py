@@ -80,7 +80,8 @@ def demo(log: Path | None, options: RecipeOptions) -> list[Stage]:
     if log is not None:
         raise UserError(f"{log}: the demo makes its own log; leave the path out, or choose another recipe.")
     if options.preset == "cpu":
-        street = StreetConfig(seed=options.seed, duration_s=2.4, width=320, height=192)
+        # One ray a pixel and a coarse LiDAR: casting and shading the street takes longer than everything else of this preset.
+        street = StreetConfig(seed=options.seed, duration_s=2.4, width=320, height=192, supersample=1, lidar_beams=32, lidar_columns=512)
     else:
         street = StreetConfig(seed=options.seed, duration_s=8.0, width=960, height=544)
     make = Stage(name="street", config=street, run=stages.make_street)
@@ -180,11 +181,12 @@ def _enhanced(name: str, options: RecipeOptions) -> Stage:
 
 def _scored(name: str, truth: str | Path, enhancing: bool, frames: Literal["all", "held_out"]) -> Stage:
     inputs: dict[str, str | Path] = {"raw": name} | ({"enhanced": f"{name}-enhanced"} if enhancing else {})
+    # What was recorded is the truth of held-out frames, even of a street whose oracle could be asked again.
     return Stage(
         name=f"{name}-scores",
         config=EvaluateConfig(frames=frames),
         run=stages.score,
-        inputs=inputs | {"truth": truth},
+        inputs=inputs | {"log" if frames == "held_out" else "truth": truth},
         packages=("splatmend.pipelines.evaluation",),
     )
 

@@ -100,26 +100,29 @@ def render_scene(config: RenderConfig, inputs: Mapping[str, Path], out: Path, co
 
 def enhance(config: EnhanceConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
     """A clip, or every clip of a set, goes through an enhancer."""
+    from splatmend.datasets.clip import open_clip
     from splatmend.enhance.artifact import load_enhancer
-    from splatmend.enhance.clips import enhance_clip
+    from splatmend.enhance.stream import enhance_clip
     from splatmend.pipelines.clip_sets import building_set, is_set, members
 
     enhancer = load_enhancer(inputs["enhancer"], device=torch_device(context.device))
     if not is_set(inputs["clip"]):
-        enhance_clip(enhancer, inputs["clip"], out, strength=config.strength, encoding=config.encoding, overwrite=True)
+        enhance_clip(enhancer, open_clip(inputs["clip"]), out, strength=config.strength, encoding=config.encoding, overwrite=True)
         return
     with building_set(out, {"enhance": config}) as partial:
         for clip in members(inputs["clip"]):
-            enhance_clip(enhancer, clip, partial / clip.name, strength=config.strength, encoding=config.encoding)
+            enhance_clip(enhancer, open_clip(clip), partial / clip.name, strength=config.strength, encoding=config.encoding)
 
 
 def score(config: Any, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
-    """Clips against the truth; inputs are `truth` and one per row."""
+    """Clips against the truth; inputs are one per row, and `log` (recorded frames) or `truth` (whatever it is)."""
+    from splatmend.datasets.readers.registry import open_log
     from splatmend.pipelines.evaluation.scores import evaluate
-    from splatmend.pipelines.evaluation.truth import open_truth
+    from splatmend.pipelines.evaluation.truth import LogTruth, open_truth
 
-    clips = {name: path for name, path in inputs.items() if name != "truth"}
-    evaluate(clips, open_truth(inputs["truth"]), out, config, device=context.device, overwrite=True)
+    clips = {name: path for name, path in inputs.items() if name not in ("truth", "log")}
+    truth = LogTruth(log=open_log(inputs["log"])) if "log" in inputs else open_truth(inputs["truth"])
+    evaluate(clips, truth, out, config, device=context.device, overwrite=True)
 
 
 def report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:

@@ -38,17 +38,17 @@ class Options:
 def run(options: Options) -> int:
     from splatmend.datasets.clip import open_clip
     from splatmend.enhance.artifact import load_enhancer
-    from splatmend.enhance.clips import enhance_clip
+    from splatmend.enhance.stream import enhance_clip
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.stages import torch_device
 
     if not 0 <= options.strength <= 1:
         raise UserError(f"strength: {options.strength} is not between 0 and 1; change it.")
     refuse_existing(options.out, options.overwrite)
-    count = len(open_clip(options.clip))
+    clip = open_clip(options.clip)
     enhance_clip(
         load_enhancer(options.enhancer, device=torch_device(options.device)),
-        options.clip,
+        clip,
         options.out,
         strength=options.strength,
         window=options.window,
@@ -56,5 +56,5 @@ def run(options: Options) -> int:
         encoding=options.encoding,
         overwrite=options.overwrite,
     )
-    print(f"clip: {options.out} ({count} frames)")
+    print(f"clip: {options.out} ({len(clip)} frames)")
     return 0

@@ -122,7 +122,7 @@ class StreetTruth:
         for frame in cameras:
             if frame.shot is None:
                 raise UserError(f"{self.path}: a clip without cameras cannot be matched with a street; give a clip that splatmend wrote.")
-            seen = self.street.render(frame.shot)
+            seen = self.street.render(frame.shot, supersample=self.street.config.supersample)
             yield StreetFrame(rgb=to_uint8(seen.rgb), street=self.street, shot=frame.shot, depth_m=seen.depth_m, ids=seen.ids)
 
     def describe(self) -> dict[str, Any]:
