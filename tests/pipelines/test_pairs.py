@@ -1,0 +1,137 @@
+"""Pairs: what is made, resumed, split and drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splatmend.datasets.artifact import partial_folder, read_manifest
+from splatmend.datasets.clip import open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.street import StreetConfig
+from splatmend.datasets.video import read_image
+from splatmend.pipelines.cli import main
+from splatmend.pipelines.pairs import INDEX, PairsConfig, make_pairs, plans, split_of
+from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
+
+STREET = StreetConfig(
+    duration_s=0.5, width=64, height=48, cameras=("FRONT",), supersample=1, lidar_beams=8, lidar_columns=64, moving_cars=1, parked_cars=1
+)
+FIT = FitConfig(
+    iterations=8,
+    sh_degree=0,
+    sky_rows=8,
+    init=InitConfig(point_count=300, ray_count=100, actor_count=50),
+    densify=DensifyConfig(cap=500, actor_cap=60, start=5, every=5),
+    log_every=4,
+)
+CONFIG = PairsConfig(strategies=("sparse", "underfit", "shift"), every=(2,), shares=(0.25,), shifts=(1.0,), fit=FIT, street=STREET)
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made in two runs: the first is interrupted after its first pair."""
+    out = tmp_path_factory.mktemp("pairs") / "pairs"
+    said: list[str] = []
+
+    def interrupt(line: str) -> None:
+        said.append(line)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_pairs(["street:5"], out, CONFIG, device="cpu", say=interrupt)
+    assert not out.exists()
+    first = rows_of(partial_folder(out))
+    assert [row["kind"] for row in first] == ["sparse"]
+    with pytest.raises(UserError, match="other settings"):
+        make_pairs(["street:6"], out, CONFIG, resume=True, device="cpu")
+    made = partial_folder(out) / first[0]["degraded"] / "manifest.json"
+    before = made.stat().st_mtime_ns
+    more: list[str] = []
+    make_pairs(["street:5"], out, CONFIG, resume=True, device="cpu", say=more.append)
+    assert (out / made.relative_to(partial_folder(out))).stat().st_mtime_ns == before
+    assert [line.split("-")[-1] for line in more] == ["underfit2", "left1"]
+    return out
+
+
+def test_index_names_clips_of_the_same_shots(pairs: Path) -> None:
+    rows = rows_of(pairs)
+    assert [row["kind"] for row in rows] == ["sparse", "underfit", "shift"]
+    for row in rows:
+        assert {"degraded", "target", "kind", "split", "scene"} <= row.keys()
+        degraded, target = open_clip(pairs / row["degraded"]), open_clip(pairs / row["target"])
+        assert len(degraded) == len(target) == row["frames"] == STREET.frame_count
+        for a, b in zip(degraded.frames, target.frames):
+            assert a.shot is not None
+            assert b.shot is not None
+            assert np.array_equal(a.shot.world_from_camera_start, b.shot.world_from_camera_start)
+            assert a.shot.camera == b.shot.camera
+    # Both fits of the recorded path share one target; the shifted path has its own, which shows something else.
+    assert rows[0]["target"] == rows[1]["target"] != rows[2]["target"]
+    recorded, shifted = (np.stack(list(open_clip(pairs / row["target"]).iter_rgb())) for row in (rows[0], rows[2]))
+    assert np.abs(recorded[-1].astype(float) - shifted[-1]).mean() > 1
+
+
+def test_statistics_sheet_and_manifest(pairs: Path) -> None:
+    facts = read_manifest(pairs, "pairs").facts
+    assert facts["pairs"] == 3
+    assert facts["scenes"] == 1
+    for row in rows_of(pairs):
+        assert facts["means"][row["kind"]]["psnr"] == pytest.approx(row["scores"]["psnr"])
+        assert 5 < row["scores"]["psnr"] < 40
+    sheet = read_image(pairs / "sheets" / "street-5.png")
+    assert sheet.shape == (3 * (18 + 2 * 180), 6 * 240, 3)  # the label is as wide as six pictures, though there are five
+    assert not (pairs / "fits").exists()
+    assert not (pairs / "checkpoint.json").exists()
+
+
+def test_training_reads_the_index(pairs: Path) -> None:
+    from splatmend.enhance.train.data import DataConfig, TrainingClips
+
+    split = rows_of(pairs)[0]["split"]
+    clips = TrainingClips(DataConfig(pairs=(pairs / INDEX,), split=split), clip_frames=5, crop_px=(32, 32), batch=2, seed=0)
+    batch = clips.raw(0)
+    assert batch.degraded.shape == batch.target.shape == (2, 5, 32, 32, 3)
+
+
+def test_split_is_by_scene_and_does_not_move(tmp_path: Path) -> None:
+    splits = {name: split_of(name, 0.25) for name in (f"street-{i}" for i in range(400))}
+    share = list(splits.values()).count("validation") / 400
+    assert 0.18 < share < 0.32
+    assert splits == {name: split_of(name, 0.25) for name in splits}
+    # A larger share keeps what was held out before.
+    assert all(split_of(name, 0.5) == "validation" for name, split in splits.items() if split == "validation")
+    assert {split_of(name, 0.0) for name in splits} == {"train"}
+
+
+def test_plans_and_settings() -> None:
+    config = replace(CONFIG, every=(4, 8), shares=(0.25, 0.5, 0.75), shifts=(2.0, -2.0))
+    names = [plan.name for plan in plans(config, ["A", "B"])]
+    assert len(names) == len(set(names)) == 2 * (2 + 3 + 2)
+    assert "B-right2" in names
+    for wrong in ({"strategies": ()}, {"every": (1,)}, {"shares": (1.0,)}, {"shifts": (0.0,)}, {"validation_share": 2.0}):
+        with pytest.raises(UserError):
+            replace(CONFIG, **wrong)
+
+
+def test_sources_that_cannot_be_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for arguments, part in (
+        (["street:x"], "whole number"),
+        ([str(tmp_path / "absent")], "absent"),
+        (["street:1", "street:1", "--street.width", "64", "--street.height", "48"], "given twice"),
+        (["street:1", "--cameras", "REAR", "--street.width", "64", "--street.height", "48"], "no camera REAR"),
+    ):
+        assert main(["pairs", *arguments, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+        error = capsys.readouterr().err
+        assert part in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
