@@ -140,7 +140,8 @@ def _splats(
 ) -> torch.Tensor:
     """Composite anisotropic Gaussians over the clip. `long_px`: long axis as a share of the height; `thin`: short over long axis."""
     frames, _, height, width = x.shape
-    centre = draw(0.0, 1.0, count, 2) * torch.tensor([width, height], device=x.device)
+    extent = torch.tensor([width, height], device=x.device)
+    centre = draw(0.0, 1.0, count, 2) * extent
     # A common motion (the camera's) and each splat's own parallax.
     speed = draw(-0.012, 0.012, 1, 2) * width * draw(0.2, 2.5, count, 1) + draw(-0.003, 0.003, count, 2) * width
     grow = draw(-0.01, 0.01, count)
@@ -148,19 +149,23 @@ def _splats(
     long = draw(*long_px, count) * height * 0.4
     short = (long * draw(*thin, count)).clamp_min(0.4)
     alpha = draw(*opacity, count)
-    pixel = (centre.long() % torch.tensor([width, height], device=x.device)).cpu()
-    colour = x[0][:, pixel[:, 1].to(x.device), pixel[:, 0].to(x.device)].T + draw(-colour_jitter, colour_jitter, count, 3)
-    rows, columns = torch.meshgrid(torch.arange(height, device=x.device) + 0.5, torch.arange(width, device=x.device) + 0.5, indexing="ij")
-    cosine, sine = torch.cos(angle), torch.sin(angle)
+    pixel = torch.minimum(centre.long(), extent - 1)
+    colour = x[0][:, pixel[:, 1], pixel[:, 0]].T + draw(-colour_jitter, colour_jitter, count, 3)
     time = torch.arange(frames, device=x.device, dtype=x.dtype)
     out = x
-    for n in range(count):
-        at = centre[n] + time[:, None] * speed[n]
-        size = (1.0 + grow[n] * time).clamp_min(0.3).view(-1, 1, 1)
-        dx, dy = columns - at[:, 0].view(-1, 1, 1), rows - at[:, 1].view(-1, 1, 1)
-        along, across = (dx * cosine[n] + dy * sine[n]) / (long[n] * size), (dy * cosine[n] - dx * sine[n]) / (short[n] * size)
-        cover = alpha[n] * torch.exp(-0.5 * (along**2 + across**2))
-        out = _mix(out, colour[n].view(1, 3, 1, 1), cover.unsqueeze(1))
+    # Some splats at a time: few kernel launches, bounded memory.
+    chunk = max(1, 2**24 // (frames * height * width))
+    for some in torch.arange(count, device=x.device).split(chunk):
+        at = centre[some, None] + time[:, None] * speed[some, None]
+        size = (1.0 + grow[some, None] * time).clamp_min(0.3)
+        dx = torch.arange(width, device=x.device) + 0.5 - at[..., 0].view(-1, frames, 1, 1)
+        dy = (torch.arange(height, device=x.device) + 0.5).view(-1, 1) - at[..., 1].view(-1, frames, 1, 1)
+        cosine, sine = (f(angle[some]).view(-1, 1, 1, 1) for f in (torch.cos, torch.sin))
+        along = (dx * cosine + dy * sine) / (long[some, None] * size).view(-1, frames, 1, 1)
+        across = (dy * cosine - dx * sine) / (short[some, None] * size).view(-1, frames, 1, 1)
+        covers = alpha[some].view(-1, 1, 1, 1) * torch.exp(-0.5 * (along**2 + across**2))
+        for cover, tint in zip(covers, colour[some], strict=True):
+            out = torch.lerp(out, tint.view(1, 3, 1, 1).expand_as(out), cover.unsqueeze(1).expand_as(out))
     return out
 
 

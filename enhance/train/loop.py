@@ -40,6 +40,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     """An accelerator for the configured device; `UserError` where the device is not there."""
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("device: CUDA is asked for, but PyTorch sees no CUDA device; use --device cpu.")
+    # Every step has the same shapes, so the search for the fastest convolutions pays.
+    torch.backends.cudnn.benchmark = True
     return Accelerator(cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
 
 
