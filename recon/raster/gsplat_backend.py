@@ -37,6 +37,9 @@ def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
     """
     if not torch.cuda.is_available():
         raise RuntimeError("the gsplat backend needs a CUDA device, and torch sees none")
+    if inputs.means.shape[0] == 0:
+        # gsplat divides by the number of Gaussians and ends the process.
+        return _nothing(inputs)
     from gsplat import rasterization
 
     picture, opacity, meta = rasterization(
@@ -66,4 +69,17 @@ def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
         radii_px=radii_px,
         visible=radii_px > 0,
         stats=RasterStats(model="ewa", backend="gsplat", intersections=int(meta["flatten_ids"].shape[0])),
+    )
+
+
+def _nothing(inputs: RasterInputs) -> RasterOutput:
+    """The picture of no Gaussians, joined to the inputs' graph."""
+    none = inputs.channels.sum()
+    return RasterOutput(
+        channels=none + inputs.means.new_zeros(inputs.height, inputs.width, inputs.channels.shape[1]),
+        opacity=none + inputs.means.new_zeros(inputs.height, inputs.width),
+        means2d=inputs.means.new_zeros(0, 2),
+        radii_px=torch.zeros(0, dtype=torch.int32, device=inputs.means.device),
+        visible=torch.zeros(0, dtype=torch.bool, device=inputs.means.device),
+        stats=RasterStats(model="ewa", backend="gsplat", intersections=0),
     )
