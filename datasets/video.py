@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -104,6 +105,8 @@ class VideoWriter:
 
         height, width = rgb.shape[:2]
         if self._container is None:
+            # SVT-AV1 writes its settings to standard error unless it is told to report errors only, through its own variable.
+            os.environ.setdefault("SVT_LOG", "1")
             self._container = av.open(str(self.path), "w", options={"movflags": "+faststart"})
             try:
                 self._stream = self._container.add_stream(_ENCODERS[self.codec], rate=self.rate, options=self.options)
@@ -117,7 +120,8 @@ class VideoWriter:
 
     def close(self) -> None:
         if self._container is not None:
-            self._container.mux(self._stream.encode())
+            if self._stream is not None:  # None where the encoder was refused
+                self._container.mux(self._stream.encode())
             self._container.close()
             self._container = None
 
