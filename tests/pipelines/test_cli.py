@@ -184,8 +184,11 @@ def test_real_process_has_the_exit_code_and_debug_shows_the_place(tmp_path: Path
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="the system has no limit on file sizes")
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, clip: Path) -> None:
     """A limit on the size of files stands in for a full disk: the system refuses the same write with another number."""
-    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); from splatmend.pipelines.cli import main; "
-    code = limit + "sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import resource, sys; from splatmend.pipelines.cli import main; from splatmend.pipelines.commands import evaluate; "
+        "from splatmend.pipelines.evaluation import metrics, scores, truth; "  # compiled code may still be written by these
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); sys.exit(main(sys.argv[1:]))"
+    )
     arguments = ["evaluate", str(clip), "--truth", str(clip), "--out", str(tmp_path / "scores"), "--metrics", "psnr"]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, env=environment)
