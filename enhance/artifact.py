@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -158,7 +159,7 @@ def _parse_info(info: Any, path: Path) -> tuple[EnhancerSpec, list[str]]:
     return spec, requires
 
 
-def _load_adapter(path: Path) -> Mapping[str, torch.Tensor] | dict[str, torch.Tensor]:
+def _load_adapter(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = load_file(path)
     except (FileNotFoundError, SafetensorError) as fault:
@@ -172,7 +173,7 @@ def save_model(model: torch.nn.Module, folder: Path, dtype: torch.dtype | None) 
     """`save_pretrained` with other dtypes, the model itself unchanged."""
     state = {name: _as_saved(value, dtype) for name, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_config(folder)
+    model.save_config(folder)  # type: ignore[operator]
     _write_tensors(folder / "diffusion_pytorch_model.safetensors", state)
 
 

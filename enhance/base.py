@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import load_file
 
 from splatmend.datasets.errors import UserError
@@ -68,9 +70,9 @@ def caption_embedding(path: str, transformer: WanTransformer3DModel, dtype: torc
         caption = load_file(stored)["caption"].to(dtype)
     else:
         caption = _encode_caption(path, dtype)
-    if caption.ndim != 3 or caption.shape[2] != transformer.config.text_dim:
+    if caption.ndim != 3 or caption.shape[2] != transformer.config["text_dim"]:
         raise UserError(
-            f"{path}: the caption embedding has shape {tuple(caption.shape)}, the transformer takes {transformer.config.text_dim} "
+            f"{path}: the caption embedding has shape {tuple(caption.shape)}, the transformer takes {transformer.config['text_dim']} "
             f"channels; remove {CAPTION_FILE} or store the right one."
         )
     return caption

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
 from splatmend.enhance.decoder import Side, SideFeatures, TruncatedDecoder, WanAdapter
@@ -69,6 +70,8 @@ class Encoded(NamedTuple):
 class Enhancer(nn.Module):
     """Autoencoder, transformer, caption and skips. Clips are `[B, 3, T, H, W]` in [-1, 1]; H and W are multiples of `size_multiple`."""
 
+    caption: torch.Tensor
+
     def __init__(
         self,
         vae: AutoencoderKLWan,
@@ -94,7 +97,7 @@ class Enhancer(nn.Module):
     @property
     def size_multiple(self) -> int:
         """Height and width must be multiples of this many pixels."""
-        patch = self.transformer.config.patch_size
+        patch = self.transformer.config["patch_size"]
         return self.adapter().spatial_factor * max(patch[1], patch[2])
 
     def join_modules(self) -> dict[str, SkipJoin]:
@@ -140,7 +143,7 @@ class Enhancer(nn.Module):
         dtype = self.transformer.dtype
         batch = z_in.shape[0]
         timestep = torch.full((batch,), self.spec.timestep, device=z_in.device, dtype=torch.long)
-        caption = self.caption.to(device=z_in.device, dtype=dtype).expand(batch, -1, -1)  # type: ignore[operator]
+        caption = self.caption.to(device=z_in.device, dtype=dtype).expand(batch, -1, -1)
         v = self.transformer(hidden_states=z_in.to(dtype), timestep=timestep, encoder_hidden_states=caption, return_dict=False)[0]
         return z_in.float() - v.float()
 

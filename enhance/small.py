@@ -8,7 +8,8 @@ the degraded clip's features around the bottleneck: at half resolution (all fram
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from splatmend.enhance.model import Enhancer, EnhancerSpec, OutputMode
 from splatmend.enhance.skips import Skip
@@ -63,8 +64,8 @@ def start_at_identity(transformer: WanTransformer3DModel) -> None:
 
 def silence_decoder(vae: AutoencoderKLWan) -> None:
     """Zero the decoder's last convolution in place: with the residual output the model then starts as the identity."""
-    torch.nn.init.zeros_(vae.decoder.conv_out.weight)
-    torch.nn.init.zeros_(vae.decoder.conv_out.bias)
+    for parameter in vae.decoder.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
 
 
 def small_enhancer(

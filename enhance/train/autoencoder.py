@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from splatmend.datasets.artifact import Manifest, plain
 from splatmend.enhance.artifact import AUTOENCODER_KIND, save_model

@@ -187,14 +187,15 @@ class TrainingLoop:
 
     def _reduce_and_clip(self) -> torch.Tensor:
         parameters = list(self.parameters.values())
+        gradients = []
         for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = gradient
+            gradients.append(gradient)
         if self.accelerator.num_processes > 1:
-            flat = torch.cat([p.grad.flatten() for p in parameters])
-            flat = self.accelerator.reduce(flat, reduction="mean")
-            for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                parameter.grad.copy_(piece.view_as(parameter))
+            flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+            for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(piece.view_as(gradient))
         limit = math.inf if self.config.grad_clip is None else self.config.grad_clip
         return torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
 
