@@ -43,6 +43,9 @@ def score_lines(scores: Mapping[str, Any]) -> list[ScoreLine]:
             a, b = (scores["rows"][row]["mean"].get(name) for row in compared)
             if a is not None and b is not None:
                 difference = f"{b - a:+.{decimals}f}"
+                floor = scores["rows"].get("truth", {}).get("mean", {}).get(name)
+                # Below what the truth itself scores (blur changes little from frame to frame) less is not better.
+                a, b = (value if floor is None else max(value, floor) for value in (a, b))
                 rounded = round(b - a, decimals)
                 better = None if rounded == 0 else (rounded > 0) == (metric["direction"] == "higher")
         values = tuple("" if mean is None else f"{mean:.{decimals}f}" for mean in means)

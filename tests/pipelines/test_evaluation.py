@@ -115,6 +115,16 @@ def test_missing_network_is_no_number(clips: dict[str, Path], tmp_path: Path, mo
     assert score_table(scores).row_count == len(REGISTRY.metrics)
 
 
+def test_less_warping_error_than_the_truth_is_no_gain(clips: dict[str, Path], tmp_path: Path) -> None:
+    scores = scored(clips, tmp_path / "scores", metrics=("warping_error",))
+    assert [line.better for line in score_lines(scores)] == [True]
+    for row in ("raw", "enhanced"):
+        scores["rows"][row]["mean"]["warping_error"] *= 0.01
+    line = score_lines(scores)[0]
+    assert line.better is None
+    assert line.difference.startswith("-")
+
+
 def test_wrong_clips_are_refused_in_a_sentence(clips: dict[str, Path], tmp_path: Path) -> None:
     short = write_clip(tmp_path / "short", [texture()] * 2)
     with pytest.raises(UserError, match="differ in length"):
