@@ -62,10 +62,10 @@ def write_scene(folder: Path, scene: Scene) -> None:
         tensors = {"logits": scene.sky.logits.detach().cpu().contiguous(), "sky_from_world": torch.from_numpy(scene.sky.sky_from_world)}
         save_file(tensors, str(folder / "sky.safetensors"))
     write_json(folder / "exposure.json", scene.exposure.to_json())
-    with (folder / "shots.jsonl").open("w") as file:
+    with (folder / "shots.jsonl").open("w") as lines:
         for recorded in scene.shots:
             row = {"frame_index": recorded.frame_index, "role": recorded.role, "shot": shot_to_json(recorded.shot)}
-            file.write(json.dumps(row) + "\n")
+            lines.write(json.dumps(row) + "\n")
 
 
 def scene_facts(scene: Scene) -> dict[str, Any]:

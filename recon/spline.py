@@ -60,8 +60,8 @@ def _poses(raw: Any, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise UserError(f"{path}: the poses cannot be read ({fault!r}); give a list `poses` of 4x4 `world_from_camera`.") from None
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise UserError(f"{path}: the poses have the shape {list(poses.shape)}; give at least one 4x4 matrix.")
-    if fault := rotation_fault(poses):
-        raise UserError(f"{path}: a pose has {fault}; give rigid poses with OpenCV axes.")
+    if wrong := rotation_fault(poses):
+        raise UserError(f"{path}: a pose has {wrong}; give rigid poses with OpenCV axes.")
     if not times:
         return orthonormal(poses), None
     times_us = np.asarray(times, dtype=np.int64)
@@ -77,11 +77,11 @@ def _camera(raw: Any, path: Path) -> Camera:
             name=str(values.get("name", "camera")),
             width=int(values["width"]),
             height=int(values["height"]),
-            focal_px=tuple(float(v) for v in values["focal_px"]),
-            principal_px=tuple(float(v) for v in values["principal_px"]),
+            focal_px=(float(values["focal_px"][0]), float(values["focal_px"][1])),
+            principal_px=(float(values["principal_px"][0]), float(values["principal_px"][1])),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
         raise UserError(f"{path}: the scene has no recorded camera and the file none that can be read ({fault!r}); add `camera`.") from None
-    if fault := camera.fault():
-        raise UserError(f"{path}: the camera has {fault}; correct it.")
+    if wrong := camera.fault():
+        raise UserError(f"{path}: the camera has {wrong}; correct it.")
     return camera

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,8 +48,6 @@ def prepared_log(log: SceneLog, config: DataConfig) -> SceneLog:
     if unknown := set(config.cameras) - set(log.cameras):
         raise UserError(f"{log.path}: there is no camera {sorted(unknown)[0]}; the log has {', '.join(log.cameras)}.")
     if config.cameras:
-        from dataclasses import replace
-
         cameras = {name: camera for name, camera in log.cameras.items() if name in config.cameras}
         log = replace(log, cameras=cameras, frames=tuple(frame for frame in log.frames if frame.camera in cameras))
     log = undistorted(log)

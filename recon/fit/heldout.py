@@ -10,19 +10,20 @@ import torch
 from splatmend.datasets.image_metrics import frame_scores, mean_scores
 from splatmend.datasets.log import SceneLog
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 
 
 def held_out_rows(scene: Scene, log: SceneLog, *, backend: Backend | None = None) -> Iterator[dict[str, Any]]:
     """One row of scores per held-out frame of the prepared log that the scene was fitted to. Pixels that a "valid" mask excludes are
     scored as right."""
+    wanted: tuple[Channel, ...] = ("rgb",)
     for recorded, frame in zip(scene.shots, log.frames):
         if not recorded.held_out:
             continue
         truth = torch.from_numpy(frame.read_image()).float() / 255.0
         with torch.no_grad():
-            picture = render(scene, recorded.shot, ("rgb",), backend=backend).rgb
+            picture = render(scene, recorded.shot, wanted, backend=backend).rgb
         assert picture is not None
         picture = picture.cpu()
         if "valid" in frame.masks:
@@ -34,5 +35,5 @@ def mean_row(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Means over frames, with their number; empty where there are no rows."""
     if not rows:
         return {}
-    scores = [{name: row[name] for name in ("psnr", "ssim", "lpips") if name in row} for row in rows]
+    scores: list[dict[str, float]] = [{name: row[name] for name in ("psnr", "ssim", "lpips") if name in row} for row in rows]
     return {"frames": len(rows), **mean_scores(scores)}

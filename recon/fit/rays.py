@@ -55,7 +55,7 @@ def ray_points(
         in_camera = np.concatenate([(pixels - camera.principal_px) / camera.focal_px, np.ones((wanted, 1))], axis=1)
         world_from_camera = frame.world_from_camera
         directions = in_camera @ world_from_camera[:3, :3].T
-        depth = np.exp(generator.uniform(*np.log(depth_range), size=wanted))
+        depth = np.exp(generator.uniform(np.log(depth_range[0]), np.log(depth_range[1]), size=wanted))
         if log.metric:
             fall = -(directions @ np.asarray(log.up_world)) / np.linalg.norm(log.up_world)
             ground = CAMERA_HEIGHT_M / np.maximum(fall, 1e-6)
