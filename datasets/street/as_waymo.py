@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,7 +21,9 @@ from splatmend.datasets.street.casters import Backend
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.datasets.street.street import Street, build_street
 from splatmend.datasets.waymo_range_image import vectors_from_poses
-from splatmend.datasets.waymo_v2_writer import WaymoBox, WaymoV2Writer
+
+if TYPE_CHECKING:
+    from splatmend.datasets.waymo_v2_writer import WaymoBox, WaymoV2Writer
 
 CONFIG_FILE = "street.json"
 FORMAT_VERSION = 1
@@ -40,6 +42,9 @@ def write_street(street: Street, folder: Path, progress: Callable[[int, int], No
 
     `progress(done, frames)` is called after every frame. `UserError` if the folder holds something already.
     """
+    # Parquet files need pyarrow; hosts that only render streets do without it.
+    from splatmend.datasets.waymo_v2_writer import WaymoV2Writer
+
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: there is something already, and a street is written into a new folder; remove it or give another path.")
@@ -108,6 +113,8 @@ def _write_frame(writer: WaymoV2Writer, street: Street, index: int, frame_us: in
 
 
 def _boxes(street: Street, frame_us: int, world_from_vehicle: np.ndarray, labels: np.ndarray) -> list[WaymoBox]:
+    from splatmend.datasets.waymo_v2_writer import WaymoBox
+
     counts = (
         np.bincount(labels.ravel(), minlength=street.actor_label(street.actors[-1].actor_id) + 1)
         if street.actors

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import ConvexHull
 
 PART_WIDTH = 20  # numbers that describe a part to its material
 
@@ -170,8 +171,22 @@ def cylinder(radius_m: float, half_width_m: float, sides: int, material: int, pa
 
 
 def icosphere(subdivisions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices `[V, 3]` on the unit sphere and triangles `[F, 3]`."""
-    import trimesh
-
-    sphere = trimesh.creation.icosphere(subdivisions=subdivisions)
-    return np.asarray(sphere.vertices, dtype=np.float64), np.asarray(sphere.faces, dtype=np.int64)
+    """Vertices `[V, 3]` on the unit sphere and triangles `[F, 3]`: an icosahedron whose faces are quartered again and again."""
+    golden = (1 + 5**0.5) / 2
+    plane = np.array([[0, a, b * golden] for a in (-1, 1) for b in (-1, 1)])
+    vertices = np.concatenate([np.roll(plane, shift, axis=1) for shift in range(3)])
+    vertices /= np.linalg.norm(vertices, axis=1, keepdims=True)
+    triangles = ConvexHull(vertices).simplices
+    corners = vertices[triangles]
+    inward = np.einsum("ij,ij->i", np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), corners.mean(1)) < 0
+    triangles = np.where(inward[:, None], triangles[:, ::-1], triangles).astype(np.int64)
+    for _ in range(subdivisions):
+        sides = np.sort(np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]]), axis=1)
+        edges, edge_of = np.unique(sides, axis=0, return_inverse=True)
+        middle = edge_of.reshape(3, -1) + len(vertices)
+        a, b, c = triangles.T
+        ab, bc, ca = middle
+        halves = vertices[edges].mean(1)
+        vertices = np.concatenate([vertices, halves / np.linalg.norm(halves, axis=1, keepdims=True)])
+        triangles = np.concatenate([np.stack(t, 1) for t in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
+    return vertices, triangles

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import trimesh
 
 from splatmend.datasets.geometry import WAYMO_FROM_OPENCV, PoseTrack, pose, yaw_pose
 from splatmend.datasets.log import ActorTrack, Camera
@@ -26,6 +25,9 @@ from splatmend.datasets.street.shading import Light, camera_response, shade
 from splatmend.datasets.street.sky import Air, Sky, Sun, draw_air
 from splatmend.datasets.street.skylight import SkyVisibility
 from splatmend.datasets.street.traffic import EPOCH_US, draw_traffic
+
+if TYPE_CHECKING:
+    import trimesh
 
 _CAMERA_YAW_RAD = {"FRONT": 0.0, "FRONT_LEFT": np.radians(45.0), "FRONT_RIGHT": np.radians(-45.0)}
 _CAMERA_PLACE_M = {"FRONT": (1.54, 0.0, 2.11), "FRONT_LEFT": (1.49, 0.10, 2.11), "FRONT_RIGHT": (1.49, -0.10, 2.11)}
@@ -184,7 +186,9 @@ def _as_mesh(mesh: trimesh.Trimesh | Mesh) -> Mesh:
     """A mesh with materials as it is; another one with its vertices' colours (grey without any) as matt paint."""
     if isinstance(mesh, Mesh):
         return mesh
-    visual: Any = mesh.visual.to_color() if isinstance(mesh.visual, trimesh.visual.TextureVisuals) else mesh.visual
+    visual: Any = mesh.visual
+    if visual.kind == "texture":
+        visual = visual.to_color()
     colours = np.asarray(visual.vertex_colors, dtype=np.float64)[:, :3] / 255
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     vertices, triangles = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
