@@ -89,7 +89,14 @@ def parse(arguments: Sequence[str]) -> Options | None:
     config = _recipe(name)()
     kind: Any = AutoencoderOptions if isinstance(config, AutoencoderTrainConfig) else OneStepOptions
     default = kind(out=tyro.MISSING, config=config)
-    return tyro.cli(kind, prog=f"splatmend train {name}", description=RECIPES[name], args=list(arguments[1:]), default=default)
+    return tyro.cli(
+        kind,
+        prog=f"splatmend train {name}",
+        description=RECIPES[name],
+        args=list(arguments[1:]),
+        default=default,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
 
 
 def _recipe(name: str) -> Callable[[], AutoencoderTrainConfig | OneStepTrainConfig]:
