@@ -131,8 +131,7 @@ class Street:
             rays, _ = shot_rays(shot, offset, self.device, 1.0 / supersample)
             jitter = (0.0, 0.0) if supersample == 1 else (2 * offset[1] - 1, 1 - 2 * offset[0])
             shaded = shade(bodies, rays, bodies.trace(rays), light, jitter)
-            # A camera integrates light, then responds to it; clipping before the mean would soften bright edges wrongly, so radiance is
-            # only tamed where a single ray would outshine its pixel.
+            # Averaged after the response: a single highlight among a pixel's few rays would otherwise burn the whole pixel out and flicker.
             rgb += camera_response(shaded.radiance, light.sky, factor) / count
             albedo += shaded.albedo / count
             shadow += shaded.shadow / count
