@@ -23,7 +23,9 @@ class Shot:
     @staticmethod
     def still(camera: Camera, world_from_camera: np.ndarray, t_us: int) -> Shot:
         """All rows at one moment, from one pose."""
-        return Shot(camera=camera, world_from_camera_start=world_from_camera, world_from_camera_end=world_from_camera, start_us=t_us, end_us=t_us)
+        return Shot(
+            camera=camera, world_from_camera_start=world_from_camera, world_from_camera_end=world_from_camera, start_us=t_us, end_us=t_us
+        )
 
     @staticmethod
     def of(frame: CameraFrame, camera: Camera) -> Shot:

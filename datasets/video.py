@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -86,6 +87,11 @@ def _iter_video_opencv(path: Path) -> Iterator[np.ndarray]:
         capture.release()
 
 
+def can_write_video() -> bool:
+    """Whether PyAV is installed (reading falls back on OpenCV, writing does not)."""
+    return importlib.util.find_spec("av") is not None
+
+
 class VideoWriter:
     """Writes `[H, W, 3]` uint8 frames to an MP4 as they come. Odd sizes are padded by one row or column, as the codecs want even ones."""
 
@@ -101,6 +107,8 @@ class VideoWriter:
         return self
 
     def write(self, rgb: np.ndarray) -> None:
+        if not can_write_video():
+            raise UserError(f"{self.path}: writing videos needs PyAV, which is not installed; run 'pip install av', or write PNG.")
         import av
 
         height, width = rgb.shape[:2]
@@ -111,7 +119,9 @@ class VideoWriter:
             try:
                 self._stream = self._container.add_stream(_ENCODERS[self.codec], rate=self.rate, options=self.options)
             except (av.error.FFmpegError, ValueError) as fault:
-                raise UserError(f"{self.path}: this machine's PyAV cannot encode {self.codec} ({fault}); choose another --encoding.") from fault
+                raise UserError(
+                    f"{self.path}: this machine's PyAV cannot encode {self.codec} ({fault}); choose another --encoding."
+                ) from fault
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
         rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -68,6 +68,16 @@ def silence_decoder(vae: AutoencoderKLWan) -> None:
         torch.nn.init.zeros_(parameter)
 
 
+def open_gates(enhancer: Enhancer) -> None:
+    """Let the skips through from the first step on, in place.
+
+    Gates at zero behind a last convolution at zero would leave neither a gradient to start with: 500 steps then change next to
+    nothing. With that convolution at zero the model is the identity however far the gates are open.
+    """
+    for join in enhancer.join_modules().values():
+        torch.nn.init.ones_(join.gate)
+
+
 def small_enhancer(
     vae: AutoencoderKLWan | None = None,
     transformer: WanTransformer3DModel | None = None,
@@ -87,4 +97,7 @@ def small_enhancer(
             silence_decoder(vae)
         caption = torch.zeros(1, CAPTION_TOKENS, CAPTION_CHANNELS)
         spec = EnhancerSpec(base=SMALL_BASE, output=output, skips=skips, window=5, overlap=2)
-        return Enhancer(vae, transformer if transformer is not None else small_transformer(), caption, spec)
+        enhancer = Enhancer(vae, transformer if transformer is not None else small_transformer(), caption, spec)
+        if output == "residual":
+            open_gates(enhancer)
+        return enhancer

@@ -31,7 +31,7 @@ class RecipeOptions:
     """Sideways shift of the new trajectory: metres to the left (negative: right); without a metric scale, median camera steps."""
     camera: str | None = None
     """Camera to render; the log's first by default."""
-    enhancer: str = "bundled"
+    model: str = "bundled"
     """Folder of the enhancer, "bundled", or "none" to leave enhancement out."""
     strength: float = 1.0
     """How much of the enhancer's change is taken, 0 to 1."""
@@ -107,7 +107,7 @@ def waymo(log: Path | None, options: RecipeOptions) -> list[Stage]:
 def photos(log: Path | None, options: RecipeOptions) -> list[Stage]:
     """A photo set (nerfstudio, DL3DV): each held-out view stands in the middle of a short clip that is rendered and enhanced."""
     source = _given(log, "photos")
-    enhancing = options.enhancer != "none"
+    enhancing = options.model != "none"
     centred = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera), around_held_out=POSES_AROUND_HELD_OUT)
     shifted = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera, left=options.shift, ease_s=0.0, frames=49))
     chain = [
@@ -132,7 +132,7 @@ def photos(log: Path | None, options: RecipeOptions) -> list[Stage]:
 
 def _driving(recipe: str, source: str | Path, options: RecipeOptions, *, title: str, shift_truth: str | None = None) -> list[Stage]:
     """Fit; render and enhance the recorded path and a lane shift; score what has a truth; report."""
-    enhancing = options.enhancer != "none"
+    enhancing = options.model != "none"
     recorded = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera))
     shifted = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera, left=options.shift))
     chain = [
@@ -174,7 +174,7 @@ def _enhanced(name: str, options: RecipeOptions) -> Stage:
         name=f"{name}-enhanced",
         config=EnhanceConfig(strength=options.strength),
         run=stages.enhance,
-        inputs={"clip": name, "enhancer": enhancer_folder(options.enhancer)},
+        inputs={"clip": name, "enhancer": enhancer_folder(options.model)},
         packages=("splatmend.enhance",),
     )
 
@@ -213,7 +213,7 @@ def enhancer_folder(name: str) -> Path:
             raise ModuleNotFoundError("splatmend.enhance")
         folder = Path(spec.origin).parent / "weights"
     if not (folder / "enhancer.json").is_file():
-        raise UserError(f"{folder}: this is no enhancer, for it has no enhancer.json; give --enhancer FOLDER, or --enhancer none.")
+        raise UserError(f"{folder}: this is no enhancer, for it has no enhancer.json; give --model FOLDER, or --model none.")
     return folder
 
 

@@ -19,7 +19,7 @@ class Options:
     """Clip to enhance."""
     out: Path
     """Folder of the clip to write."""
-    enhancer: str = "bundled"
+    model: str = "bundled"
     """Folder of the enhancer, a hub id, or "bundled"."""
     strength: float = 1.0
     """0 leaves the clip as it is, 1 takes all of the enhancer's change."""
@@ -47,7 +47,7 @@ def run(options: Options) -> int:
     refuse_existing(options.out, options.overwrite)
     clip = open_clip(options.clip)
     enhance_clip(
-        load_enhancer(options.enhancer, device=torch_device(options.device)),
+        load_enhancer(options.model, device=torch_device(options.device)),
         clip,
         options.out,
         strength=options.strength,

@@ -20,7 +20,7 @@ class Options:
     """Scene folder."""
     out: Path
     """Folder of the clip to write."""
-    config: Annotated[TrajectoryConfig, arg(name="")] = field(default_factory=TrajectoryConfig)
+    trajectory: Annotated[TrajectoryConfig, arg(name="trajectory")] = field(default_factory=TrajectoryConfig)
     """The camera's path."""
     encoding: Encoding = "png"
     """png is lossless; h264 and av1 are small."""
@@ -41,7 +41,7 @@ def run(options: Options) -> int:
 
     refuse_existing(options.out, options.overwrite)
     scene = load_scene(options.scene, device=torch_device(options.device))
-    trajectory = build_trajectory(scene, options.config)
+    trajectory = build_trajectory(scene, options.trajectory)
     render_clip(scene, trajectory, options.out, encoding=options.encoding, depth=options.depth, overwrite=options.overwrite)
     print(f"clip: {options.out} ({len(trajectory)} frames at {trajectory.rate_hz:.3g} Hz)")
     return 0

@@ -8,6 +8,7 @@ the true frames themselves score where that is not trivial (the warping error). 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import torch
 from splatmend.datasets.artifact import Manifest, building, read_json, read_manifest, write_json
 from splatmend.datasets.clip import Clip, ClipFrame, open_clip
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.video import VideoWriter
+from splatmend.datasets.video import VideoWriter, can_write_video
 from splatmend.pipelines.clip_sets import members
 from splatmend.pipelines.evaluation.flow import Flow
 from splatmend.pipelines.evaluation.metrics import REGISTRY, FrameView, Metric
@@ -79,7 +80,9 @@ def evaluate(
     parts = _parts(clips)
     manifest = Manifest(kind="scores", config={"evaluate": config, "clips": dict(clips), "truth": truth.describe()})
     with building(out, manifest, overwrite=overwrite) as partial:
-        with VideoWriter(partial / TRUTH_VIDEO, next(iter(parts[0].values())).rate_hz) as video:
+        # The truth's video serves the report alone: a machine that cannot write one still scores.
+        writer = VideoWriter(partial / TRUTH_VIDEO, next(iter(parts[0].values())).rate_hz) if can_write_video() else nullcontext()
+        with writer as video:
             scores = _score(parts, truth, config, _device(device), video)
         write_json(partial / SCORES, scores)
         manifest.facts = {"frames": scores["count"], "means": {name: row["mean"] for name, row in scores["rows"].items()}}
@@ -124,13 +127,14 @@ class _Tally:
     def needs_flow(self) -> bool:
         return any("flow" in metric.needs for metric in self.metrics)
 
-    def add(self, part: Mapping[str, Clip], truth: Truth, video: VideoWriter, number: int) -> None:
+    def add(self, part: Mapping[str, Clip], truth: Truth, video: VideoWriter | None, number: int) -> None:
         """Score one part's frames."""
         cameras = next(iter(part.values())).frames
         before: dict[str, tuple[TrueFrame, dict[str, torch.Tensor]]] = {}
         for index, (pictures, true) in enumerate(zip(_lockstep(part), truth.frames(cameras))):
             # A frame that the truth does not know is grey, so that the video stays in step with the clips.
-            video.write(np.full_like(next(iter(pictures.values())), 128) if true is None else true.rgb)
+            if video is not None:
+                video.write(np.full_like(next(iter(pictures.values())), 128) if true is None else true.rgb)
             counts = _counts(cameras[index], self.config.frames)
             self.marked |= counts
             camera = "" if (shot := cameras[index].shot) is None else shot.camera.name
@@ -161,7 +165,7 @@ class _Tally:
 
 
 def _score(
-    parts: Sequence[Mapping[str, Clip]], truth: Truth, config: EvaluateConfig, device: torch.device, video: VideoWriter
+    parts: Sequence[Mapping[str, Clip]], truth: Truth, config: EvaluateConfig, device: torch.device, video: VideoWriter | None
 ) -> dict[str, Any]:
     metrics = config.chosen()
     missing = {metric.name: metric.missing() for metric in metrics}

@@ -54,7 +54,7 @@ def tiny(stages: list[Stage]) -> list[Stage]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "demo"
-    stages = tiny(RECIPES["demo"](None, RecipeOptions(enhancer="none", shift=1.0)))
+    stages = tiny(RECIPES["demo"](None, RecipeOptions(model="none", shift=1.0)))
     runner.run(runner.plan(stages, out), out, device="cpu", say=lambda line: None)
     return out
 
@@ -106,9 +106,9 @@ def test_oracle_and_recorded_frames_are_one_truth(demo: Path, tmp_path: Path) ->
 
 
 def test_a_second_run_has_nothing_to_do_and_a_change_runs_what_depends(demo: Path) -> None:
-    stages = tiny(RECIPES["demo"](None, RecipeOptions(enhancer="none", shift=1.0)))
+    stages = tiny(RECIPES["demo"](None, RecipeOptions(model="none", shift=1.0)))
     assert {step.reason for step in runner.plan(stages, demo)} == {"unchanged"}
-    other = tiny(RECIPES["demo"](None, RecipeOptions(enhancer="none", shift=-1.0)))
+    other = tiny(RECIPES["demo"](None, RecipeOptions(model="none", shift=-1.0)))
     found = {step.stage.name: (step.action, step.reason) for step in runner.plan(other, demo)}
     assert found["shift"] == ("run", "config changed: trajectory.left 1.0 -> -1.0")
     assert found["fit"][0] == found["recorded"][0] == "skip"
@@ -129,7 +129,7 @@ def test_log_export_import_and_render(demo: Path, tmp_path: Path, capsys: pytest
     assert main(["import", str(tmp_path / "background.ply"), "--like", str(demo / "fit"), "--out", str(tmp_path / "scene")]) == 0
     assert "held_out" not in read_manifest(tmp_path / "scene", "scene").facts
     render = ["render", str(tmp_path / "scene"), "--out", str(tmp_path / "clip"), "--device", "cpu"]
-    assert main([*render, "--frames", "2"]) == 0
+    assert main([*render, "--trajectory.frames", "2"]) == 0
     same = [a.tobytes() == b.tobytes() for a, b in zip(open_clip(tmp_path / "clip").iter_rgb(), open_clip(demo / "recorded").iter_rgb())]
     assert same == [True, True]
     capsys.readouterr()
@@ -139,7 +139,7 @@ def test_log_export_import_and_render(demo: Path, tmp_path: Path, capsys: pytest
 
 def test_held_out_clips_of_photo_sets(demo: Path, tmp_path: Path) -> None:
     """The photo recipe's stages on the street: each held-out pose stands in the middle of its own clip and only it is scored."""
-    stages = {stage.name: stage for stage in recipes.photos(demo / "street", RecipeOptions(enhancer="none"))}
+    stages = {stage.name: stage for stage in recipes.photos(demo / "street", RecipeOptions(model="none"))}
     centred = replace(stages["held-out"], config=replace(stages["held-out"].config, around_held_out=5), inputs={"scene": demo / "fit"})
     steps = runner.plan([centred, stages["held-out-scores"]], tmp_path / "run")
     runner.run(steps, tmp_path / "run", device="cpu", say=lambda line: None)
@@ -162,7 +162,7 @@ def test_recipes_are_sound_graphs(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     for name, recipe in RECIPES.items():
         for preset in ("cpu", "gpu"):
-            stages = recipe(None if name == "demo" else tmp_path / "log", RecipeOptions(preset=preset, enhancer="none"))
+            stages = recipe(None if name == "demo" else tmp_path / "log", RecipeOptions(preset=preset, model="none"))
             seen: set[str] = set()
             for stage in stages:
                 assert set(stage.upstream()) <= seen, (name, stage.name)

@@ -31,12 +31,12 @@ def test_train_one_step_then_enhance(clip: Path, tmp_path: Path) -> None:
     where = ["--videos", str(clip), "--out", str(enhancer), "--device", "cpu"]
     assert main(["train", "small-onestep", *where, *size]) == 0
     assert (enhancer / "enhancer.json").is_file()
-    assert main(["enhance", str(clip), "--enhancer", str(enhancer), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert main(["enhance", str(clip), "--model", str(enhancer), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     enhanced = open_clip(tmp_path / "out")
     assert len(enhanced) == 6
     assert all(frame.extra["held_out"] for frame in enhanced.frames)
     off = ["--strength", "0", "--out", str(tmp_path / "same"), "--device", "cpu"]
-    assert main(["enhance", str(clip), "--enhancer", str(enhancer), *off]) == 0
+    assert main(["enhance", str(clip), "--model", str(enhancer), *off]) == 0
     for a, b in zip(open_clip(tmp_path / "same").iter_rgb(), open_clip(clip).iter_rgb()):
         assert np.array_equal(a, b)
 
@@ -47,10 +47,10 @@ def test_wrong_models_data_and_settings(capsys: pytest.CaptureFixture[str], clip
     before = set(tmp_path.iterdir())
     out = ["--out", str(tmp_path / "out")]
     for arguments, part in (
-        (["enhance", str(clip), "--enhancer", str(empty), *out], "no enhancer"),
-        (["enhance", str(clip), "--enhancer", str(clip), *out], "enhancer"),
+        (["enhance", str(clip), "--model", str(empty), *out], "no enhancer"),
+        (["enhance", str(clip), "--model", str(clip), *out], "enhancer"),
         (["enhance", str(clip), "--strength", "3", *out], "strength"),
-        (["enhance", str(tmp_path / "absent"), "--enhancer", str(empty), *out], "absent"),
+        (["enhance", str(tmp_path / "absent"), "--model", str(empty), *out], "absent"),
         (["train", "large", *out], "no such training recipe"),
         (["train", "small-onestep", "--precision", "fp32", *out], "neither pairs nor videos"),
         (["train", "small-onestep", "--precision", "fp32", "--videos", str(tmp_path / "absent"), *out], "absent"),
