@@ -30,7 +30,7 @@ class RecipeOptions:
     shift: float = 2.0
     """Sideways shift of the new trajectory: metres to the left (negative: right); without a metric scale, median camera steps."""
     camera: str | None = None
-    """Camera to render; the log's first by default."""
+    """Camera to render; by default the one that looks ahead the most."""
     model: str = "bundled"
     """Folder of the enhancer, "bundled", or "none" to leave enhancement out."""
     strength: float = 1.0
@@ -51,7 +51,7 @@ Recipe = Callable[[Path | None, RecipeOptions], list[Stage]]
 
 # Per preset: iterations, greatest width, initial points, initial rays, most Gaussians of the background.
 _SIZES: Mapping[str, Mapping[Preset, tuple[int, int | None, int, int, int]]] = {
-    "demo": {"cpu": (800, 320, 20_000, 5_000, 30_000), "gpu": (7_000, None, 150_000, 40_000, 400_000)},
+    "demo": {"cpu": (2_000, 320, 20_000, 10_000, 40_000), "gpu": (7_000, None, 150_000, 40_000, 400_000)},
     "kitti": {"cpu": (1_500, 480, 40_000, 10_000, 60_000), "gpu": (15_000, None, 400_000, 100_000, 1_000_000)},
     "photos": {"cpu": (1_500, 270, 20_000, 20_000, 50_000), "gpu": (15_000, None, 200_000, 100_000, 1_000_000)},
     "waymo": {"cpu": (1_500, 384, 40_000, 10_000, 60_000), "gpu": (30_000, None, 800_000, 200_000, 2_000_000)},
@@ -80,8 +80,7 @@ def demo(log: Path | None, options: RecipeOptions) -> list[Stage]:
     if log is not None:
         raise UserError(f"{log}: the demo makes its own log; leave the path out, or choose another recipe.")
     if options.preset == "cpu":
-        # One ray a pixel and a coarse LiDAR: casting and shading the street takes longer than everything else of this preset.
-        street = StreetConfig(seed=options.seed, duration_s=2.4, width=320, height=192, supersample=1, lidar_beams=32, lidar_columns=512)
+        street = StreetConfig(seed=options.seed, duration_s=2.4, width=320, height=192)
     else:
         street = StreetConfig(seed=options.seed, duration_s=8.0, width=960, height=544)
     make = Stage(name="street", config=street, run=stages.make_street)

@@ -71,6 +71,18 @@ class Scene:
         """Names of the recorded cameras in the order of their first shots."""
         return tuple(dict.fromkeys(recorded.shot.camera.name for recorded in self.shots))
 
+    @property
+    def front_camera(self) -> str:
+        """The recorded camera that looks ahead of the vehicle the most; on a tie the first."""
+
+        def looks_ahead(camera: str) -> float:
+            shots = self.shots_of(camera)
+            ahead = self.ego.at(np.array([recorded.shot.mid_us for recorded in shots]))[:, :3, 0]
+            view = np.stack([recorded.shot.world_from_camera[:3, 2] for recorded in shots])
+            return round(float((ahead * view).sum(-1).mean()), 6)
+
+        return max(self.cameras, key=looks_ahead)
+
     def shots_of(self, camera: str) -> tuple[RecordedShot, ...]:
         return tuple(recorded for recorded in self.shots if recorded.shot.camera.name == camera)
 

@@ -25,7 +25,7 @@ class TrajectoryConfig:
     `unit` says how many scene units one is."""
 
     camera: str | None = None
-    """Recorded camera to use; by default the scene's first."""
+    """Recorded camera to use; by default the one that looks ahead the most."""
     left: float = 0.0
     """Shift to the left of the recorded vehicle (negative: to the right), across its heading."""
     up: float = 0.0
@@ -147,7 +147,7 @@ def _recorded(scene: Scene, config: TrajectoryConfig) -> tuple[RecordedShot, ...
         raise UserError(f"trajectory: the scene has no camera {config.camera}; it has {known}.")
     if not scene.cameras:
         return ()
-    return scene.shots_of(config.camera or scene.cameras[0])
+    return scene.shots_of(config.camera or scene.front_camera)
 
 
 def _check_actors(scene: Scene, config: TrajectoryConfig) -> None:

@@ -158,3 +158,24 @@ def test_an_unknown_camera_is_named_and_pictures_get_smaller() -> None:
         build_trajectory(true_scene(2), TrajectoryConfig(camera="rear"))
     camera = build_trajectory(true_scene(2), TrajectoryConfig(max_width=32))[0].camera
     assert (camera.width, camera.height, camera.focal_px[0]) == (32, 24, 24.0)
+
+
+def test_the_camera_that_looks_ahead_is_taken_unless_one_is_named() -> None:
+    """A second camera that looks to the left comes first in time and is still not the default."""
+    scene = true_scene()
+    left = pose(yaw_pose(np.pi / 3, [0.0, 0.0, 0.0])[:3, :3], [0.0, 0.0, 0.0]) @ EGO_FROM_CAMERA
+    first = scene.shots[0]
+    sideways = replace(
+        first,
+        shot=replace(
+            first.shot,
+            camera=replace(first.shot.camera, name="a_left"),
+            world_from_camera_start=left,
+            world_from_camera_end=left,
+        ),
+    )
+    both = replace(scene, shots=(sideways, *scene.shots))
+    assert both.cameras[0] == "a_left"
+    assert both.front_camera == first.shot.camera.name
+    assert {shot.camera.name for shot in build_trajectory(both, TrajectoryConfig())} == {first.shot.camera.name}
+    assert {shot.camera.name for shot in build_trajectory(both, TrajectoryConfig(camera="a_left"))} == {"a_left"}
