@@ -49,21 +49,26 @@ PIXEL_TERMS: dict[str, PixelTerm] = {
 
 
 def check_losses(weights: Mapping[str, float]) -> None:
-    """Raise `UserError` for an unknown loss, a negative weight, no loss at all, or a perceptual network whose file is missing."""
+    """Raise `UserError` for an unknown loss, a negative weight, or no loss at all."""
     known = (LATENT_MSE, *PIXEL_TERMS)
     for name, weight in weights.items():
         if name not in known:
             raise UserError(f"losses: there is no loss named {name}; choose from {', '.join(known)}.")
         if weight < 0:
             raise UserError(f"losses: {name} has the negative weight {weight}; give 0 or more.")
+    if not any(weight > 0 for weight in weights.values()):
+        raise UserError("losses: no loss has a weight above 0; give at least one.")
+
+
+def check_networks(weights: Mapping[str, float]) -> None:
+    """Raise `UserError` for a perceptual loss whose network's file is missing."""
+    for name, weight in weights.items():
         net = name.removeprefix("lpips_")
         if name.startswith("lpips_") and weight > 0 and not lpips_available(net):  # type: ignore[arg-type]
             path = hub_checkpoints() / BACKBONE_FILES[net]
             raise UserError(
                 f"{path}: the network of loss {name} is missing; put torchvision's {BACKBONE_FILES[net]} there, or train with l1 and ssim."
             )
-    if not any(weight > 0 for weight in weights.values()):
-        raise UserError("losses: no loss has a weight above 0; give at least one.")
 
 
 class PixelLoss:
@@ -71,6 +76,7 @@ class PixelLoss:
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         check_losses(weights)
+        check_networks(weights)
         self.weights = {name: weight for name, weight in weights.items() if name in PIXEL_TERMS and weight > 0}
         self._parts: dict[str, torch.Tensor] = {}
 

@@ -36,6 +36,7 @@ def train_autoencoder(
     Latent mean and deviation over the training data go into the autoencoder's config. Returns `out`, or None where `pause_seconds`
     ended the run (call again with `resume`). `UserError` for data, devices, outputs and checkpoints that cannot be used.
     """
+    pixel_loss = PixelLoss(config.losses)
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
     clips = TrainingClips(data, clip_frames=config.clip_frames, crop_px=config.crop_px, batch=config.batch, seed=config.seed)
@@ -47,7 +48,6 @@ def train_autoencoder(
             loop = TrainingLoop(config, accelerator, parameters, folder)
             if resume and (folder / CHECKPOINT).is_file():
                 loop.resume()
-            pixel_loss = PixelLoss(config.losses)
             batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)
 
             def micro_step(number: int, loss_scale: float) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from splatmend.datasets.errors import UserError
-from splatmend.enhance.losses import PixelLoss, check_losses, latent_mse, structural_dissimilarity
+from splatmend.enhance.losses import PixelLoss, check_losses, check_networks, latent_mse, structural_dissimilarity
 
 
 def clips(frames: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,7 +59,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         check_losses({"l1": 0.0})
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UserError, match=r"vgg16.*missing.*put"):
-        check_losses({"lpips_vgg": 100.0})
+        check_networks({"lpips_vgg": 100.0})
 
 
 def test_lpips_sums_over_frames() -> None:
@@ -71,3 +71,13 @@ def test_lpips_sums_over_frames() -> None:
     loss = PixelLoss({"lpips_squeeze": 1.0})
     torch.testing.assert_close(loss(a, b), loss(a[:, :, :1], b[:, :, :1]) + loss(a[:, :, 1:], b[:, :, 1:]), atol=1e-5, rtol=1e-4)
     assert loss(a, b) > 10 * loss(a, a).abs()
+
+
+def test_a_recipe_can_be_read_where_its_network_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`splatmend train RECIPE --help` must work everywhere; only training itself needs the network."""
+    from splatmend.enhance.train.recipes import wan21_14b
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    recipe = wan21_14b()
+    with pytest.raises(UserError, match="missing"):
+        PixelLoss(recipe.losses)
