@@ -8,8 +8,8 @@
 set -euo pipefail
 SPLATMEND="${SPLATMEND:-splatmend}"
 SEEDS="${SEEDS:-$(seq 200 223)}"
-SECONDS_AUTOENCODER="${SECONDS_AUTOENCODER:-80}"
-SECONDS_ENHANCER="${SECONDS_ENHANCER:-360}"
+SECONDS_AUTOENCODER="${SECONDS_AUTOENCODER:-200}"
+SECONDS_ENHANCER="${SECONDS_ENHANCER:-900}"
 
 street_pairs() { # folder seed: strategies vary with the seed, so that one model sees many kinds of damage
     local folder=$1 seed=$2
