@@ -82,6 +82,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; check the path.") from None
+    except OSError as fault:
+        raise UserError(f"{path}: it cannot be read ({fault.strerror}); check the path.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         raise UserError(f"{path}: this is not valid JSON ({fault}); write the file again.") from None
 
@@ -131,27 +133,41 @@ def building(out: Path, manifest: Manifest, *, overwrite: bool = False, resume: 
         raise UserError(f"{out}: this exists already; give another --out, or --overwrite to replace it.")
     partial = partial_folder(out)
     if partial.exists() and not resume:
+        if has_checkpoint(partial) and not overwrite:
+            raise UserError(f"{partial}: an interrupted run left a checkpoint; go on with --resume, or give --overwrite to start anew.")
         shutil.rmtree(partial)
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except (PermissionError, FileExistsError, NotADirectoryError) as fault:
         raise UserError(f"{out}: it cannot be made ({fault.strerror}); give an --out in a folder that you may write to.") from None
     try:
-        yield partial
-        write_json(partial / MANIFEST, manifest)
-        _put_in_place(partial, out)
-    except OSError as fault:
-        _drop_unless_resumable(partial)
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{out}: the disk is full; free some space and run the command again.") from fault
-        raise
+        with naming_full_disk(out):
+            yield partial
+            write_json(partial / MANIFEST, manifest)
+            _put_in_place(partial, out)
     except BaseException:
         _drop_unless_resumable(partial)
         raise
 
 
+def has_checkpoint(partial: Path) -> bool:
+    """Whether an interrupted run left something to go on from."""
+    return any(not path.name.endswith(".new") for path in partial.glob("checkpoint*"))
+
+
+@contextmanager
+def naming_full_disk(out: Path) -> Iterator[None]:
+    """Turn "no space left" into a `UserError` that names what was being written."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{out}: the disk is full; free some space and run the command again.") from fault
+        raise
+
+
 def _drop_unless_resumable(partial: Path) -> None:
-    if not any(partial.glob("checkpoint*")):
+    if not has_checkpoint(partial):
         shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,26 @@ import torch
 
 from splatmend.datasets.errors import UserError
 
+_NEARLY_FULL_BYTES = 1 << 20
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """A dict of tensors, numbers, strings, lists and dicts to a file; an interruption leaves the former one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
-    with beside.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with beside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as fault:
+        full = shutil.disk_usage(path.parent).free < _NEARLY_FULL_BYTES
+        beside.unlink(missing_ok=True)
+        # torch turns the system's error into a RuntimeError without its number.
+        if full and not isinstance(fault, OSError):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from fault
+        raise
 
 
 def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from splatmend.datasets.artifact import plain, read_manifest
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import rotation_fault
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoWriter, iter_video, read_image, to_uint8, write_image
@@ -31,14 +32,18 @@ def shot_to_json(shot: Shot) -> dict[str, Any]:
 
 
 def shot_from_json(raw: Mapping[str, Any]) -> Shot:
-    """The inverse of `shot_to_json`."""
+    """The inverse of `shot_to_json`; `ValueError`, `KeyError` or `TypeError` where the entry is no shot."""
     camera = dict(raw["camera"])
     for name in ("focal_px", "principal_px", "distortion"):
         camera[name] = tuple(camera[name])
+    poses = [np.asarray(raw[f"world_from_camera_{end}"], dtype=np.float64) for end in ("start", "end")]
+    shapes = [pose.shape for pose in poses if pose.shape != (4, 4)]
+    if fault := f"a pose of shape {shapes[0]}" if shapes else Camera(**camera).fault() or rotation_fault(np.stack(poses)):
+        raise ValueError(fault)
     return Shot(
         camera=Camera(**camera),
-        world_from_camera_start=np.asarray(raw["world_from_camera_start"], dtype=np.float64),
-        world_from_camera_end=np.asarray(raw["world_from_camera_end"], dtype=np.float64),
+        world_from_camera_start=poses[0],
+        world_from_camera_end=poses[1],
         start_us=int(raw["start_us"]),
         end_us=int(raw["end_us"]),
     )
@@ -131,8 +136,16 @@ class Clip:
     def iter_rgb(self) -> Iterator[np.ndarray]:
         """Frames `[H, W, 3]` uint8 in order, one at a time."""
         if self.video is None:
+            size = None
             for path in self.images:
-                yield read_image(path)
+                picture = read_image(path)
+                size = size or picture.shape
+                if picture.shape != size:
+                    raise UserError(
+                        f"{path}: it has {picture.shape[1]}x{picture.shape[0]} pixels where the first image has {size[1]}x{size[0]}; "
+                        "give images of one size."
+                    )
+                yield picture
             return
         odd = None
         first = self.frames[0].shot
@@ -184,9 +197,9 @@ def open_clip(path: Path) -> Clip:
             raw = json.loads(line)
             shot = None if raw["shot"] is None else shot_from_json(raw["shot"])
             frames.append(ClipFrame(shot=shot, extra={k: v for k, v in raw.items() if k not in ("frame", "shot")}))
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError) as fault:
         raise UserError(f"{path / 'cameras.jsonl'}: the list of cameras is missing or broken ({fault}); write the clip again.") from None
-    video = path / "frames.mp4" if manifest.facts.get("encoding") != "png" else None
+    video = path / "frames.mp4" if manifest.facts.get("encoding", "png") != "png" else None
     images = () if video else tuple(path / "frames" / f"{i:06d}.png" for i in range(len(frames)))
     absent = [p for p in images if not p.is_file()]
     if not frames or absent:

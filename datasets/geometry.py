@@ -174,7 +174,7 @@ def largest_ideal_radius(camera: Camera) -> float:
         return float("inf")
     if camera.distortion_model == "opencv":
         k1, k2, _, _, k3 = camera.distortion
-        coefficients = (k1, k2, k3)
+        coefficients: tuple[float, ...] = (k1, k2, k3)
     else:
         coefficients = camera.distortion
     # d/dr of r (1 + k1 r^2 + k2 r^4 + ...) is a polynomial in u = r^2: 1 + 3 k1 u + 5 k2 u^2 + ...

@@ -51,7 +51,7 @@ def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: Lpips
     mse = float(torch.mean((a - b) ** 2))
     scores = {
         "psnr": 10.0 * math.log10(1.0 / max(mse, 1e-10)),
-        "ssim": float(structural_similarity_index_measure(a, b, data_range=1.0)),
+        "ssim": float(torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0))),
     }
     if lpips_net is not None and lpips_available(lpips_net):
         with torch.no_grad():

@@ -97,6 +97,8 @@ def print_summary(summary: LogSummary, console: Console) -> None:
             " ".join([camera.distortion_model, *(f"{value:.4g}" for value in camera.distortion)]),
             shutter,
         )
+    for column in cameras.columns:  # nothing is cut off on a narrow terminal
+        column.overflow = "fold"
     console.print(cameras)
     if summary.lidars:
         lidars = Table("LiDAR", "sweeps", "Hz", "points per sweep")

@@ -22,7 +22,12 @@ def add_lora(transformer: WanTransformer3DModel, info: LoraInfo) -> list[torch.n
 
     `UserError` where the targets name no module.
     """
-    config = LoraConfig(r=info.rank, lora_alpha=info.alpha, target_modules=list(info.targets), init_lora_weights=True)
+    config = LoraConfig(
+        r=info.rank,
+        lora_alpha=info.alpha,  # type: ignore[arg-type]  # peft takes fractions too
+        target_modules=list(info.targets),
+        init_lora_weights=True,
+    )
     transformer.requires_grad_(False)
     try:
         transformer.add_adapter(config, adapter_name=ADAPTER_NAME)

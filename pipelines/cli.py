@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        _complain("interrupted; the same command goes on where a checkpoint was written.")
+        _complain("interrupted; where a checkpoint was written, --resume goes on (run does so by itself).")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: say nothing, and keep the interpreter from flushing into it at exit.

@@ -162,7 +162,9 @@ def _snapshots(config: PairsConfig) -> tuple[int, ...]:
 
 def _fit_config(name: str, config: PairsConfig, device: str) -> FitConfig:
     """A fit by its name: `sparseN`, or `whole` with the snapshots."""
-    fit = replace(config.fit, device=device)
+    from splatmend.pipelines.stages import torch_device
+
+    fit = replace(config.fit, device=torch_device(device))
     if name.startswith("sparse"):
         return replace(fit, data=replace(fit.data, holdout_every=0, train_every=int(name.removeprefix("sparse"))), snapshots_at=())
     taken = _snapshots(config) if "underfit" in config.strategies else ()

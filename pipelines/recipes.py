@@ -179,7 +179,9 @@ def _enhanced(name: str, options: RecipeOptions) -> Stage:
 
 
 def _scored(name: str, truth: str | Path, enhancing: bool, frames: Literal["all", "held_out"]) -> Stage:
-    inputs: dict[str, str | Path] = {"raw": name} | ({"enhanced": f"{name}-enhanced"} if enhancing else {})
+    inputs: dict[str, str | Path] = {"raw": name}
+    if enhancing:
+        inputs["enhanced"] = f"{name}-enhanced"
     # What was recorded is the truth of held-out frames, even of a street whose oracle could be asked again.
     return Stage(
         name=f"{name}-scores",

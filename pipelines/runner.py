@@ -59,6 +59,7 @@ def plan(stages: Sequence[Stage], out: Path, *, first: str | None = None, last: 
         if stage.name not in wanted:
             continue
         rerun = next((name for name in stage.upstream() if name in running), None)
+        action: Action
         if overwrite:
             action, reason = "run", "--overwrite"
         elif stage.name in forced:

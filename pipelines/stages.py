@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from splatmend.datasets.clip import Encoding
+from splatmend.datasets.errors import UserError
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.pipelines.stage import StageContext
 from splatmend.recon.fit.config import FitConfig
@@ -58,16 +59,17 @@ def make_street(config: StreetConfig, inputs: Mapping[str, Path], out: Path, con
     """A procedural street as a log folder."""
     import shutil
 
-    from splatmend.datasets.artifact import partial_folder
+    from splatmend.datasets.artifact import naming_full_disk, partial_folder
     from splatmend.datasets.street import build_street, write_street
 
     partial = partial_folder(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_street(build_street(config), partial)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        with naming_full_disk(out):
+            write_street(build_street(config), partial)
+            if out.exists():
+                shutil.rmtree(out)
+            partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -78,7 +80,7 @@ def fit_scene(config: FitConfig, inputs: Mapping[str, Path], out: Path, context:
     from splatmend.datasets.readers.registry import open_log
     from splatmend.recon.fit.fit import fit
 
-    fit(open_log(inputs["log"]), out, replace(config, device=context.device), resume=context.resume, overwrite=True)
+    fit(open_log(inputs["log"]), out, replace(config, device=torch_device(context.device)), resume=context.resume, overwrite=True)
 
 
 def render_scene(config: RenderConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
@@ -142,10 +144,16 @@ def report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, context:
     build_report(made, out, overwrite=True)
 
 
-def torch_device(device: str) -> str:
-    """The device that "auto" stands for."""
+def torch_device(device: str) -> Literal["cpu", "cuda"]:
+    """The device that "auto" stands for, or the one that is named; `UserError` where there is none of that name."""
     import torch
 
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return "cpu"
+    if device not in ("auto", "cuda"):
+        raise UserError(f"device: {device} is none of auto, cpu and cuda; change it.")
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise UserError("device: PyTorch sees no CUDA device here; use --device cpu.")
+    return "cpu"

@@ -71,7 +71,9 @@ class ExposureTable:
 
     @classmethod
     def from_json(cls, rows: Sequence[dict]) -> ExposureTable:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; `ValueError` where it is no list of entries."""
+        if not isinstance(rows, list):
+            raise ValueError("the exposure table is no list")
         deltas = [np.concatenate([np.asarray(r["gain_less_identity"]), np.asarray(r["offset"])[:, None]], axis=1) for r in rows]
         stacked = np.stack(deltas) if deltas else np.zeros((0, 3, 4))
         return cls(

@@ -38,7 +38,7 @@ class Mesh:
         return self.vertices.min(0), self.vertices.max(0)
 
 
-def part_row(colour: Sequence[float], seed: float, *values: float) -> np.ndarray:
+def part_row(colour: Sequence[float] | np.ndarray, seed: float, *values: float) -> np.ndarray:
     """One row of `Mesh.parts`: linear RGB, a random number in [0, 1), the material's own values."""
     row = np.zeros(PART_WIDTH, dtype=np.float32)
     row[:3], row[3] = colour, seed

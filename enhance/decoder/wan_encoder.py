@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, patchify
 
 from splatmend.enhance.decoder.wan_blocks import Slots, WanCache, run_block, run_convolution, run_head
 

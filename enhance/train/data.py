@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -139,7 +139,7 @@ class TrainingClips:
             target.append(b)
         return RawBatch(np.stack(degraded), np.stack(target), tuple(kinds), int(rng.integers(2**62)))
 
-    def batches(self, first_step: int, process: int, device: torch.device) -> Iterator[Batch]:
+    def batches(self, first_step: int, process: int, device: torch.device) -> Generator[Batch]:
         """Batches from `first_step` on, read ahead by two in a thread."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             ahead = [reader.submit(self.raw, first_step + i, process) for i in range(2)]

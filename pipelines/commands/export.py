@@ -25,6 +25,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from splatmend.datasets.artifact import naming_full_disk
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.recon.ply import export_ply
     from splatmend.recon.scene_files import load_scene
@@ -43,8 +44,9 @@ def run(options: Options) -> int:
         raise UserError(f"{options.scene}: there is no actor {options.actor}; its actors are {', '.join(scene.actors) or 'none'}.")
     beside = options.out.with_name(options.out.name + ".new")
     try:
-        export_ply(gaussians, beside)
-        beside.replace(options.out)
+        with naming_full_disk(options.out):
+            export_ply(gaussians, beside)
+            beside.replace(options.out)
     finally:
         beside.unlink(missing_ok=True)
     print(f"{options.out}: {len(gaussians):,} Gaussians")

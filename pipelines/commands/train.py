@@ -130,17 +130,16 @@ def run(options: Options | None) -> int:
         clean_share=options.data.clean_share,
         cache_gb=options.data.cache_gb,
     )
-    how = {"resume": options.resume, "overwrite": options.overwrite}
     if isinstance(options, AutoencoderOptions):
         vae = None
         if options.base is not None:
             from splatmend.enhance.artifact import load_autoencoder
 
             vae = load_autoencoder(Path(options.base))
-        done = train_autoencoder(options.config, data, options.out, vae=vae, **how)
+        done = train_autoencoder(options.config, data, options.out, vae=vae, resume=options.resume, overwrite=options.overwrite)
     elif isinstance(options, OneStepOptions):
         enhancer = starting_enhancer(options.base, output=options.config.output, seed=options.config.seed)
-        done = train_onestep(options.config, data, enhancer, options.out, **how)
+        done = train_onestep(options.config, data, enhancer, options.out, resume=options.resume, overwrite=options.overwrite)
     else:
         raise TypeError(f"options of no known recipe: {type(options).__name__}")
     print(f"paused: {options.out}; the same command with --resume goes on" if done is None else f"trained: {done}")

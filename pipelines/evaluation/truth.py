@@ -160,8 +160,8 @@ def _fitted_to(log: SceneLog, cameras: Sequence[ClipFrame]) -> SceneLog:
         if one.cameras[name].width != camera.width:
             one = resized(one, width=camera.width)
         found = one.cameras[name]
-        numbers = [(*c.focal_px, *c.principal_px, c.width, c.height) for c in (found, camera)]
-        if not np.allclose(*numbers, rtol=1e-3, atol=0.05):
+        own, asked = ((*c.focal_px, *c.principal_px, c.width, c.height) for c in (found, camera))
+        if not np.allclose(own, asked, rtol=1e-3, atol=0.05):
             raise UserError(
                 f"{log.path}: camera {name} has another calibration or shape in the clip; give the log that the scene was fitted to."
             )

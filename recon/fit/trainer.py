@@ -51,6 +51,9 @@ class Trainer:
         self.config = config
         self.device = device
         self.iteration = 0
+        # Where and how noisily a fit runs does not change what is fitted.
+        plain_config = replace(config, device="auto", backend=None, checkpoint_every=1, log_every=1)
+        self.config_key = content_key(plain_config)
         self.log_key = content_key([log.log_id, [frame.start_us for frame in log.frames], [c.width for c in log.cameras.values()]])
         self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
         self.exposure_rows = {number: row for row, number in enumerate(self.train_numbers)}
@@ -152,13 +155,14 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on, as plain tensors, numbers and strings."""
         return {
-            "config_key": content_key(self.config),
+            "config_key": self.config_key,
             "log_key": self.log_key,
             "iteration": self.iteration,
             "nodes": {key: node.state_dict() for key, node in self.nodes.items()},
             "shared": {name: value.detach() for name, value in self.shared.items()},
             "shared_optimizers": {name: optimizer.state_dict() for name, optimizer in self.shared_optimizers.items()},
             "generator": self.generator.get_state(),
+            "device": self.device.type,
             "random": random_state(),
         }
 
@@ -168,7 +172,7 @@ class Trainer:
         Raises:
             UserError: where the state belongs to another log or other settings.
         """
-        for key, own, what in (("log_key", self.log_key, "another log"), ("config_key", content_key(self.config), "other settings")):
+        for key, own, what in (("log_key", self.log_key, "another log"), ("config_key", self.config_key, "other settings")):
             if state[key] != own:
                 raise UserError(f"--resume: the checkpoint was made with {what}; give the same again, or start anew without --resume.")
         self.iteration = state["iteration"]
@@ -178,7 +182,10 @@ class Trainer:
         self.shared_optimizers = self._new_shared_optimizers()
         for name, optimizer in self.shared_optimizers.items():
             optimizer.load_state_dict(state["shared_optimizers"][name])
-        self.generator.set_state(state["generator"].cpu())
+        if state["device"] == self.device.type:
+            self.generator.set_state(state["generator"].cpu())
+        else:  # generators of different devices have different states
+            self.generator.manual_seed(self.config.seed + self.iteration)
         restore_random_state(state["random"])
 
 

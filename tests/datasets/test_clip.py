@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splatmend.datasets.artifact import Manifest, building
+from splatmend.datasets.clip import Clip, ClipWriter, Encoding, open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import yaw_pose
+from splatmend.datasets.log import Camera
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.video import write_image
+
+CAMERA = Camera(name="front", width=33, height=25, focal_px=(30.0, 31.0), principal_px=(16.5, 12.5))
+
+
+def _frames(count: int = 4) -> np.ndarray:
+    """Smooth pictures, which every codec keeps."""
+    y, x = np.mgrid[0:25, 0:33] / 33.0
+    return np.stack([np.stack([x, y, np.full_like(x, 0.2 + 0.1 * i)], axis=-1) for i in range(count)])
+
+
+def _write(folder: Path, encoding: Encoding = "png") -> Clip:
+    manifest = Manifest(kind="clip", config={})
+    with building(folder, manifest) as partial, ClipWriter(partial, encoding=encoding, rate_hz=10.0) as writer:
+        for i, rgb in enumerate(_frames()):
+            shot = Shot.still(CAMERA, yaw_pose(0.1 * i, np.array([i, 2.0, 3.0])), 100_000 * i)
+            writer.write(rgb, shot, depth_m=np.full((25, 33), 7.5 + i), opacity=np.full((25, 33), 0.5), extra={"held_out": i == 2})
+        manifest.facts = {**writer.facts, "rate_hz": 10.0}
+    return open_clip(folder)
+
+
+@pytest.mark.parametrize(("encoding", "tolerance"), [("png", 0.5 / 255), ("h264", 0.06), ("av1", 0.06)])
+def test_frames_cameras_and_channels_come_back(tmp_path: Path, encoding: Encoding, tolerance: float) -> None:
+    clip = _write(tmp_path / "clip", encoding)
+    frames = list(clip.iter_rgb())
+    assert len(clip) == len(frames) == 4
+    for i, (frame, true) in enumerate(zip(frames, _frames())):
+        assert frame.shape == (25, 33, 3)
+        assert np.abs(frame / 255.0 - true).mean() < tolerance
+        shot = clip.frames[i].shot
+        assert shot is not None
+        assert shot.camera == CAMERA
+        np.testing.assert_allclose(shot.world_from_camera, yaw_pose(0.1 * i, np.array([i, 2.0, 3.0])), atol=1e-12)
+        assert clip.frames[i].extra == {"held_out": i == 2}
+        depth, opacity = clip.read_channel("depth", i), clip.read_channel("opacity", i)
+        assert depth is not None
+        assert opacity is not None
+        np.testing.assert_allclose(depth, 7.5 + i, atol=1 / 512)
+        np.testing.assert_allclose(opacity, 0.5, atol=1 / 255)
+    assert clip.read_channel("masks/none", 0) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row["shot"].update(start_us="x"),
+        lambda row: row["shot"]["world_from_camera_start"].pop(),
+        lambda row: row["shot"]["world_from_camera_start"][0].__setitem__(0, 5.0),
+        lambda row: row["shot"]["camera"].update(width=2),
+        lambda row: row.pop("shot"),
+    ],
+)
+def test_a_damaged_list_of_cameras_is_named(tmp_path: Path, change) -> None:
+    path = _write(tmp_path / "clip").path / "cameras.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    change(rows[1])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"cameras\.jsonl.*broken"):
+        open_clip(tmp_path / "clip")
+
+
+def test_a_clip_with_an_absent_frame_is_refused(tmp_path: Path) -> None:
+    (_write(tmp_path / "clip").path / "frames" / "000003.png").unlink()
+    with pytest.raises(UserError, match="1 of 4 frames are absent"):
+        open_clip(tmp_path / "clip")
+
+
+def test_a_folder_of_images_is_a_clip_of_one_size(tmp_path: Path) -> None:
+    for i, size in enumerate((16, 16, 20)):
+        write_image(tmp_path / f"{i}.png", np.full((16, size, 3), 40 * i, dtype=np.uint8))
+    clip = open_clip(tmp_path)
+    assert len(clip) == 3
+    assert clip.frames[0].shot is None
+    with pytest.raises(UserError, match=r"2\.png: it has 20x16 pixels"):
+        list(clip.iter_rgb())
+    with pytest.raises(UserError, match="neither a manifest"):
+        open_clip(tmp_path.parent)
