@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -46,3 +47,11 @@ def test_tracked_files_stay_small() -> None:
     sizes = {name: (REPOSITORY / name).stat().st_size for name in listed.stdout.split("\0") if name and (REPOSITORY / name).is_file()}
     assert sum(sizes.values()) < 28 * 2**20
     assert max(sizes.values()) < 15 * 2**20
+
+
+def test_no_dead_links_in_the_documents() -> None:
+    documents = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    assert len(documents) > 5
+    for document in documents:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
