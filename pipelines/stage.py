@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,25 +72,27 @@ def stage_key(config: Mapping[str, Any], inputs: Mapping[str, str], code: str) -
     return content_key({"config": dict(config), "inputs": dict(inputs), "code": code})
 
 
+_SMALL_BYTES = 64 * 2**20
+
+
 def fingerprint(path: Path) -> str:
-    """A short hash that changes when the thing on disk does: an artefact's manifest, else names, sizes and times of all files.
+    """A short hash that changes when the thing on disk does: an artefact's manifest, else the contents of small folders (a reinstalled
+    package is the same package) and the names, sizes and times of large ones.
 
     Raises `UserError` where there is nothing.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():
         return content_key(read_json(path / MANIFEST))
-    if path.is_file():
-        stat = path.stat()
-        return content_key([path.name, stat.st_size, stat.st_mtime_ns])
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; check the path.")
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    stats = [file.stat() for file in files]
+    small = sum(stat.st_size for stat in stats) <= _SMALL_BYTES
     digest = hashlib.sha256()
-    for folder, folders, files in os.walk(path):
-        folders.sort()
-        for name in sorted(files):
-            stat = os.stat(os.path.join(folder, name))
-            digest.update(f"{os.path.relpath(folder, path)}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for file, stat in zip(files, stats):
+        mark = hashlib.sha256(file.read_bytes()).hexdigest() if small else str(stat.st_mtime_ns)
+        digest.update(f"{file.relative_to(path.parent).as_posix()} {stat.st_size} {mark}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from splatmend.datasets.artifact import Manifest, building, read_json, write_json
 from splatmend.datasets.errors import UserError
+from splatmend.pipelines import stage as stage_module
 from splatmend.pipelines.runner import plan, read_record, run
 from splatmend.pipelines.stage import Stage, fingerprint, sources_key
 
@@ -156,3 +158,19 @@ def test_sources_key_differs_between_packages_and_stages_differ_by_config() -> N
     assert sources_key(("splatmend.datasets",)) != sources_key(("splatmend.recon",))
     stage = Stage(name="a", config=Add(), run=add)
     assert replace(stage, config=Add(amount=2)).config_values() == {"amount": 2}
+
+
+def test_a_small_folder_counts_by_content_and_a_large_one_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights" / "w.bin"
+    file.parent.mkdir()
+    file.write_bytes(b"abc")
+    first = fingerprint(file.parent)
+    os.utime(file, ns=(1, 1))
+    assert fingerprint(file.parent) == first  # installed again
+    file.write_bytes(b"abd")
+    assert fingerprint(file.parent) != first
+    monkeypatch.setattr(stage_module, "_SMALL_BYTES", 2)
+    os.utime(file, ns=(1, 1))
+    large = fingerprint(file.parent)
+    os.utime(file, ns=(2, 2))
+    assert fingerprint(file.parent) != large
