@@ -174,6 +174,9 @@ def save_model(model: torch.nn.Module, folder: Path, dtype: torch.dtype | None) 
     state = {name: _as_saved(value, dtype) for name, value in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)  # type: ignore[operator]
+    config = read_json(folder / "config.json")
+    config.pop("_name_or_path", None)  # where the model was loaded from says nothing elsewhere
+    write_json(folder / "config.json", config)
     _write_tensors(folder / "diffusion_pytorch_model.safetensors", state)
 
 

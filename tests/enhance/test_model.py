@@ -160,3 +160,14 @@ def test_a_wan_folder_is_a_base_model(tmp_path: Path) -> None:
     assert base.spec.skips == ()
     assert base.caption.shape == (1, 3, 64)
     assert base(clip(5)).shape == (1, 3, 5, 32, 32)
+
+
+def test_saved_configs_name_no_path_of_the_machine(tmp_path) -> None:
+    from splatmend.enhance.artifact import load_enhancer, save_enhancer
+
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    save_enhancer(load_enhancer("bundled"), tmp_path / "first")
+    save_enhancer(load_enhancer(tmp_path / "first"), tmp_path / "second")
+    for part in ("vae", "transformer"):
+        assert str(tmp_path) not in (tmp_path / "second" / part / "config.json").read_text()
