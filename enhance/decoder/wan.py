@@ -6,6 +6,7 @@ since its decoder and encoder are called directly: move the model to its device 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,11 +123,7 @@ class WanAdapter:
                 f"{self.latent_channels}: set `latents_mean` and `latents_std`"
             )
         dtype = torch.promote_types(z.dtype, torch.float32)
-        shape = (1, self.latent_channels, 1, 1, 1)
-        return (
-            torch.tensor(mean, dtype=dtype, device=z.device).view(shape),
-            torch.tensor(std, dtype=dtype, device=z.device).view(shape),
-        )
+        return _per_channel(tuple(mean), dtype, z.device), _per_channel(tuple(std), dtype, z.device)
 
     def _check_frames(self, x: torch.Tensor) -> None:
         self._check(x, "a group of frames", self.frame_channels)
@@ -139,3 +136,11 @@ class WanAdapter:
             raise ValueError(f"{what} must be [batch, channels, time, height, width], got {x.ndim} dimensions: {tuple(x.shape)}")
         if x.shape[1] != channels:
             raise ValueError(f"{what} must have {channels} channels, got {x.shape[1]}")
+
+
+@functools.lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """One number per channel [1, C, 1, 1, 1]. Kept, since a copy from the host would make every step wait."""
+    # Kept tensors are used in graphs later, whatever mode the first caller is in.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1, 1)

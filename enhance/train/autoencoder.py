@@ -14,7 +14,8 @@ from splatmend.enhance.losses import PixelLoss
 from splatmend.enhance.model import decode_at_once
 from splatmend.enhance.small import small_vae
 from splatmend.enhance.train.config import AutoencoderTrainConfig
-from splatmend.enhance.train.data import DataConfig, TrainingClips
+from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips
+from splatmend.enhance.train.graphed import graphed
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
 from splatmend.enhance.train.output import building_together
 from splatmend.enhance.train.pictures import write_strip
@@ -50,13 +51,18 @@ def train_autoencoder(
                 loop.resume()
             batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)
 
-            def micro_step(number: int, loss_scale: float) -> dict[str, torch.Tensor]:
-                target = next(batches).target
+            def add_gradients(batch: Batch, loss_scale: float) -> dict[str, torch.Tensor]:
+                target = batch.target
                 with accelerator.autocast():
                     frames = _round_trip(model, target)
                     loss = pixel_loss(frames, target) / target.shape[2]
                 (loss * loss_scale).backward()
-                return {"loss": loss} | {name: part / target.shape[2] for name, part in pixel_loss.take_parts().items()}
+                return {"loss": loss.detach()} | {name: part / target.shape[2] for name, part in pixel_loss.take_parts().items()}
+
+            step = graphed(add_gradients, parameters.values(), config, accelerator.device)
+
+            def micro_step(number: int, loss_scale: float) -> dict[str, torch.Tensor]:
+                return step(next(batches), loss_scale)
 
             def sample(step: int) -> None:
                 target = clips.finish(clips.raw(0, 10_000), accelerator.device).target[:1]

@@ -33,6 +33,8 @@ class LoopConfig:
     """Micro-steps per optimiser step."""
     precision: Precision = "bf16"
     """bf16: autocast, weights of what is trained in float32."""
+    cuda_graph: bool = False
+    """Capture a step's kernels once and replay them on CUDA devices: for small models, bound by kernel launches."""
     ema: float | None = 0.999
     """Decay of the running average of the weights, which is what is saved; None: save the weights themselves."""
     clip_frames: int = 17
@@ -56,6 +58,8 @@ class LoopConfig:
         for name in ("steps", "batch", "accumulation", "checkpoint_every", "sample_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"training: {name} is {getattr(self, name)}; give 1 or more.")
+        if self.cuda_graph and self.accumulation > 1:
+            raise UserError(f"training: cuda_graph makes a step of one micro-step, but accumulation is {self.accumulation}; set one of them back.")
         if self.clip_frames < 1 or (self.clip_frames - 1) % 4:
             raise UserError(f"training: clip_frames is {self.clip_frames}, but clips have 1 + 4k frames; give for instance 17 or 81.")
         if self.ema is not None and not 0.0 <= self.ema < 1.0:

@@ -6,9 +6,11 @@ resumed run sees what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
@@ -49,11 +52,15 @@ class DataConfig:
     cache_gb: float = 8.0
     """Decoded frames that are kept in host memory, in gigabytes."""
     flip: bool = True
+    workers: int | None = None
+    """Processes that prepare batches. None: all cores but one (16 at most) beside a CUDA device, none elsewhere."""
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
 
     def __post_init__(self) -> None:
         if not self.pairs and not self.videos:
             raise UserError("training data: neither pairs nor videos are given; give at least one.")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"training data: workers is {self.workers}; give 0 or more.")
         for name in ("synthetic_share", "clean_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"training data: {name} is {getattr(self, name)}, but a share lies between 0 and 1.")
@@ -77,12 +84,11 @@ class Batch(NamedTuple):
 
 
 class RawBatch(NamedTuple):
-    """Clips `[B, T, H, W, 3]` uint8 as they were read; the degraded one of a synthetic sample is still to be made."""
+    """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included."""
 
     degraded: np.ndarray
     target: np.ndarray
     kinds: tuple[Kind, ...]
-    seed: int
 
 
 class ClipCache:
@@ -134,31 +140,60 @@ class TrainingClips:
             if rng.random() < self.config.clean_share:
                 kind = "clean"
             a, b = self._window(pool[int(rng.integers(len(pool)))], rng)
+            if kind == "synthetic":
+                a = self._with_artefacts(b, int(rng.integers(2**62)))
             kinds.append(kind)
-            degraded.append(a if kind == "pair" else b)
+            degraded.append(b if kind == "clean" else a)
             target.append(b)
-        return RawBatch(np.stack(degraded), np.stack(target), tuple(kinds), int(rng.integers(2**62)))
+        return RawBatch(np.stack(degraded), np.stack(target), tuple(kinds))
 
     def batches(self, first_step: int, process: int, device: torch.device) -> Generator[Batch]:
-        """Batches from `first_step` on, read ahead by two in a thread."""
-        with ThreadPoolExecutor(max_workers=1) as reader:
-            ahead = [reader.submit(self.raw, first_step + i, process) for i in range(2)]
-            step = first_step + 2
-            while True:
-                raw = ahead.pop(0).result()
-                ahead.append(reader.submit(self.raw, step, process))
-                step += 1
-                yield self.finish(raw, device)
+        """Batches from `first_step` on, prepared ahead: by worker processes, or by one thread where there are none."""
+        workers = self.config.workers
+        if workers is None:
+            workers = max(0, min(16, (os.cpu_count() or 1) - 1)) if device.type == "cuda" else 0
+        for raw in self._raw_batches(first_step, process, workers):
+            yield self.finish(raw, device)
+
+    def _raw_batches(self, first_step: int, process: int, workers: int) -> Generator[RawBatch]:
+        if workers == 0:
+            with ThreadPoolExecutor(max_workers=1) as reader:
+                ahead = deque(reader.submit(self.raw, first_step + i, process) for i in range(2))
+                for step in itertools.count(first_step + 2):
+                    raw = ahead.popleft().result()
+                    ahead.append(reader.submit(self.raw, step, process))
+                    yield raw
+        self._fill_cache()
+        # Its own generator: the loader must not draw from the one that a resumed run restores.
+        loader = DataLoader(
+            _StepBatches(self, process),
+            batch_size=None,
+            sampler=_StepsFrom(first_step),
+            num_workers=workers,
+            generator=torch.Generator(),
+            multiprocessing_context="fork",
+            # As they are, through pipes: as tensors they would need shared memory, of which containers have little.
+            collate_fn=_as_it_is,
+        )
+        yield from loader
+
+    def _fill_cache(self) -> None:
+        """Decode what fits, so that forked workers share it."""
+        jobs = [(s.target, s.start, s.stop, None) for s in self.paired] + [(s.degraded, s.start, s.stop, None) for s in self.paired]
+        jobs += [(s.target, s.start, s.stop, self.config.video_short_side_px) for s in self.plain]
+        with ThreadPoolExecutor() as readers:
+            for _ in readers.map(lambda job: self.cache.bytes < self.cache.limit_bytes and self.cache.frames(*job), jobs):
+                pass
 
     def finish(self, raw: RawBatch, device: torch.device) -> Batch:
-        """Bytes to tensors on the device, and the artefacts of synthetic samples."""
-        target = _to_tensor(raw.target, device)
-        degraded = _to_tensor(raw.degraded, device)
-        synthetic = [i for i, kind in enumerate(raw.kinds) if kind == "synthetic"]
-        if synthetic:
-            generator = torch.Generator().manual_seed(raw.seed)
-            degraded[synthetic] = degrade(target[synthetic], generator, self.config.degrade)
-        return Batch(degraded, target, raw.kinds)
+        """Bytes to tensors on the device."""
+        return Batch(_to_tensor(raw.degraded, device), _to_tensor(raw.target, device), raw.kinds)
+
+    def _with_artefacts(self, frames: np.ndarray, seed: int) -> np.ndarray:
+        """Synthetic artefacts on frames `[T, H, W, 3]` uint8."""
+        clip = _to_tensor(frames[None], torch.device("cpu"))
+        made = degrade(clip, torch.Generator().manual_seed(seed), self.config.degrade)
+        return made[0].add_(1.0).mul_(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
     def _window(self, segment: Segment, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random window and crop of a segment, `[T, H, W, 3]`: degraded (or target again) and target."""
@@ -236,6 +271,30 @@ def _reduced(rgb: np.ndarray, short_side_px: int | None) -> np.ndarray:
         return rgb
     scale = short_side_px / min(height, width)
     return cv2.resize(rgb, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+
+
+class _StepBatches(Dataset[RawBatch]):
+    """What the loader's workers call: step -> batch."""
+
+    def __init__(self, clips: TrainingClips, process: int) -> None:
+        self.clips, self.process = clips, process
+
+    def __getitem__(self, step: int) -> RawBatch:
+        return self.clips.raw(step, self.process)
+
+
+def _as_it_is(raw: RawBatch) -> RawBatch:
+    return raw
+
+
+class _StepsFrom(Sampler[int]):
+    """The steps from one on, without end."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first)
 
 
 def _to_tensor(clips: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -22,6 +22,7 @@ from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips
+from splatmend.enhance.train.graphed import graphed
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
 from splatmend.enhance.train.output import building_together
 from splatmend.enhance.train.pictures import write_strip
@@ -148,9 +149,14 @@ def train_onestep(
                 loop.resume()
             batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)
 
-            def micro_step(number: int, loss_scale: float) -> dict[str, torch.Tensor]:
+            def add_gradients(batch: Batch, loss_scale: float) -> dict[str, torch.Tensor]:
                 with accelerator.autocast():
-                    return objective.add_gradients(next(batches), loss_scale)
+                    return objective.add_gradients(batch, loss_scale)
+
+            step = graphed(add_gradients, parameters.values(), config, accelerator.device)
+
+            def micro_step(number: int, loss_scale: float) -> dict[str, torch.Tensor]:
+                return step(next(batches), loss_scale)
 
             def sample(step: int) -> None:
                 batch = clips.finish(clips.raw(0, 10_000), accelerator.device)

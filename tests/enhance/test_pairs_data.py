@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_a_step_sees_the_same_whenever_it_is_asked(index: Path) -> None:
     assert torch.equal(batch.degraded, late.degraded)
     assert torch.equal(batch.target, late.target)
     assert not np.array_equal(one.raw(7, process=1).target, one.raw(7).target)
+
+
+def test_workers_prepare_the_same_batches(index: Path) -> None:
+    config = DataConfig(pairs=(index,), videos=(index.parent / "good",), synthetic_share=0.5)
+    expected = clips_of(config)
+    batches = clips_of(dataclasses.replace(config, workers=2)).batches(3, 0, CPU)
+    for step in range(3, 8):
+        batch, wanted = next(batches), expected.finish(expected.raw(step), CPU)
+        assert batch.kinds == wanted.kinds
+        assert torch.equal(batch.degraded, wanted.degraded)
+        assert torch.equal(batch.target, wanted.target)
+    batches.close()
 
 
 def test_clean_samples_are_their_own_target(index: Path) -> None:
