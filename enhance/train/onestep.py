@@ -188,7 +188,7 @@ def _write(
     small = enhancer.spec.base.startswith("splatmend-")
     spec = with_provenance(
         enhancer.spec,
-        {"steps": loop.step, "seconds": loop.seconds, "losses": dict(config.losses), "data": [p.name for p in (*data.pairs, *data.videos)]},
+        {"steps": loop.step, "seconds": loop.seconds, "losses": dict(config.losses), "data": [p.parent.name for p in data.pairs] + [p.name for p in data.videos]},
     )
     spec = dataclasses.replace(spec, lora=config.transformer_lora if config.transformer == "lora" else spec.lora)
     if config.window is not None or config.transformer == "full":

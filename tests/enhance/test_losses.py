@@ -73,6 +73,18 @@ def test_lpips_sums_over_frames() -> None:
     assert loss(a, b) > 10 * loss(a, a).abs()
 
 
+def test_lpips_shows_the_clips_of_a_batch_at_four_phases() -> None:
+    from splatmend.datasets.image_metrics import lpips_available
+
+    if not lpips_available("squeeze"):
+        pytest.skip("no SqueezeNet weights in the hub cache")
+    a, b = (x[:1, :, :1].expand(8, -1, -1, -1, -1) for x in clips())
+    loss = PixelLoss({"lpips_squeeze": 1.0})
+    shifted = [loss(a[:1, ..., down:, right:], b[:1, ..., down:, right:]) for down in (0, 1) for right in (0, 1)]
+    torch.testing.assert_close(loss(a, b), torch.stack(shifted).mean(), atol=1e-5, rtol=1e-4)
+    assert torch.stack(shifted).std() > 0
+
+
 def test_a_recipe_can_be_read_where_its_network_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`splatmend train RECIPE --help` must work everywhere; only training itself needs the network."""
     from splatmend.enhance.train.recipes import wan21_14b
