@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
-from splatmend.enhance.decoder import Side, SideFeatures, TruncatedDecoder, WanAdapter
+from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.windows import in_windows
 
@@ -104,13 +104,13 @@ class Enhancer(nn.Module):
         """Decoder block -> join."""
         return {skip.join: self.joins[_key(skip.join)] for skip in self.spec.skips}  # type: ignore[misc]
 
-    def adapter(self, *, checkpoint: bool = False) -> WanAdapter:
+    def adapter(self, *, memory: Memory = "fast") -> WanAdapter:
         """The autoencoder with its joins, driven group by group."""
-        return WanAdapter(self.vae, join=self.join_modules(), checkpoint=checkpoint)
+        return WanAdapter(self.vae, join=self.join_modules(), memory=memory)
 
-    def decoder(self, truncation: int = 1, *, checkpoint: bool = False) -> TruncatedDecoder:
+    def decoder(self, truncation: int = 1, *, memory: Memory = "fast") -> TruncatedDecoder:
         """A truncated decoder over this model's autoencoder and joins."""
-        return TruncatedDecoder(self.adapter(checkpoint=checkpoint), truncation)
+        return TruncatedDecoder(self.adapter(memory=memory), truncation)
 
     @property
     def taps(self) -> tuple[str, ...]:

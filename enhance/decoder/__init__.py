@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter, SideFeatures
+from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import FrameLoss
 from splatmend.enhance.decoder.gradients import LossAndGrad, surrogate
 from splatmend.enhance.decoder.groups import (
@@ -15,13 +16,16 @@ from splatmend.enhance.decoder.groups import (
 )
 from splatmend.enhance.decoder.truncated import EncodedGroup, Side, TruncatedDecoder
 from splatmend.enhance.decoder.wan import WanAdapter
+from splatmend.enhance.decoder.wan_plan import Memory
 
 __all__ = [
     "Cache",
     "DecoderAdapter",
     "EncodedGroup",
+    "Engine",
     "FrameLoss",
     "LossAndGrad",
+    "Memory",
     "Side",
     "SideFeatures",
     "TruncatedDecoder",

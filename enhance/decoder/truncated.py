@@ -13,10 +13,12 @@ from torch import nn
 from splatmend.enhance.decoder.adapter import DecoderAdapter, SideFeatures
 from splatmend.enhance.decoder.backprop import TruncatedBackprop
 from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
+from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
 from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad
 from splatmend.enhance.decoder.groups import frame_count, frame_span, split_into_groups
 from splatmend.enhance.decoder.wan import WanAdapter
+from splatmend.enhance.decoder.wan_plan import Memory
 
 Side: TypeAlias = Callable[[int], SideFeatures]
 """`side(i)`: the conditioning of group i, block name -> features [B, C, t, H, W]."""
@@ -44,9 +46,12 @@ class TruncatedDecoder:
         join: decoder block name -> module that joins side features after it (see `WanAdapter`).
         spatial_chunks: chunks (down, across) whose gradients are computed one after the other. Not exact, see `loss_and_grad`.
         halo: latent pixels of context around each chunk.
-        checkpoint: recompute decoder blocks in the backward pass instead of keeping their activations; same gradients.
+        memory: "fast" keeps all activations of D + 1 groups, "balanced" computes them again layer by layer in the backward pass,
+            "small" block by block, the layers of a block once more; same gradients. `docs/chopgrad.md` has what each costs.
+        engine: which layers run, see `Engine`.
 
-    Raises `ValueError` for a negative truncation or halo, chunks below 1, or `join` or `checkpoint` beside a ready adapter.
+    Raises `ValueError` for a negative truncation or halo, chunks below 1, an unknown memory or engine, or `join`, `memory` or `engine`
+    beside a ready adapter.
     """
 
     def __init__(
@@ -57,16 +62,17 @@ class TruncatedDecoder:
         join: Mapping[str, nn.Module] | None = None,
         spatial_chunks: tuple[int, int] = (1, 1),
         halo: int = DEFAULT_HALO,
-        checkpoint: bool = False,
+        memory: Memory | None = None,
+        engine: Engine | None = None,
     ) -> None:
         if truncation < 0:
             raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
         if min(spatial_chunks) < 1 or halo < 0:
             raise ValueError(f"spatial_chunks must be 1 or more and halo 0 or more; got {spatial_chunks} and {halo}")
         if isinstance(vae, AutoencoderKLWan):
-            self.adapter: DecoderAdapter = WanAdapter(vae, join=join, checkpoint=checkpoint)
-        elif join is not None or checkpoint:
-            raise ValueError("give `join` and `checkpoint` to the adapter itself")
+            self.adapter: DecoderAdapter = WanAdapter(vae, join=join, memory=memory or "fast", engine=engine or "auto")
+        elif join is not None or memory is not None or engine is not None:
+            raise ValueError("give `join`, `memory` and `engine` to the adapter itself")
         else:
             self.adapter = vae
         self.truncation = truncation

@@ -8,32 +8,46 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
 from splatmend.enhance.decoder.adapter import SideFeatures
+from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.groups import group_count
 from splatmend.enhance.decoder.wan_blocks import WanCache
 from splatmend.enhance.decoder.wan_decoder import WanDecoder
 from splatmend.enhance.decoder.wan_encoder import WanEncoder
+from splatmend.enhance.decoder.wan_plan import Memory
 
 
 class WanAdapter:
     """A `DecoderAdapter` over `AutoencoderKLWan` 2.1 and 2.2 (residual blocks, patched frames), of any size.
 
     `join` maps a decoder block (`conv_in`, `mid_block`, `up_blocks.i`, `conv_out`) to a module called as
-    `module(decoder_features, side_features)` after it; every group then needs side features for exactly those blocks. With
-    `checkpoint`, decoder blocks and joins are computed again in the backward pass instead of keeping their activations.
+    `module(decoder_features, side_features)` after it; every group then needs side features for exactly those blocks. `memory` says
+    what is kept for the backward pass (see `Memory`), `engine` which layers run (see `Engine`).
 
     Raises `ValueError` for a join after a block that does not exist.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, *, join: Mapping[str, nn.Module] | None = None, checkpoint: bool = False) -> None:
-        self.decoder = WanDecoder(vae, join, recompute=checkpoint)
-        self.encoder = WanEncoder(vae)
+    def __init__(
+        self,
+        vae: AutoencoderKLWan,
+        *,
+        join: Mapping[str, nn.Module] | None = None,
+        memory: Memory = "fast",
+        engine: Engine = "auto",
+    ) -> None:
+        if memory not in get_args(Memory) or engine not in get_args(Engine):
+            raise ValueError(
+                f"memory must be one of {', '.join(get_args(Memory))} and engine one of {', '.join(get_args(Engine))}; "
+                f"got {memory} and {engine}"
+            )
+        self.decoder = WanDecoder(vae, join, memory, engine)
+        self.encoder = WanEncoder(vae, engine)
         # Type checkers do not see the config that diffusers registers.
         self.vae: Any = vae
         config = self.decoder.vae.config

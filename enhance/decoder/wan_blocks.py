@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanCausalConv3d
 from torch import nn
 
 Slots: TypeAlias = tuple[torch.Tensor | str | None, ...]
@@ -67,24 +67,29 @@ class WanCache:
         return WanCache(blocks, self.mode)
 
 
-def run_block(block: nn.Module, x: torch.Tensor, slots: Slots, **kwargs: Any) -> tuple[torch.Tensor, Slots]:
-    """Run a block that takes `feat_cache` and `feat_idx`. `slots` is () before the first group."""
-    # Shortcut convolutions never use a slot, so the number of convolutions is an upper bound; the counter says how many were used.
-    scratch: list[Any] = list(slots) if slots else [None] * sum(isinstance(m, WanCausalConv3d) for m in block.modules())
-    used = [0]
-    y = block(x, feat_cache=scratch, feat_idx=used, **kwargs)
-    return y, tuple(scratch[: used[0]])
+class ReferenceOperations:
+    """The model's modules as they are, each a pure function of input and slots: for any device, and what others are checked against."""
 
+    def block(self, module: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        """Run a module that takes `feat_cache` and `feat_idx`, or an attention block. `slots` is () before the first group."""
+        if isinstance(module, WanAttentionBlock):
+            return module(x), ()
+        # Shortcut convolutions never use a slot, so the number of convolutions is an upper bound; the counter says how many were used.
+        scratch: list[Any] = list(slots) if slots else [None] * sum(isinstance(m, WanCausalConv3d) for m in module.modules())
+        used = [0]
+        y = module(x, feat_cache=scratch, feat_idx=used)
+        return y, tuple(scratch[: used[0]])
 
-def run_convolution(convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
-    """Run a bare causal convolution with kernel 3 in time. `slots` is () before the first group."""
-    before = slots[0] if slots else None
-    tail = x[:, :, -CACHED_FRAMES:].clone()
-    if isinstance(before, torch.Tensor) and tail.shape[2] < CACHED_FRAMES:
-        tail = torch.cat([before[:, :, -1:], tail], dim=2)
-    return convolution(x, before), (tail,)
+    def convolution(self, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        """Run a bare causal convolution with kernel 3 in time. `slots` is () before the first group."""
+        before = slots[0] if slots else None
+        tail = x[:, :, -CACHED_FRAMES:].clone()
+        if isinstance(before, torch.Tensor) and tail.shape[2] < CACHED_FRAMES:
+            tail = torch.cat([before[:, :, -1:], tail], dim=2)
+        return convolution(x, before), (tail,)
 
-
-def run_head(norm: nn.Module, nonlinearity: nn.Module, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
-    """The output head: normalise, activate, convolve."""
-    return run_convolution(convolution, nonlinearity(norm(x)), slots)
+    def head(
+        self, norm: nn.Module, nonlinearity: nn.Module, convolution: nn.Module, x: torch.Tensor, slots: Slots
+    ) -> tuple[torch.Tensor, Slots]:
+        """The output head: normalise, activate, convolve."""
+        return self.convolution(convolution, nonlinearity(norm(x)), slots)

@@ -7,7 +7,7 @@ to the next block. After `conv_out` the features are the frames, in the 2.2 layo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,17 +16,22 @@ from torch import nn
 
 from splatmend.enhance.decoder import checkpoint
 from splatmend.enhance.decoder.adapter import SideFeatures
-from splatmend.enhance.decoder.wan_blocks import Slots, WanCache, run_block, run_convolution, run_head
+from splatmend.enhance.decoder.engine import Engine, operations_for
+from splatmend.enhance.decoder.wan_blocks import Slots, WanCache
+from splatmend.enhance.decoder.wan_plan import Block, Memory, block_of, head_of
 
 
 class WanDecoder:
     """Group-by-group decoding with the modules of `vae`, which stay where they are and are looked up at every call."""
 
-    def __init__(self, vae: AutoencoderKLWan, join: Mapping[str, nn.Module] | None = None, recompute: bool = False) -> None:
+    def __init__(
+        self, vae: AutoencoderKLWan, join: Mapping[str, nn.Module] | None = None, memory: Memory = "fast", engine: Engine = "auto"
+    ) -> None:
         # Type checkers do not see the sub-modules and the config that diffusers registers.
         self.vae: Any = vae
         self.join = dict(join or {})
-        self.recompute = recompute
+        self.memory = memory
+        self.engine = engine
         unknown = sorted(set(self.join) - set(self.block_names()))
         if unknown:
             raise ValueError(f"no decoder block named {', '.join(unknown)} to join after; there are {', '.join(self.block_names())}")
@@ -39,30 +44,24 @@ class WanDecoder:
         """Decode latents [B, C, t, h, w] (t = 1 in the first group) to unclamped frames [B, 3, T, H, W], and the next cache."""
         mode = cache.check_mode(z)
         self._check_side(side)
-        decoder = self.vae.decoder
         filled: dict[str, Slots] = {}
-
-        def finish(name: str, result: tuple[torch.Tensor, Slots]) -> torch.Tensor:
-            features, filled[name] = result
-            if name not in self.join or side is None:
-                return features
-            return checkpoint.run(self.join[name], features, side[name], recompute=self.recompute)
-
-        def slots(name: str) -> Slots:
-            return cache.blocks.get(name, ())
-
         # The 1x1x1 convolution runs inside the group: outside, all groups would share one graph and the second backward would fail.
         x = self.vae.post_quant_conv(z)
-        x = finish("conv_in", run_convolution(decoder.conv_in, x, slots("conv_in")))
-        x = finish("mid_block", checkpoint.run(run_block, decoder.mid_block, x, slots("mid_block"), recompute=self.recompute))
-        for index, block in enumerate(decoder.up_blocks):
-            name = f"up_blocks.{index}"
-            x = finish(name, checkpoint.run(run_block, block, x, slots(name), recompute=self.recompute, first_chunk=first))
-        head = (decoder.norm_out, decoder.nonlinearity, decoder.conv_out)
-        x = finish("conv_out", checkpoint.run(run_head, *head, x, slots("conv_out"), recompute=self.recompute))
+        for block in self._blocks(z, first):
+            x, slots = block.run(x, cache.blocks, self.memory)
+            filled |= slots
+            if block.name in self.join and side is not None:
+                x = checkpoint.run(self.join[block.name], x, side[block.name], recompute=self.memory != "fast")
         if self.vae.config.patch_size is not None:
             x = unpatchify(x, patch_size=self.vae.config.patch_size)
         return x, WanCache(filled, mode)
+
+    def _blocks(self, z: torch.Tensor, first: bool) -> Iterator[Block]:
+        operations, decoder = operations_for(self.engine, z), self.vae.decoder
+        modules = (decoder.conv_in, decoder.mid_block, *decoder.up_blocks)
+        for name, module in zip(self.block_names()[:-1], modules, strict=True):
+            yield block_of(operations, name, module, first)
+        yield head_of(operations, "conv_out", decoder)
 
     def _check_side(self, side: SideFeatures | None) -> None:
         given = set(side or {})

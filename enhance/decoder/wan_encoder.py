@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, patchify
 
-from splatmend.enhance.decoder.wan_blocks import Slots, WanCache, run_block, run_convolution, run_head
+from splatmend.enhance.decoder.engine import Engine, operations_for
+from splatmend.enhance.decoder.wan_blocks import Slots, WanCache
+from splatmend.enhance.decoder.wan_plan import block_of, head_of
 
 
 class WanEncoder:
     """Group-by-group encoding with the modules of `vae`, which stay where they are and are looked up at every call."""
 
-    def __init__(self, vae: AutoencoderKLWan) -> None:
+    def __init__(self, vae: AutoencoderKLWan, engine: Engine = "auto") -> None:
         # Type checkers do not see the sub-modules and the config that diffusers registers.
         self.vae: Any = vae
+        self.engine = engine
 
     def block_names(self) -> tuple[str, ...]:
         """Names of the blocks in the order they run in."""
@@ -29,8 +32,8 @@ class WanEncoder:
         """Encode one group of frames [B, 3, t, H, W] to its moments [B, 2C, 1, h, w], the next cache and the tapped features."""
         mode = cache.check_mode(frames)
         x, filled, tapped = self._through_blocks(frames, cache, taps, stop_after_taps=False)
-        encoder = self.vae.encoder
-        x, filled["conv_out"] = run_head(encoder.norm_out, encoder.nonlinearity, encoder.conv_out, x, cache.blocks.get("conv_out", ()))
+        x, slots = head_of(operations_for(self.engine, frames), "conv_out", self.vae.encoder).run(x, cache.blocks, "fast")
+        filled |= slots
         if "conv_out" in taps:
             tapped["conv_out"] = x
         return self.vae.quant_conv(x), WanCache(filled, mode), tapped
@@ -59,9 +62,10 @@ class WanEncoder:
         tapped: dict[str, torch.Tensor] = {}
         encoder = self.vae.encoder
         x = frames
+        operations = operations_for(self.engine, frames)
         for name, block in zip(names[:-1], (encoder.conv_in, *encoder.down_blocks, encoder.mid_block), strict=True):
-            run = run_convolution if name == "conv_in" else run_block
-            x, filled[name] = run(block, x, cache.blocks.get(name, ()))
+            x, slots = block_of(operations, name, block, first_group=not cache.blocks).run(x, cache.blocks, "fast")
+            filled |= slots
             if name in taps:
                 tapped[name] = x
             if stop_after_taps and len(tapped) == len(set(taps)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from splatmend.datasets.errors import UserError
+from splatmend.enhance.decoder import Memory
 from splatmend.enhance.losses import LATENT_MSE, check_losses
 from splatmend.enhance.model import LoraInfo, OutputMode
 
@@ -59,7 +60,9 @@ class LoopConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"training: {name} is {getattr(self, name)}; give 1 or more.")
         if self.cuda_graph and self.accumulation > 1:
-            raise UserError(f"training: cuda_graph makes a step of one micro-step, but accumulation is {self.accumulation}; set one of them back.")
+            raise UserError(
+                f"training: cuda_graph makes a step of one micro-step, but accumulation is {self.accumulation}; set one of them back."
+            )
         if self.clip_frames < 1 or (self.clip_frames - 1) % 4:
             raise UserError(f"training: clip_frames is {self.clip_frames}, but clips have 1 + 4k frames; give for instance 17 or 81.")
         if self.ema is not None and not 0.0 <= self.ema < 1.0:
@@ -101,8 +104,8 @@ class OneStepTrainConfig(LoopConfig):
     window: int | None = None
     """Latents the transformer sees at once; None: the clip's. Longer clips are seen in overlapping windows, as in streaming."""
     overlap: int = 2
-    decoder_checkpoint: bool = False
-    """Compute the decoder's activations again in the backward pass instead of keeping them."""
+    decoder_memory: Memory = "fast"
+    """What the decoder keeps for its backward pass: fast (everything), balanced, small (least, and slowest)."""
     transformer_checkpoint: bool = False
 
     def __post_init__(self) -> None:

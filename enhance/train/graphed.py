@@ -18,7 +18,9 @@ AddGradients = Callable[[Batch, float], dict[str, torch.Tensor]]
 _WARM_UP_STEPS = 3
 
 
-def graphed(add_gradients: AddGradients, parameters: Iterable[torch.nn.Parameter], config: LoopConfig, device: torch.device) -> AddGradients:
+def graphed(
+    add_gradients: AddGradients, parameters: Iterable[torch.nn.Parameter], config: LoopConfig, device: torch.device
+) -> AddGradients:
     """The same step, replayed from a graph where the configuration asks for it and the device can."""
     return GraphedStep(add_gradients, parameters) if config.cuda_graph and device.type == "cuda" else add_gradients
 

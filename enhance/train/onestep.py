@@ -66,7 +66,7 @@ class OneStepObjective:
         elif self.config.truncation is None:
             z = enhancer.decoder_latents(z_in, z_out)
             sides = [enhancer.decoder_side(side) for side in encoded.side] if enhancer.spec.skips else None
-            frames = enhancer.compose(x, decode_at_once(enhancer.adapter(checkpoint=self.config.decoder_checkpoint), z, sides))
+            frames = enhancer.compose(x, decode_at_once(enhancer.adapter(memory=self.config.decoder_memory), z, sides))
             loss = loss + self.pixel_loss(frames, target) / x.shape[2]
             (loss * loss_scale).backward()
         else:
@@ -83,7 +83,7 @@ class OneStepObjective:
         z = enhancer.decoder_latents(encoded.latents, z_out)
         side = enhancer.side_of(encoded)
         sides = [side(i) for i in range(z.shape[2])] if side is not None else []
-        decoder = enhancer.decoder(self.config.truncation or 0, checkpoint=self.config.decoder_checkpoint)
+        decoder = enhancer.decoder(self.config.truncation or 0, memory=self.config.decoder_memory)
         result = decoder.loss_and_grad(
             z, frame_loss, side=sides.__getitem__ if sides else None, params=self.decoder_params, loss_scale=loss_scale
         )
@@ -188,7 +188,12 @@ def _write(
     small = enhancer.spec.base.startswith("splatmend-")
     spec = with_provenance(
         enhancer.spec,
-        {"steps": loop.step, "seconds": loop.seconds, "losses": dict(config.losses), "data": [p.parent.name for p in data.pairs] + [p.name for p in data.videos]},
+        {
+            "steps": loop.step,
+            "seconds": loop.seconds,
+            "losses": dict(config.losses),
+            "data": [p.parent.name for p in data.pairs] + [p.name for p in data.videos],
+        },
     )
     spec = dataclasses.replace(spec, lora=config.transformer_lora if config.transformer == "lora" else spec.lora)
     if config.window is not None or config.transformer == "full":

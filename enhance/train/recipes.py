@@ -77,7 +77,7 @@ def wan21_14b() -> OneStepTrainConfig:
         truncation=1,
         transformer="full",
         decoder="none",
-        decoder_checkpoint=True,
+        decoder_memory="balanced",
         transformer_checkpoint=True,
         checkpoint_every=100,
         sample_every=100,

@@ -30,7 +30,7 @@ def test_construction(vae):
     with pytest.raises(ValueError, match="truncation"):
         TruncatedDecoder(vae, -1)
     with pytest.raises(ValueError, match="to the adapter itself"):
-        TruncatedDecoder(WanAdapter(vae), checkpoint=True)
+        TruncatedDecoder(WanAdapter(vae), memory="small")
     with pytest.raises(ValueError, match=r"no decoder block named up_blocks\.9"):
         WanAdapter(vae, join={"up_blocks.9": nn.Identity()})
 

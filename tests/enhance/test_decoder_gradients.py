@@ -156,14 +156,15 @@ def test_truncation_only_ever_drops_paths(setting):
 
 @LAYOUTS
 @pytest.mark.parametrize("truncation", [0, 1])
-def test_checkpointing_changes_no_bit(tiny_wan, layout, truncation):
+@pytest.mark.parametrize("memory", ["balanced", "small"])
+def test_the_memory_setting_changes_no_bit(tiny_wan, layout, truncation, memory):
     vae = tiny_wan(layout)
     params = [p.requires_grad_() for p in vae.decoder.parameters()]
     z = randn(2, 4, 3, 2, 2)
     pixels = TruncatedDecoder(vae).adapter.spatial_factor * 2
     loss = two_frame_loss(randn(2, 3, 9, pixels, pixels, seed=4))
     kept = TruncatedDecoder(vae, truncation).loss_and_grad(z, loss, params=params)
-    again = TruncatedDecoder(vae, truncation, checkpoint=True).loss_and_grad(z, loss, params=params)
+    again = TruncatedDecoder(vae, truncation, memory=memory).loss_and_grad(z, loss, params=params)
     assert torch.equal(kept.loss, again.loss)
     assert torch.equal(kept.grad_z, again.grad_z)
     assert all(torch.equal(a, b) for a, b in zip(kept.grad_params, again.grad_params, strict=True))
@@ -261,7 +262,7 @@ def test_half_precision_under_autocast_with_params(tiny_wan):
         return (frames.float() - target[:, :, span]).square().sum()
 
     exact = TruncatedDecoder(vae, 1).loss_and_grad(z, loss, params=params)
-    for options in ({}, {"spatial_chunks": (2, 1), "halo": 2}, {"checkpoint": True}):
+    for options in ({}, {"spatial_chunks": (2, 1), "halo": 2}, {"memory": "balanced"}):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = TruncatedDecoder(vae, 1, **options).loss_and_grad(z, loss, params=params)
         assert half.grad_z.dtype == torch.float32

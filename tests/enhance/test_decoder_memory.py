@@ -68,10 +68,18 @@ def test_memory_is_that_of_the_truncation_not_of_the_clip(tiny_wan, layout):
 
 
 @pytest.mark.parametrize("truncation", [0, 1])
-def test_checkpointing_keeps_less(tiny_wan, truncation):
+def test_the_memory_setting_keeps_less(tiny_wan, truncation):
     vae = tiny_wan(dtype=torch.float32)
-    kept = [peak_bytes(TruncatedDecoder(vae, truncation, checkpoint=c), 6) for c in (False, True)]
+    kept = [peak_bytes(TruncatedDecoder(vae, truncation, memory=memory), 6) for memory in ("fast", "balanced", "small")]
     assert kept[1] < 0.6 * kept[0]
+    assert kept[2] < kept[1]
+
+
+@pytest.mark.parametrize("truncation", [0, 1])
+def test_frozen_fast_layers_keep_less_than_the_model(tiny_wan, truncation):
+    vae = tiny_wan(dtype=torch.float32).requires_grad_(False)
+    reference, fast = (peak_bytes(TruncatedDecoder(vae, truncation, engine=engine), 6) for engine in ("reference", "fast"))
+    assert fast < 0.6 * reference
 
 
 def test_the_losses_own_graph_is_gone_before_the_decoder_is_differentiated(tiny_wan):

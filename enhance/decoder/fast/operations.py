@@ -1,0 +1,148 @@
+"""diffusers' Wan modules run through the fast layers, with the modules' own weights.
+
+A module that the fast layers cannot stand in for (trained or wrapped weights, another activation) runs as it is.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanResidualBlock, WanRMS_norm
+from torch import nn
+
+from splatmend.enhance.decoder.fast.conv import LAST, causal_conv, pointwise_conv, upsampling_conv
+from splatmend.enhance.decoder.wan_blocks import ReferenceOperations, Slots
+
+
+class _Frozen(NamedTuple):
+    """A convolution's weights as the fast layers take them, and what they were made from."""
+
+    key: tuple[Any, ...]
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+class FastOperations(ReferenceOperations):
+    """The same functions of module, input and slots as `ReferenceOperations`, equal to rounding."""
+
+    def __init__(self) -> None:
+        self._frozen: weakref.WeakKeyDictionary[nn.Module, _Frozen] = weakref.WeakKeyDictionary()
+
+    def convolution(self, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        if not _plain_causal(convolution):
+            return super().convolution(convolution, x, slots)
+        dtype = _compute_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y, tail = causal_conv(x.to(dtype), _cache(slots), *self._weights(convolution, dtype))
+        return y, (tail,)
+
+    def head(
+        self, norm: nn.Module, nonlinearity: nn.Module, convolution: nn.Module, x: torch.Tensor, slots: Slots
+    ) -> tuple[torch.Tensor, Slots]:
+        if not (_plain_causal(convolution) and _plain_norm(norm) and _is_silu(nonlinearity)):
+            return super().head(norm, nonlinearity, convolution, x, slots)
+        dtype = _compute_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y, tail = self._normed(norm, convolution, x.to(dtype), _cache(slots))
+        return y, (tail,)
+
+    def block(self, module: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        if type(module) is WanResidualBlock and _plain_residual(module):
+            return self._residual(module, x, slots)
+        if type(module) is WanResample and _plain_upsampler(module):
+            return self._upsample(module, x, slots)
+        return super().block(module, x, slots)
+
+    def _residual(self, module: Any, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        dtype = _compute_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(dtype).contiguous(memory_format=LAST)
+            first, second = (_cache(slots[i : i + 1]) for i in range(2))
+            y, tail_one = self._normed(module.norm1, module.conv1, x, first)
+            y, tail_two = self._normed(module.norm2, module.conv2, y, second)
+            if isinstance(module.conv_shortcut, nn.Identity):
+                return y + x, (tail_one, tail_two)
+            return y + pointwise_conv(x, *self._weights(module.conv_shortcut, dtype)), (tail_one, tail_two)
+
+    def _upsample(self, module: Any, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        dtype = _compute_dtype(x)
+        filled: Slots = ()
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(dtype).contiguous(memory_format=LAST)
+            if module.mode == "upsample3d":
+                if not slots or slots[0] is None:
+                    filled = ("Rep",)
+                else:
+                    twice, tail = causal_conv(x, _cache(slots), *self._weights(module.time_conv, dtype))
+                    x, filled = _frames_from_channels(twice), (tail,)
+            return upsampling_conv(x, *self._weights(module.resample[1], dtype)), filled
+
+    def _normed(self, norm: Any, convolution: nn.Module, x: torch.Tensor, cache: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return causal_conv(x, cache, *self._weights(convolution, x.dtype), norm.gamma.detach().flatten(), norm.scale)
+
+    def _weights(self, convolution: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+        weight, bias = convolution.weight, convolution.bias
+        key = (weight.data_ptr(), weight._version, weight.device, dtype, None if bias is None else bias._version)
+        held = self._frozen.get(convolution)
+        if held is None or held.key != key:
+            layout = LAST if weight.ndim == 5 else torch.channels_last
+            # Ordinary tensors, whatever mode the first caller is in: they are used in graphs later.
+            with torch.inference_mode(False), torch.no_grad():
+                made = weight.detach().to(dtype).contiguous(memory_format=layout)
+                held = _Frozen(key, made, None if bias is None else bias.detach().to(dtype))
+            self._frozen[convolution] = held
+        return held.weight, held.bias
+
+
+def _cache(slots: Slots) -> torch.Tensor | None:
+    slot = slots[0] if slots else None
+    return slot if isinstance(slot, torch.Tensor) else None
+
+
+def _frames_from_channels(x: torch.Tensor) -> torch.Tensor:
+    """[B, 2C, T, H, W] -> [B, C, 2T, H, W]: the first half of the channels are the earlier frames of each pair."""
+    pair = x.permute(0, 2, 3, 4, 1).unflatten(4, (2, -1)).permute(0, 1, 4, 2, 3, 5)
+    return pair.flatten(1, 2).permute(0, 4, 1, 2, 3)
+
+
+def _compute_dtype(x: torch.Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _is_frozen(*modules: nn.Module) -> bool:
+    return not any(p.requires_grad for module in modules for p in module.parameters())
+
+
+def _plain_causal(module: nn.Module) -> bool:
+    plain = type(module) is WanCausalConv3d and module.stride == (1, 1, 1) and module.kernel_size[0] == 3
+    return plain and not _hooked(module) and _is_frozen(module)
+
+
+def _plain_norm(module: nn.Module) -> bool:
+    return type(module) is WanRMS_norm and module.channel_first and not isinstance(module.bias, nn.Parameter) and _is_frozen(module)
+
+
+def _is_silu(module: nn.Module) -> bool:
+    return type(module) is nn.SiLU
+
+
+def _plain_residual(module: Any) -> bool:
+    shortcut = module.conv_shortcut
+    simple = isinstance(shortcut, nn.Identity) or (type(shortcut) is WanCausalConv3d and shortcut.kernel_size == (1, 1, 1))
+    quiet = module.dropout.p == 0 or not module.training
+    parts = _plain_norm(module.norm1) and _plain_norm(module.norm2) and _plain_causal(module.conv1) and _plain_causal(module.conv2)
+    return simple and quiet and parts and _is_silu(module.nonlinearity) and _is_frozen(shortcut) and not _hooked(module)
+
+
+def _plain_upsampler(module: Any) -> bool:
+    if module.mode not in ("upsample2d", "upsample3d") or _hooked(module) or not _is_frozen(module):
+        return False
+    return type(module.resample[1]) is nn.Conv2d and (module.mode == "upsample2d" or _plain_causal(module.time_conv))
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether calling the module does more than its `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
