@@ -45,6 +45,8 @@ class DataConfig:
     """Share of samples made from videos by synthetic artefacts, where there are both pairs and videos."""
     clean_share: float = 0.08
     """Share of samples whose input is the target itself, so that good frames stay good."""
+    mild_share: float = 0.4
+    """Share of the degraded samples that are mixed with their target, by anything from hardly to almost wholly: damage of all strengths."""
     video_short_side_px: int | None = 256
     """Videos are reduced so that their shorter side has this many pixels (never enlarged); pairs keep their size."""
     segment_frames: int = 240
@@ -61,7 +63,7 @@ class DataConfig:
             raise UserError("training data: neither pairs nor videos are given; give at least one.")
         if self.workers is not None and self.workers < 0:
             raise UserError(f"training data: workers is {self.workers}; give 0 or more.")
-        for name in ("synthetic_share", "clean_share"):
+        for name in ("synthetic_share", "clean_share", "mild_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"training data: {name} is {getattr(self, name)}, but a share lies between 0 and 1.")
 
@@ -142,6 +144,8 @@ class TrainingClips:
             a, b = self._window(pool[int(rng.integers(len(pool)))], rng)
             if kind == "synthetic":
                 a = self._with_artefacts(b, int(rng.integers(2**62)))
+            if kind != "clean" and rng.random() < self.config.mild_share:
+                a = _mixed(b, a, float(rng.random()))
             kinds.append(kind)
             degraded.append(b if kind == "clean" else a)
             target.append(b)
@@ -295,6 +299,11 @@ class _StepsFrom(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return itertools.count(self.first)
+
+
+def _mixed(target: np.ndarray, degraded: np.ndarray, share: float) -> np.ndarray:
+    """`share` of the way from the target to the degraded frames, uint8."""
+    return np.rint(target + np.float32(share) * (degraded.astype(np.float32) - target)).astype(np.uint8)
 
 
 def _to_tensor(clips: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -49,7 +49,7 @@ def clips_of(config: DataConfig, **settings: int) -> TrainingClips:
 
 
 def test_pairs_stay_aligned_and_only_the_split_counts(index: Path) -> None:
-    clips = clips_of(DataConfig(pairs=(index,), clean_share=0.0))
+    clips = clips_of(DataConfig(pairs=(index,), clean_share=0.0, mild_share=0.0))
     assert len(clips.paired) == 1
     firsts = set()
     for step in range(12):
@@ -88,6 +88,20 @@ def test_workers_prepare_the_same_batches(index: Path) -> None:
         assert torch.equal(batch.degraded, wanted.degraded)
         assert torch.equal(batch.target, wanted.target)
     batches.close()
+
+
+def test_mild_samples_lie_between_input_and_target(index: Path) -> None:
+    whole, mild = (clips_of(DataConfig(pairs=(index,), clean_share=0.0, mild_share=share)) for share in (0.0, 1.0))
+
+    def gaps(clips: TrainingClips) -> np.ndarray:
+        batches = [clips.raw(step) for step in range(6)]
+        return np.concatenate([np.mean(b.target.astype(float) - b.degraded, axis=(1, 2, 3, 4)) for b in batches])
+
+    full, partial = gaps(whole), gaps(mild)
+    assert full.min() > 60
+    assert partial.min() >= 0
+    assert partial.max() < full.max()
+    assert np.ptp(partial) > 30
 
 
 def test_clean_samples_are_their_own_target(index: Path) -> None:
