@@ -82,3 +82,23 @@ class DecoderAdapter(Protocol):
     def denormalise(self, z: torch.Tensor) -> torch.Tensor:
         """The inverse of `normalise`: what `decode_group` takes."""
         ...
+
+
+@runtime_checkable
+class SplitDecoderAdapter(DecoderAdapter, Protocol):
+    """A decoder in two stages: a first one on latent-sized features that needs whole frames, and the rest.
+
+    `decode_group` must equal `decode_rest(decode_first(...))`. Each stage has a cache of its own, of the adapter's kind, and takes the
+    side features of its own blocks (`first_blocks` names those of the first stage).
+    """
+
+    first_blocks: tuple[str, ...]
+    """Names of the blocks of the first stage."""
+
+    def decode_first(self, z_group: torch.Tensor, cache: Cache, index: int, side: SideFeatures | None = None) -> tuple[torch.Tensor, Cache]:
+        """Latents [B, C, 1, h, w] of group `index` to the first stage's features [B, C', 1, h, w], and its next cache."""
+        ...
+
+    def decode_rest(self, features: torch.Tensor, cache: Cache, index: int, side: SideFeatures | None = None) -> tuple[torch.Tensor, Cache]:
+        """The first stage's features to unclamped frames [B, 3, t, H, W], and the second stage's next cache."""
+        ...

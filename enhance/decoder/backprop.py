@@ -12,18 +12,21 @@ from dataclasses import dataclass
 
 import torch
 
-from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter
+from splatmend.enhance.decoder.adapter import Cache
 from splatmend.enhance.decoder.chunks import SpatialCrop
-from splatmend.enhance.decoder.gradients import GradientSums
+from splatmend.enhance.decoder.gradients import Sums
+from splatmend.enhance.decoder.stages import Stage
 
 
 @dataclass(frozen=True)
 class _KeptGroup:
-    """One group's graph: it hangs on `cache_out` (its results) and `cache_in`, `latent`, `side` (its leaves)."""
+    """One group's graph: it hangs on `output`, `cache_out` (its results) and `cache_in`, `latent`, `side` (its leaves)."""
 
     index: int
     latent: torch.Tensor
     side: dict[str, torch.Tensor]
+    output: torch.Tensor | None
+    """The group's output, where later losses reach it by another way than the cache."""
     cache_in: tuple[torch.Tensor, ...]
     cache_out: tuple[torch.Tensor, ...]
 
@@ -31,15 +34,13 @@ class _KeptGroup:
 class TruncatedBackprop:
     """Walks one spatial crop of a clip, group after group; at most D + 1 groups' graphs are alive at any time."""
 
-    def __init__(
-        self, adapter: DecoderAdapter, truncation: int, params: Sequence[torch.Tensor], sums: GradientSums, crop: SpatialCrop
-    ) -> None:
-        self._adapter = adapter
+    def __init__(self, stage: Stage, truncation: int, params: Sequence[torch.Tensor], sums: Sums, crop: SpatialCrop) -> None:
+        self._stage = stage
         self._truncation = truncation
         self._params = list(params)
         self._sums = sums
         self._crop = crop
-        self._cache: Cache = adapter.initial_decoder_cache()
+        self._cache: Cache = stage.initial_cache()
         self._kept: deque[_KeptGroup] = deque()
 
     def step(
@@ -49,8 +50,12 @@ class TruncatedBackprop:
         side: Mapping[str, torch.Tensor] | None,
         pull: Callable[[torch.Tensor], torch.Tensor],
         last: bool,
+        pull_earlier: Callable[[int], torch.Tensor | None] | None = None,
     ) -> None:
         """Decode group `index`, ask `pull` for the gradient with respect to its frames, and send that up to D groups back.
+
+        `pull_earlier(j)`: the gradient of this group's loss with respect to the output of the earlier group j, where it reaches that
+        by another way than the cache (in a stage whose output a later stage remembers).
 
         `z_group` [B, C, 1, h, w] and `side` are of this crop; side tensors get a gradient where they require one. With `last`, no
         graph is kept for a later group.
@@ -58,12 +63,13 @@ class TruncatedBackprop:
         latent = z_group.detach().requires_grad_()
         leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in (side or {}).items()}
         # Nothing crosses a link at D = 0, so the incoming cache needs no gradient there.
-        links = tuple(t.detach().requires_grad_(self._truncation > 0) for t in self._adapter.cache_tensors(self._cache))
+        links = tuple(t.detach().requires_grad_(self._truncation > 0) for t in self._stage.cache_tensors(self._cache))
         with torch.enable_grad():
-            cache_in = self._adapter.replace_cache_tensors(self._cache, links)
-            frames, cache_out = self._adapter.decode_group(latent, cache_in, index, leaves if side is not None else None)
-        group = _KeptGroup(index, latent, leaves, links, self._adapter.cache_tensors(cache_out))
-        self._cache = self._adapter.detach_cache(cache_out)
+            cache_in = self._stage.replace_cache_tensors(self._cache, links)
+            frames, cache_out = self._stage.decode(latent, cache_in, index, leaves if side is not None else None)
+        output = None if pull_earlier is None else frames
+        group = _KeptGroup(index, latent, leaves, output, links, self._stage.cache_tensors(cache_out))
+        self._cache = self._stage.detach_cache(cache_out)
         del cache_in, cache_out
 
         cotangents = self._through(group, [frames], [pull(frames)], cross=self._truncation > 0, keep=self._truncation > 0 and not last)
@@ -71,7 +77,10 @@ class TruncatedBackprop:
         del frames
         for distance, earlier in enumerate(reversed(self._kept), start=1):
             furthest = distance == self._truncation
-            cotangents = self._through(earlier, earlier.cache_out, cotangents, cross=not furthest, keep=not furthest and not last)
+            outputs = earlier.cache_out
+            if pull_earlier is not None and earlier.output is not None:
+                outputs, cotangents = (*outputs, earlier.output), [*cotangents, pull_earlier(earlier.index)]
+            cotangents = self._through(earlier, outputs, cotangents, cross=not furthest, keep=not furthest and not last)
         if self._truncation > 0 and not last:
             self._kept.append(group)
             if len(self._kept) > self._truncation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -35,6 +35,57 @@ def surrogate(z: torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """At least float32: many small contributions are summed, and half precision would lose them."""
     return torch.promote_types(dtype, torch.float32)
+
+
+class Sums(Protocol):
+    """Where a walk over a clip puts gradients, each at a group's place and within a crop."""
+
+    def add_latent(self, index: int, grad: torch.Tensor, crop: SpatialCrop) -> None:
+        """The gradient [B, C, 1, h', w'] of what goes into group `index`."""
+        ...
+
+    def add_side(self, index: int, name: str, grad: torch.Tensor, crop: SpatialCrop) -> None:
+        """The gradient of a group's side tensor."""
+        ...
+
+    def add_params(self, grads: Sequence[torch.Tensor | None]) -> None:
+        """Gradients of the parameters, None where one took no part."""
+        ...
+
+
+class FeatureGradients:
+    """Gradients of each group's loss with respect to the features between two stages, kept apart by loss: at most D + 1 a loss.
+
+    Everything else goes on to `sums`.
+    """
+
+    def __init__(self, sums: Sums, features: Sequence[torch.Tensor]) -> None:
+        self._sums = sums
+        self._features = features
+        self._gradients: dict[tuple[int, int], torch.Tensor] = {}
+        self.loss_index = 0
+        """The group whose loss is being walked."""
+
+    def add_latent(self, index: int, grad: torch.Tensor, crop: SpatialCrop) -> None:
+        """Add a gradient [B, C, 1, h', w'] of the present loss with respect to group `index`'s features within `crop`."""
+        place = (self.loss_index, index)
+        if place not in self._gradients:
+            whole = self._features[index]
+            self._gradients[place] = torch.zeros_like(whole, dtype=accumulation_dtype(whole.dtype))
+        crop.outer(self._gradients[place]).add_(grad)
+
+    def add_side(self, index: int, name: str, grad: torch.Tensor, crop: SpatialCrop) -> None:
+        """See `Sums`."""
+        self._sums.add_side(index, name, grad, crop)
+
+    def add_params(self, grads: Sequence[torch.Tensor | None]) -> None:
+        """See `Sums`."""
+        self._sums.add_params(grads)
+
+    def take(self, loss_index: int, index: int) -> torch.Tensor | None:
+        """The gradient of one loss with respect to one group's features, in their dtype, and forget it."""
+        gradient = self._gradients.pop((loss_index, index), None)
+        return None if gradient is None else gradient.to(self._features[index].dtype)
 
 
 class GradientSums:

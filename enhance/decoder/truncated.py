@@ -10,13 +10,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
-from splatmend.enhance.decoder.adapter import DecoderAdapter, SideFeatures
+from splatmend.enhance.decoder.adapter import DecoderAdapter, SideFeatures, SplitDecoderAdapter
 from splatmend.enhance.decoder.backprop import TruncatedBackprop
 from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
-from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad
+from splatmend.enhance.decoder.gradients import FeatureGradients, GradientSums, LossAndGrad, Sums
 from splatmend.enhance.decoder.groups import frame_count, frame_span, split_into_groups
+from splatmend.enhance.decoder.stages import Stage, first_stage, second_stage, whole_decoder
 from splatmend.enhance.decoder.wan import WanAdapter
 from splatmend.enhance.decoder.wan_plan import Memory
 
@@ -46,12 +47,14 @@ class TruncatedDecoder:
         join: decoder block name -> module that joins side features after it (see `WanAdapter`).
         spatial_chunks: chunks (down, across) whose gradients are computed one after the other. Not exact, see `loss_and_grad`.
         halo: latent pixels of context around each chunk.
+        share: (i, n): of n processes that share a clip's chunks this is the i-th; it walks every n-th chunk. The gradients it returns
+            are its share of sums over the processes; the loss is the whole one.
         memory: "fast" keeps all activations of D + 1 groups, "balanced" computes them again layer by layer in the backward pass,
             "small" block by block, the layers of a block once more; same gradients. `docs/chopgrad.md` has what each costs.
         engine: which layers run, see `Engine`.
 
-    Raises `ValueError` for a negative truncation or halo, chunks below 1, an unknown memory or engine, or `join`, `memory` or `engine`
-    beside a ready adapter.
+    Raises `ValueError` for a negative truncation or halo, chunks below 1, a share out of range, an unknown memory or engine, or `join`,
+    `memory` or `engine` beside a ready adapter.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class TruncatedDecoder:
         join: Mapping[str, nn.Module] | None = None,
         spatial_chunks: tuple[int, int] = (1, 1),
         halo: int = DEFAULT_HALO,
+        share: tuple[int, int] = (0, 1),
         memory: Memory | None = None,
         engine: Engine | None = None,
     ) -> None:
@@ -69,6 +73,8 @@ class TruncatedDecoder:
             raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
         if min(spatial_chunks) < 1 or halo < 0:
             raise ValueError(f"spatial_chunks must be 1 or more and halo 0 or more; got {spatial_chunks} and {halo}")
+        if not 0 <= share[0] < share[1] <= spatial_chunks[0] * spatial_chunks[1]:
+            raise ValueError(f"share {share} of {spatial_chunks[0]}x{spatial_chunks[1]} chunks: give (i, n) with i < n <= chunks")
         if isinstance(vae, AutoencoderKLWan):
             self.adapter: DecoderAdapter = WanAdapter(vae, join=join, memory=memory or "fast", engine=engine or "auto")
         elif join is not None or memory is not None or engine is not None:
@@ -78,6 +84,7 @@ class TruncatedDecoder:
         self.truncation = truncation
         self.spatial_chunks = spatial_chunks
         self.halo = halo
+        self.share = share
 
     def decode(self, z: torch.Tensor, *, side: Side | None = None, clamp: bool = False) -> torch.Tensor:
         """Frames [B, 3, T, H, W] of denormalised latents [B, C, L, h, w], T = 1 + (L - 1) * temporal_factor.
@@ -132,8 +139,9 @@ class TruncatedDecoder:
 
         With `spatial_chunks`, the frames and the loss are those of the whole frame (one extra pass without gradients), and what is
         approximate is only the way back: the gradient at each core's pixels is pulled through a decode of that core's crop, which
-        lacks whatever the decoder sees beyond the halo (Wan's middle block attends over the whole frame). The gradient of all frames
-        is held meanwhile, as large as the decoded clip. A halo that covers the frame is exact.
+        lacks whatever convolutions see beyond the halo. Blocks at the latents' resolution, and with them Wan's attention over the whole
+        frame, run on whole frames in both directions where the adapter is a `SplitDecoderAdapter`. The gradient of all frames
+        is held meanwhile, as large as the decoded clip. A halo as wide as the convolutions reach is exact.
 
         Raises `ValueError` for latents of a wrong rank or channel count, `valid_frames` out of range, a parameter without gradient,
         a loss that is no scalar or depends on nothing, or side features that do not match the joins.
@@ -149,57 +157,94 @@ class TruncatedDecoder:
         groups = sum(frame_span(i, self.adapter.temporal_factor).start < valid for i in range(z.shape[2]))
         sums = GradientSums(z, params)
         loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params)
-        clip = _Clip(z, side, groups, sums)
+        clip = _Clip(z, side, groups, sums, list(params))
         if self.spatial_chunks == (1, 1):
-            self._backprop_whole(clip, loss, params)
+            self._backprop_whole(clip, loss)
         else:
-            self._backprop_chunks(clip, loss, params)
+            self._backprop_chunks(clip, loss)
         return sums.result(loss.mean())
 
-    def _backprop_whole(self, clip: _Clip, loss: ClipLoss, params: Sequence[torch.Tensor]) -> None:
+    def _backprop_whole(self, clip: _Clip, loss: ClipLoss) -> None:
         def pull(index: int, frames: torch.Tensor) -> torch.Tensor:
             grad, direct = loss.pull(index, frames)
             clip.sums.add_params(direct)
             return grad
 
-        self._walk(clip, whole_frame(*clip.z.shape[-2:]), params, pull)
+        self._walk(clip, whole_decoder(self.adapter), clip.latents(), whole_frame(*clip.z.shape[-2:]), clip.sums, pull)
 
-    def _backprop_chunks(self, clip: _Clip, loss: ClipLoss, params: Sequence[torch.Tensor]) -> None:
-        frame_grads: list[torch.Tensor] = []
-        latents = (clip.z[:, :, i : i + 1] for i in range(clip.groups))
-        for index, frames in enumerate(self._decode_groups(latents, clip.side, clamp=False, grad=False)):
+    def _backprop_chunks(self, clip: _Clip, loss: ClipLoss) -> None:
+        adapter = self.adapter
+        if not isinstance(adapter, SplitDecoderAdapter):
+            frame_grads = self._frame_gradients(clip, loss, whole_decoder(adapter), clip.latents())
+            self._walk_chunks(clip, whole_decoder(adapter), clip.latents(), clip.sums, frame_grads)
+            return
+        early, late = first_stage(adapter), second_stage(adapter)
+        features = list(self._without_gradients(clip, early, clip.latents()))
+        frame_grads = self._frame_gradients(clip, loss, late, features)
+        between = FeatureGradients(clip.sums, features)
+        self._walk_chunks(clip, late, features, between, frame_grads)
+
+        def pull(index: int, output: torch.Tensor) -> torch.Tensor:
+            gradient = between.take(index, index)
+            return torch.zeros_like(output) if gradient is None else gradient
+
+        self._walk(clip, early, clip.latents(), whole_frame(*clip.z.shape[-2:]), clip.sums, pull, between.take)
+
+    def _frame_gradients(self, clip: _Clip, loss: ClipLoss, stage: Stage, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The gradient of the loss with respect to every group's frames, of whole frames."""
+        gradients = []
+        for index, frames in enumerate(self._without_gradients(clip, stage, inputs)):
             grad, direct = loss.pull(index, frames)
-            clip.sums.add_params(direct)
-            frame_grads.append(grad)
+            if self.share[0] == 0:
+                clip.sums.add_params(direct)
+            gradients.append(grad)
+        return gradients
+
+    def _without_gradients(self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        cache = stage.initial_cache()
+        for index, group in enumerate(inputs):
+            side = stage.side(clip.side(index) if clip.side is not None else None)
+            with torch.no_grad():
+                output, cache = stage.decode(group, cache, index, side)
+            _forget_autocast_weights()
+            yield output
+
+    def _walk_chunks(
+        self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor], sums: Sums, frame_grads: Sequence[torch.Tensor]
+    ) -> None:
         height, width = clip.z.shape[-2:]
-        for crop in spatial_crops(height, width, self.spatial_chunks, self.halo):
+        for crop in spatial_crops(height, width, self.spatial_chunks, self.halo)[self.share[0] :: self.share[1]]:
 
             def pull(index: int, frames: torch.Tensor, crop: SpatialCrop = crop) -> torch.Tensor:
                 cotangent = torch.zeros_like(frames)
                 crop.core_of_crop(cotangent, self.adapter.spatial_factor).copy_(crop.inner(frame_grads[index]))
                 return cotangent
 
-            self._walk(clip, crop, params, pull)
+            self._walk(clip, stage, inputs, crop, sums, pull)
 
     def _walk(
-        self, clip: _Clip, crop: SpatialCrop, params: Sequence[torch.Tensor], pull: Callable[[int, torch.Tensor], torch.Tensor]
+        self,
+        clip: _Clip,
+        stage: Stage,
+        inputs: Sequence[torch.Tensor],
+        crop: SpatialCrop,
+        sums: Sums,
+        pull: Callable[[int, torch.Tensor], torch.Tensor],
+        pull_earlier: Callable[[int, int], torch.Tensor | None] | None = None,
     ) -> None:
-        backprop = TruncatedBackprop(self.adapter, self.truncation, params, clip.sums, crop)
-        for index in range(clip.groups):
-            side = clip.side(index) if clip.side is not None else None
+        backprop = TruncatedBackprop(stage, self.truncation, clip.params, sums, crop)
+        for index, group in enumerate(inputs):
+            side = stage.side(clip.side(index) if clip.side is not None else None)
             for name, whole in (side or {}).items():
                 if whole.requires_grad:
                     clip.sums.open_side(index, name, whole)
             cropped = None
             if side is not None:
                 cropped = {name: crop.outer(whole.detach()).requires_grad_(whole.requires_grad) for name, whole in side.items()}
-            backprop.step(
-                index,
-                crop.outer(clip.z[:, :, index : index + 1]),
-                cropped,
-                partial(pull, index),
-                last=index == clip.groups - 1,
-            )
+            if isinstance(sums, FeatureGradients):
+                sums.loss_index = index
+            earlier = None if pull_earlier is None else partial(pull_earlier, index)
+            backprop.step(index, crop.outer(group), cropped, partial(pull, index), last=index == clip.groups - 1, pull_earlier=earlier)
 
     def _decode_groups(self, z_groups: Iterable[torch.Tensor], side: Side | None, clamp: bool, grad: bool = True) -> Iterator[torch.Tensor]:
         cache = self.adapter.initial_decoder_cache()
@@ -237,6 +282,11 @@ class _Clip(NamedTuple):
     side: Side | None
     groups: int
     sums: GradientSums
+    params: list[torch.Tensor]
+
+    def latents(self) -> list[torch.Tensor]:
+        """The latent of every group [B, C, 1, h, w]."""
+        return [self.z[:, :, i : i + 1] for i in range(self.groups)]
 
 
 def _forget_autocast_weights() -> None:

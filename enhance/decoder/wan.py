@@ -18,7 +18,7 @@ from splatmend.enhance.decoder.adapter import SideFeatures
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.groups import group_count
 from splatmend.enhance.decoder.wan_blocks import WanCache
-from splatmend.enhance.decoder.wan_decoder import WanDecoder
+from splatmend.enhance.decoder.wan_decoder import EARLY_BLOCKS, WanDecoder
 from splatmend.enhance.decoder.wan_encoder import WanEncoder
 from splatmend.enhance.decoder.wan_plan import Memory
 
@@ -57,6 +57,8 @@ class WanAdapter:
         self.spatial_factor: int = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)
         self.temporal_factor: int = 2 ** sum(bool(flag) for flag in config.temperal_downsample)
 
+    first_blocks = EARLY_BLOCKS
+
     def frames_of(self, group_index: int) -> int:
         """Number of frames that group `group_index` stands for: 1, then `temporal_factor`."""
         return 1 if group_index == 0 else self.temporal_factor
@@ -82,6 +84,19 @@ class WanAdapter:
         if index == 0 and z_group.shape[2] != 1:
             raise ValueError(f"the first group must hold exactly one latent, got {z_group.shape[2]}")
         return self.decoder.group(z_group, cache, index == 0, side)
+
+    def decode_first(
+        self, z_group: torch.Tensor, cache: WanCache, index: int, side: SideFeatures | None = None
+    ) -> tuple[torch.Tensor, WanCache]:
+        """The blocks at the latents' resolution: features [B, C', 1, h, w], and their next cache. Raises as `decode_group` does."""
+        self._check(z_group, "a latent group", self.latent_channels)
+        return self.decoder.first_stage(z_group, cache, index == 0, side)
+
+    def decode_rest(
+        self, features: torch.Tensor, cache: WanCache, index: int, side: SideFeatures | None = None
+    ) -> tuple[torch.Tensor, WanCache]:
+        """The upsampling blocks: features of `decode_first` to unclamped frames [B, 3, t, H, W], and their next cache."""
+        return self.decoder.second_stage(features, cache, index == 0, side)
 
     def encode_group(
         self, x_group: torch.Tensor, cache: WanCache, index: int, taps: Sequence[str] = ()

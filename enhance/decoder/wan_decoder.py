@@ -7,7 +7,7 @@ to the next block. After `conv_out` the features are the frames, in the 2.2 layo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from splatmend.enhance.decoder.adapter import SideFeatures
 from splatmend.enhance.decoder.engine import Engine, operations_for
 from splatmend.enhance.decoder.wan_blocks import Slots, WanCache
 from splatmend.enhance.decoder.wan_plan import Block, Memory, block_of, head_of
+
+EARLY_BLOCKS = ("conv_in", "mid_block")
+"""Blocks at the latents' resolution, before any upsampling."""
 
 
 class WanDecoder:
@@ -38,35 +41,61 @@ class WanDecoder:
 
     def block_names(self) -> tuple[str, ...]:
         """Names of the blocks in the order they run in."""
-        return ("conv_in", "mid_block", *(f"up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))), "conv_out")
+        return (*EARLY_BLOCKS, *(f"up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))), "conv_out")
 
     def group(self, z: torch.Tensor, cache: WanCache, first: bool, side: SideFeatures | None) -> tuple[torch.Tensor, WanCache]:
         """Decode latents [B, C, t, h, w] (t = 1 in the first group) to unclamped frames [B, 3, T, H, W], and the next cache."""
+        self._check_side(side, self.join)
         mode = cache.check_mode(z)
-        self._check_side(side)
+        x, early = self._run(self._early(z, first), self.vae.post_quant_conv(z), cache, side)
+        x, late = self._run(self._late(x, first), x, cache, side)
+        return self._unpacked(x), WanCache(early | late, mode)
+
+    def first_stage(self, z: torch.Tensor, cache: WanCache, first: bool, side: SideFeatures | None) -> tuple[torch.Tensor, WanCache]:
+        """The blocks at the latents' resolution, the middle one's attention among them: features [B, C', t, h, w]."""
+        self._check_side(side, set(self.join) & set(EARLY_BLOCKS))
+        mode = cache.check_mode(z)
+        x, filled = self._run(self._early(z, first), self.vae.post_quant_conv(z), cache, side)
+        return x, WanCache(filled, mode)
+
+    def second_stage(self, x: torch.Tensor, cache: WanCache, first: bool, side: SideFeatures | None) -> tuple[torch.Tensor, WanCache]:
+        """The rest: upsampling, which sees a neighbourhood only."""
+        self._check_side(side, set(self.join) - set(EARLY_BLOCKS))
+        mode = cache.check_mode(x)
+        x, filled = self._run(self._late(x, first), x, cache, side)
+        return self._unpacked(x), WanCache(filled, mode)
+
+    def _run(
+        self, blocks: Iterable[Block], x: torch.Tensor, cache: WanCache, side: SideFeatures | None
+    ) -> tuple[torch.Tensor, dict[str, Slots]]:
         filled: dict[str, Slots] = {}
-        # The 1x1x1 convolution runs inside the group: outside, all groups would share one graph and the second backward would fail.
-        x = self.vae.post_quant_conv(z)
-        for block in self._blocks(z, first):
+        for block in blocks:
             x, slots = block.run(x, cache.blocks, self.memory)
             filled |= slots
             if block.name in self.join and side is not None:
                 x = checkpoint.run(self.join[block.name], x, side[block.name], recompute=self.memory != "fast")
-        if self.vae.config.patch_size is not None:
-            x = unpatchify(x, patch_size=self.vae.config.patch_size)
-        return x, WanCache(filled, mode)
+        return x, filled
 
-    def _blocks(self, z: torch.Tensor, first: bool) -> Iterator[Block]:
+    def _early(self, z: torch.Tensor, first: bool) -> Iterator[Block]:
+        # The 1x1x1 convolution on the latents runs inside the group, before these blocks: outside, all groups would share one graph and
+        # the second backward would fail.
         operations, decoder = operations_for(self.engine, z), self.vae.decoder
-        modules = (decoder.conv_in, decoder.mid_block, *decoder.up_blocks)
-        for name, module in zip(self.block_names()[:-1], modules, strict=True):
+        for name, module in zip(EARLY_BLOCKS, (decoder.conv_in, decoder.mid_block), strict=True):
             yield block_of(operations, name, module, first)
+
+    def _late(self, x: torch.Tensor, first: bool) -> Iterator[Block]:
+        operations, decoder = operations_for(self.engine, x), self.vae.decoder
+        for index, module in enumerate(decoder.up_blocks):
+            yield block_of(operations, f"up_blocks.{index}", module, first)
         yield head_of(operations, "conv_out", decoder)
 
-    def _check_side(self, side: SideFeatures | None) -> None:
+    def _unpacked(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.vae.config.patch_size is None else unpatchify(x, patch_size=self.vae.config.patch_size)
+
+    def _check_side(self, side: SideFeatures | None, joined: Iterable[str]) -> None:
         given = set(side or {})
-        if given != set(self.join):
+        if given != set(joined):
             raise ValueError(
-                f"side features are given for {sorted(given) or 'no block'}, but modules join after {sorted(self.join) or 'no block'}: "
+                f"side features are given for {sorted(given) or 'no block'}, but modules join after {sorted(joined) or 'no block'}: "
                 "give exactly one per join (a model trained with skips is another model without them)"
             )
