@@ -8,6 +8,7 @@ import torch
 from diffusers import WanPipeline
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 
 from splatmend.datasets.errors import UserError
@@ -45,6 +46,17 @@ def lora_parameters(transformer: WanTransformer3DModel) -> list[torch.nn.Paramet
     return [p for name, p in transformer.named_parameters() if "lora_" in name]
 
 
+def leave_casts_to_autocast(transformer: WanTransformer3DModel) -> None:
+    """For training under autocast: the LoRA's layers take their inputs as they come.
+
+    peft casts every input to the LoRA's float32, and autocast casts it back: two copies of each of the largest activations, one of
+    which the backward pass would keep.
+    """
+    for module in transformer.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
+
+
 def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
     """Write the LoRA to `folder/pytorch_lora_weights.safetensors`, with the metadata that keeps alpha when it is loaded."""
     WanPipeline.save_lora_weights(
@@ -61,3 +73,6 @@ def load_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
         raise UserError(f"{folder / LORA_FILE}: the LoRA of this enhancer is missing; copy the whole enhancer folder again.")
     state, metadata = WanPipeline.lora_state_dict(folder, weight_name=LORA_FILE, return_lora_metadata=True)
     WanPipeline.load_lora_into_transformer(state, transformer, adapter_name=ADAPTER_NAME, metadata=metadata)
+    for parameter in lora_parameters(transformer):
+        # peft keeps a LoRA in float32 and would compute it so.
+        parameter.data = parameter.data.to(transformer.dtype)

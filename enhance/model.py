@@ -17,7 +17,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
-from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter
+from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
+from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.windows import in_windows
 
@@ -108,9 +109,17 @@ class Enhancer(nn.Module):
         """The autoencoder with its joins, driven group by group."""
         return WanAdapter(self.vae, join=self.join_modules(), memory=memory)
 
-    def decoder(self, truncation: int = 1, *, memory: Memory = "fast") -> TruncatedDecoder:
+    def decoder(
+        self,
+        truncation: int = 1,
+        *,
+        memory: Memory = "fast",
+        spatial_chunks: tuple[int, int] = (1, 1),
+        halo: int = DEFAULT_HALO,
+        share: tuple[int, int] = (0, 1),
+    ) -> TruncatedDecoder:
         """A truncated decoder over this model's autoencoder and joins."""
-        return TruncatedDecoder(self.adapter(memory=memory), truncation)
+        return TruncatedDecoder(self.adapter(memory=memory), truncation, spatial_chunks=spatial_chunks, halo=halo, share=share)
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -137,6 +146,13 @@ class Enhancer(nn.Module):
             sides += split_side(self.side_features(taps), rest.shape[2])
         mean = torch.cat(means, dim=2)[:, : adapter.latent_channels]
         return Encoded(adapter.normalise(mean), tuple(sides))
+
+    def encode_groups(self, groups: Iterable[torch.Tensor]) -> Encoded:
+        """Encode the groups of a clip (1 frame, then 4 at a time) one after the other, which holds one group's activations only."""
+        decoder = TruncatedDecoder(self.adapter())
+        encoded = list(decoder.encode_stream((group.to(self.vae.dtype) for group in groups), taps=self.taps))
+        latents = torch.cat([group.latent for group in encoded], dim=2)
+        return Encoded(self.adapter().normalise(latents), tuple(self.side_features(group.taps) for group in encoded))
 
     def predict(self, z_in: torch.Tensor) -> torch.Tensor:
         """Enhanced latents of normalised latents `[B, C, L, h, w]`: `z_in - v`, float32, all L in one window."""
@@ -182,7 +198,10 @@ class Enhancer(nn.Module):
 
     def forward(self, clip: torch.Tensor, *, strength: float = 1.0) -> torch.Tensor:
         """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes input (0) and result (1)."""
-        encoded = self.encode(clip)
+        # Group by group holds the least, but only without a graph.
+        encoded = (
+            self.encode(clip) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(clip, self.adapter().temporal_factor))
+        )
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
         return blend(clip, self.compose(clip, decoded), strength)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from splatmend.datasets.errors import UserError
+from splatmend.enhance.attention import Attention
 from splatmend.enhance.decoder import Memory
+from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.losses import LATENT_MSE, check_losses
 from splatmend.enhance.model import LoraInfo, OutputMode
 
@@ -107,9 +109,44 @@ class OneStepTrainConfig(LoopConfig):
     decoder_memory: Memory = "fast"
     """What the decoder keeps for its backward pass: fast (everything), balanced, small (least, and slowest)."""
     transformer_checkpoint: bool = False
+    """Keep the input of every transformer block only, and compute its insides again in the backward pass."""
+    attention: Attention = "auto"
+    """The kernel of the transformer's attention; auto: cudnn where the device has it and it agrees, else PyTorch's choice."""
+    compile: bool = False
+    """Compile the transformer's blocks. Pays in long trainings; the first step takes minutes."""
+    host_clips: bool = False
+    """Clips stay in host memory as bytes and come to the device group by group: for long clips of large frames."""
+    spatial_chunks: tuple[int, int] = (1, 1)
+    """Chunks (down, across) whose decoder gradients are computed one after the other. Saves memory and is not exact."""
+    halo: int = DEFAULT_HALO
+    """Latent pixels of context around a spatial chunk."""
+    context_parallel: int = 1
+    """Processes that share one clip: its tokens in the transformer, its spatial chunks in the decoder."""
+    shard: bool = False
+    """Shard transformer weights, gradients and optimiser state over all processes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.host_clips and (self.cuda_graph or self.truncation is None or self.encoder == "full"):
+            raise UserError(
+                "training: host_clips brings a clip to the device in groups, but cuda_graph, truncation none and encoder full need it "
+                "whole; set one of them back."
+            )
+        if min(self.spatial_chunks) < 1 or self.halo < 0:
+            raise UserError(f"training: spatial_chunks {self.spatial_chunks} and halo {self.halo} must be 1 and 0 or more; change them.")
+        if self.truncation is None and self.spatial_chunks != (1, 1):
+            raise UserError("training: spatial_chunks belong to the truncated gradient; give a truncation or leave them out.")
+        if self.context_parallel < 1:
+            raise UserError(f"training: context_parallel is {self.context_parallel}; give the number of processes per clip, 1 or more.")
+        if self.context_parallel > 1 and (self.truncation is None or self.encoder == "full" or self.cuda_graph):
+            raise UserError(
+                "training: context_parallel shares the truncated decoder and a frozen encoder; give a truncation and leave out encoder "
+                "full and cuda_graph."
+            )
+        if self.context_parallel > 1 and self.transformer == "full" and self.precision == "bf16" and not self.shard:
+            raise UserError("training: context_parallel with the full transformer in bf16 needs sharded weights; set shard as well.")
+        if self.shard and (self.cuda_graph or self.transformer == "none"):
+            raise UserError("training: shard is for a trained transformer without cuda_graph; set one of them back.")
         if self.transformer == "lora" and self.transformer_lora is None:
             raise UserError("training: transformer is lora, but transformer_lora is not given; give rank and alpha.")
         if self.decoder == "lora" and self.decoder_lora is None:

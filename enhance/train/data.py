@@ -6,6 +6,7 @@ resumed run sees what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -54,6 +55,13 @@ class DataConfig:
     cache_gb: float = 8.0
     """Decoded frames that are kept in host memory, in gigabytes."""
     flip: bool = True
+    distinct_samples: int | None = None
+    """Draw windows, crops, flips and artefacts once for so many samples and show those again and again; None: new ones in every step.
+    Latents are worth keeping where samples come again."""
+    latents_gb: float = 0.0
+    """Latents of a frozen encoder that are kept in host memory, in gigabytes. 0: clips are encoded in every step."""
+    latents_dir: Path | None = None
+    """Folder in which latents of a frozen encoder are kept as well, for later runs and other processes."""
     workers: int | None = None
     """Processes that prepare batches. None: all cores but one (16 at most) beside a CUDA device, none elsewhere."""
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
@@ -61,11 +69,20 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.pairs and not self.videos:
             raise UserError("training data: neither pairs nor videos are given; give at least one.")
+        if self.distinct_samples is not None and self.distinct_samples < 1:
+            raise UserError(f"training data: distinct_samples is {self.distinct_samples}; give 1 or more, or none.")
+        if self.latents_gb < 0:
+            raise UserError(f"training data: latents_gb is {self.latents_gb}; give 0 or more.")
         if self.workers is not None and self.workers < 0:
             raise UserError(f"training data: workers is {self.workers}; give 0 or more.")
         for name in ("synthetic_share", "clean_share", "mild_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"training data: {name} is {getattr(self, name)}, but a share lies between 0 and 1.")
+
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether latents are kept anywhere."""
+        return self.latents_gb > 0 or self.latents_dir is not None
 
 
 class Segment(NamedTuple):
@@ -78,11 +95,13 @@ class Segment(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Clips `[B, 3, T, H, W]` float32 in [-1, 1], and what each is."""
+    """Clips `[B, 3, T, H, W]`, and what each is: float32 in [-1, 1] on the device, or bytes on the host (see `unit_range`)."""
 
     degraded: torch.Tensor
     target: torch.Tensor
     kinds: tuple[Kind, ...]
+    keys: tuple[tuple[str, str], ...] = ()
+    """For each clip the content of the degraded and the target frames as hashes, where latents are kept."""
 
 
 class RawBatch(NamedTuple):
@@ -91,6 +110,7 @@ class RawBatch(NamedTuple):
     degraded: np.ndarray
     target: np.ndarray
     kinds: tuple[Kind, ...]
+    keys: tuple[tuple[str, str], ...] = ()
 
 
 class ClipCache:
@@ -136,28 +156,40 @@ class TrainingClips:
         kinds: list[Kind] = []
         degraded, target = [], []
         for _ in range(self.batch):
-            synthetic = bool(self.plain) and (not self.paired or rng.random() < self.config.synthetic_share)
-            pool = self.plain if synthetic else self.paired
-            kind: Kind = "synthetic" if synthetic else "pair"
-            if rng.random() < self.config.clean_share:
-                kind = "clean"
-            a, b = self._window(pool[int(rng.integers(len(pool)))], rng)
-            if kind == "synthetic":
-                a = self._with_artefacts(b, int(rng.integers(2**62)))
-            if kind != "clean" and rng.random() < self.config.mild_share:
-                a = _mixed(b, a, float(rng.random()))
+            kind, a, b = self._sample(rng if self.config.distinct_samples is None else self._recurring(rng))
             kinds.append(kind)
-            degraded.append(b if kind == "clean" else a)
+            degraded.append(a)
             target.append(b)
-        return RawBatch(np.stack(degraded), np.stack(target), tuple(kinds))
+        clips = np.stack(degraded), np.stack(target)
+        # By content, so that whatever decides a sample (clip, window, crop, flip, artefacts) decides its key.
+        keys = tuple((_content(a), _content(b)) for a, b in zip(*clips, strict=True)) if self.config.keeps_latents else ()
+        return RawBatch(*clips, tuple(kinds), keys)
 
-    def batches(self, first_step: int, process: int, device: torch.device) -> Generator[Batch]:
+    def _recurring(self, rng: np.random.Generator) -> np.random.Generator:
+        """The generator of one of the distinct samples."""
+        return np.random.default_rng([self.seed, 1 << 40, int(rng.integers(self.config.distinct_samples))])
+
+    def _sample(self, rng: np.random.Generator) -> tuple[Kind, np.ndarray, np.ndarray]:
+        """Kind, degraded frames and target frames `[T, H, W, 3]` uint8 of one sample."""
+        synthetic = bool(self.plain) and (not self.paired or rng.random() < self.config.synthetic_share)
+        pool = self.plain if synthetic else self.paired
+        kind: Kind = "synthetic" if synthetic else "pair"
+        if rng.random() < self.config.clean_share:
+            kind = "clean"
+        a, b = self._window(pool[int(rng.integers(len(pool)))], rng)
+        if kind == "synthetic":
+            a = self._with_artefacts(b, int(rng.integers(2**62)))
+        if kind != "clean" and rng.random() < self.config.mild_share:
+            a = _mixed(b, a, float(rng.random()))
+        return kind, b if kind == "clean" else a, b
+
+    def batches(self, first_step: int, process: int, device: torch.device, *, on_host: bool = False) -> Generator[Batch]:
         """Batches from `first_step` on, prepared ahead: by worker processes, or by one thread where there are none."""
         workers = self.config.workers
         if workers is None:
             workers = max(0, min(16, (os.cpu_count() or 1) - 1)) if device.type == "cuda" else 0
         for raw in self._raw_batches(first_step, process, workers):
-            yield self.finish(raw, device)
+            yield self.finish(raw, device, on_host=on_host)
 
     def _raw_batches(self, first_step: int, process: int, workers: int) -> Generator[RawBatch]:
         if workers == 0:
@@ -189,9 +221,15 @@ class TrainingClips:
             for _ in readers.map(lambda job: self.cache.bytes < self.cache.limit_bytes and self.cache.frames(*job), jobs):
                 pass
 
-    def finish(self, raw: RawBatch, device: torch.device) -> Batch:
-        """Bytes to tensors on the device."""
-        return Batch(_to_tensor(raw.degraded, device), _to_tensor(raw.target, device), raw.kinds)
+    def finish(self, raw: RawBatch, device: torch.device, *, on_host: bool = False) -> Batch:
+        """Tensors for the device: there already, or (`on_host`) as bytes from which `unit_range` brings any piece there."""
+        if not on_host:
+            return Batch(_to_tensor(raw.degraded, device), _to_tensor(raw.target, device), raw.kinds, raw.keys)
+        clips = [torch.from_numpy(x) for x in (raw.degraded, raw.target)]
+        if device.type == "cuda":
+            clips = [clip.pin_memory() for clip in clips]
+        degraded, target = (clip.permute(0, 4, 1, 2, 3) for clip in clips)
+        return Batch(degraded, target, raw.kinds, raw.keys)
 
     def _with_artefacts(self, frames: np.ndarray, seed: int) -> np.ndarray:
         """Synthetic artefacts on frames `[T, H, W, 3]` uint8."""
@@ -310,3 +348,16 @@ def _to_tensor(clips: np.ndarray, device: torch.device) -> torch.Tensor:
     """`[B, T, H, W, 3]` uint8 -> `[B, 3, T, H, W]` float32 in [-1, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(clips)).to(device, non_blocking=True)
     return tensor.permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1.0).contiguous()
+
+
+def unit_range(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Frames of a `Batch`, as bytes or in [-1, 1] already, as float32 in [-1, 1] on the device."""
+    if frames.dtype != torch.uint8:
+        return frames.to(device)
+    return frames.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)
+
+
+def _content(frames: np.ndarray) -> str:
+    digest = hashlib.blake2b(repr(frames.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(frames).data)
+    return digest.hexdigest()

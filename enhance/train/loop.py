@@ -1,7 +1,7 @@
 """The training loop that both stages share: optimiser, averaging, full-state checkpoints, metrics, stopping.
 
-Gradients are averaged over processes by hand, since most of them do not come out of one backward pass (the truncated decoder returns
-them); `accelerate` brings devices, processes and autocast.
+Gradients are combined over processes after the step, since most of them do not come out of one backward pass (the truncated decoder
+returns them); `accelerate` brings devices, processes and autocast.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from splatmend.datasets.artifact import content_key, plain
 from splatmend.datasets.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.train.config import LoopConfig
+from splatmend.enhance.train.parallel import Processes, gradient_norm, local, sharded_like, whole
 
 logger = logging.getLogger(__name__)
 CHECKPOINT, CURVE, SAMPLES = "checkpoint.pt", "curve.jsonl", "samples"
@@ -55,7 +57,9 @@ class Average:
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), [parameters[name].detach() for name in self.values], 1 - decay)
+        torch._foreach_lerp_(
+            [local(value) for value in self.values.values()], [local(parameters[name].detach()) for name in self.values], 1 - decay
+        )
 
     @torch.no_grad()
     def put_into(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
@@ -69,10 +73,19 @@ class Average:
 class TrainingLoop:
     """Runs `micro_step` until the steps or the time are used up."""
 
-    def __init__(self, config: LoopConfig, accelerator: Accelerator, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+    def __init__(
+        self,
+        config: LoopConfig,
+        accelerator: Accelerator,
+        parameters: Mapping[str, nn.Parameter],
+        folder: Path,
+        processes: Processes | None = None,
+    ) -> None:
+        """`processes`: how they share the work; None: each has its own clips and a whole model."""
         if not parameters:
             raise UserError("training: nothing is to be trained; train the transformer, the decoder or the skips.")
         self.config, self.accelerator, self.folder = config, accelerator, folder
+        self.processes = processes or Processes(accelerator)
         self.parameters = dict(parameters)
         self.optimizer = torch.optim.AdamW(
             _groups(self.parameters, config.weight_decay), lr=config.lr, betas=config.betas, fused=accelerator.device.type == "cuda"
@@ -91,10 +104,13 @@ class TrainingLoop:
             )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(state["parameters"][name])
+                parameter.copy_(sharded_like(state["parameters"][name], parameter))
             if self.average is not None:
                 for name, value in self.average.values.items():
-                    value.copy_(state["average"][name])
+                    value.copy_(sharded_like(state["average"][name], value))
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, moments in state["optimizer"]["state"].items():
+            state["optimizer"]["state"][number] = {k: sharded_like(v, order[number]) for k, v in moments.items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         restore_random_state(state["random"][self.accelerator.process_index])
@@ -104,21 +120,34 @@ class TrainingLoop:
         from accelerate.utils import gather_object
 
         states = gather_object([random_state()])
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = {number: self._gathered(moments) for number, moments in optimizer["state"].items()}
+        state = {
+            "config_key": self._key,
+            "step": self.step,
+            "seconds": self.seconds,
+            "parameters": self._gathered({name: p.detach() for name, p in self.parameters.items()}),
+            "optimizer": optimizer,
+            "average": None if self.average is None else self._gathered(self.average.values),
+            "random": states,
+        }
         if self.accelerator.is_main_process:
-            state = {
-                "config_key": self._key,
-                "step": self.step,
-                "seconds": self.seconds,
-                "parameters": {name: p.detach() for name, p in self.parameters.items()},
-                "optimizer": self.optimizer.state_dict(),
-                "average": None if self.average is None else self.average.values,
-                "random": states,
-            }
             save_checkpoint(self.folder / CHECKPOINT, state)
         self.accelerator.wait_for_everyone()
 
+    def _gathered(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Sharded tensors in one piece on the host of the main process; other values as they are."""
+        held: dict[str, Any] = {}
+        for name, value in tensors.items():
+            if isinstance(value, DTensor):
+                full = whole(value)
+                held[name] = full.cpu() if self.accelerator.is_main_process else None
+            else:
+                held[name] = value
+        return held
+
     def run(self, micro_step: MicroStep, sample: Callable[[int], None]) -> None:
-        """Train; `sample(step)` writes pictures.
+        """Train; `sample(step)` writes pictures (on the main process; where processes share a model all of them make them).
 
         Raises `TrainingPaused` at `pause_seconds` and `FloatingPointError` where the loss is no finite number.
         """
@@ -156,7 +185,7 @@ class TrainingLoop:
             self.average.put_into(self.parameters)
 
     def _sample(self, sample: Callable[[int], None]) -> None:
-        if not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process and self.processes.mesh is None:
             return
         before = None if self.average is None else self.average.put_into(self.parameters)
         sample(self.step)
@@ -192,12 +221,12 @@ class TrainingLoop:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = gradient
             gradients.append(gradient)
-        if self.accelerator.num_processes > 1:
-            flat = self.accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-            for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(piece.view_as(gradient))
-        limit = math.inf if self.config.grad_clip is None else self.config.grad_clip
-        return torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
+        self.processes.combine_gradients(gradients)
+        norm = gradient_norm(gradients)
+        if self.config.grad_clip is not None:
+            share = torch.clamp(self.config.grad_clip / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_([local(g) for g in gradients], share)
+        return norm
 
     def _log(self, gathered: dict[str, list[torch.Tensor]], rate: float) -> None:
         means = {name: float(torch.stack([v.float() for v in values]).mean()) for name, values in gathered.items()}

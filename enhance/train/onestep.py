@@ -15,24 +15,35 @@ from torch import nn
 
 from splatmend.datasets.artifact import Manifest, plain
 from splatmend.enhance.artifact import KIND, save_enhancer, with_provenance
+from splatmend.enhance.attention import use_attention
 from splatmend.enhance.causal_lora import add_causal_lora, fold_causal_lora
-from splatmend.enhance.decoder import surrogate
-from splatmend.enhance.lora import add_lora
+from splatmend.enhance.decoder import split_into_groups, surrogate
+from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
 from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
+from splatmend.enhance.precision import hold_in
 from splatmend.enhance.train.config import OneStepTrainConfig
-from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips
+from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_range
 from splatmend.enhance.train.graphed import graphed
+from splatmend.enhance.train.latents import LatentCache, encoder_key
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
 from splatmend.enhance.train.output import building_together
+from splatmend.enhance.train.parallel import Processes, gathered_state, shard_weights, share_context, unsharded
 from splatmend.enhance.train.pictures import write_strip
 
 
 class OneStepObjective:
-    """Adds the gradients of one batch to `.grad` of an enhancer's trained parameters."""
+    """Adds the gradients of one batch to `.grad` of an enhancer's trained parameters.
 
-    def __init__(self, config: OneStepTrainConfig, enhancer: Enhancer) -> None:
+    `processes`: how several of them share a clip; each then adds its part of the gradients, which are to be summed over the group.
+    `latents`: where the latents of a frozen encoder are kept; used for batches with keys.
+    """
+
+    def __init__(
+        self, config: OneStepTrainConfig, enhancer: Enhancer, *, processes: Processes | None = None, latents: LatentCache | None = None
+    ) -> None:
         self.config, self.enhancer = config, enhancer
+        self.processes, self.latents = processes, latents
         self.pixel_loss = PixelLoss(config.losses)
         self.latent_weight = config.losses.get(LATENT_MSE, 0.0)
         self.decoder_params = [
@@ -41,23 +52,57 @@ class OneStepObjective:
             for p in module.parameters()
             if p.requires_grad
         ]
+        chunks = config.spatial_chunks if processes is None else processes.spatial_chunks(config.spatial_chunks)
+        share = (0, 1) if processes is None else processes.share
+        self.decoder = enhancer.decoder(
+            config.truncation or 0, memory=config.decoder_memory, spatial_chunks=chunks, halo=config.halo, share=share
+        )
 
     def encode(self, clip: torch.Tensor) -> Encoded:
-        """Encode with gradients only where the encoder is trained."""
+        """Encode a clip of a batch with gradients only where the encoder is trained."""
+        if self.config.host_clips:
+            groups = split_into_groups(clip, self.decoder.adapter.temporal_factor)
+            return self.enhancer.encode_groups(unit_range(group, self.enhancer.device) for group in groups)
         with torch.set_grad_enabled(self.config.encoder == "full"):
             return self.enhancer.encode(clip)
+
+    def encode_input(self, batch: Batch) -> Encoded:
+        """Latents and skip features of the degraded clips; kept latents where there are no skips, whose features are too large to keep."""
+        if self.latents is None or not batch.keys or self.enhancer.spec.skips:
+            return self.encode(batch.degraded)
+        return Encoded(self._kept(batch.degraded, [key for key, _ in batch.keys]), ())
+
+    def encode_target(self, batch: Batch) -> torch.Tensor:
+        """Latents of the target clips, without gradients."""
+        with torch.no_grad():
+            if self.latents is None or not batch.keys:
+                return self.encode(batch.target).latents
+            return self._kept(batch.target, [key for _, key in batch.keys])
+
+    def _kept(self, clips: torch.Tensor, keys: list[str]) -> torch.Tensor:
+        assert self.latents is not None
+        found = []
+        for i, key in enumerate(keys):
+            clip = clips[i : i + 1]
+            found.append(self.latents.latents(key, lambda clip=clip: self.encode(clip).latents))  # type: ignore[misc]
+        return torch.cat(found).to(self.enhancer.device, non_blocking=True)
+
+    def predict(self, encoded: Encoded) -> torch.Tensor:
+        """The enhanced latents, with the transformer's graph."""
+        window = self.config.window or encoded.latents.shape[2]
+        return self.enhancer.predict_windows(encoded.latents, window, self.config.overlap if self.config.window else 0)
 
     def add_gradients(self, batch: Batch, loss_scale: float = 1.0) -> dict[str, torch.Tensor]:
         """Gradients of `loss * loss_scale`; returns the loss and its parts (not scaled)."""
         enhancer, x, target = self.enhancer, batch.degraded, batch.target
-        encoded = self.encode(x)
+        encoded = self.encode_input(batch)
         z_in = encoded.latents
-        z_out = enhancer.predict_windows(z_in, self.config.window or z_in.shape[2], self.config.overlap if self.config.window else 0)
+        # Before the transformer runs, so that no graph is alive meanwhile.
+        z_target = self.encode_target(batch) if self.latent_weight > 0 else None
+        z_out = self.predict(encoded)
         metrics: dict[str, torch.Tensor] = {}
-        loss = torch.zeros((), device=x.device)
-        if self.latent_weight > 0:
-            with torch.no_grad():
-                z_target = enhancer.encode(target).latents
+        loss = torch.zeros((), device=z_out.device)
+        if z_target is not None:
             part = latent_mse(z_out, z_target)
             metrics[LATENT_MSE] = part.detach()
             loss = loss + self.latent_weight * part
@@ -74,21 +119,22 @@ class OneStepObjective:
         return {"loss": loss.detach()} | metrics | {name: value / x.shape[2] for name, value in self.pixel_loss.take_parts().items()}
 
     def _truncated(self, batch: Batch, encoded: Encoded, z_out: torch.Tensor, latent_loss: torch.Tensor, loss_scale: float) -> torch.Tensor:
-        enhancer, x, target = self.enhancer, batch.degraded, batch.target
+        enhancer, x, target, device = self.enhancer, batch.degraded, batch.target, z_out.device
 
         def frame_loss(frames: torch.Tensor, span: slice, previous: torch.Tensor | None) -> torch.Tensor:
             del previous
-            return self.pixel_loss(enhancer.compose(x[:, :, span], frames), target[:, :, span])
+            shown = frames if enhancer.spec.output == "direct" else enhancer.compose(unit_range(x[:, :, span], device), frames)
+            return self.pixel_loss(shown, unit_range(target[:, :, span], device))
 
         z = enhancer.decoder_latents(encoded.latents, z_out)
         side = enhancer.side_of(encoded)
         sides = [side(i) for i in range(z.shape[2])] if side is not None else []
-        decoder = enhancer.decoder(self.config.truncation or 0, memory=self.config.decoder_memory)
-        result = decoder.loss_and_grad(
+        result = self.decoder.loss_and_grad(
             z, frame_loss, side=sides.__getitem__ if sides else None, params=self.decoder_params, loss_scale=loss_scale
         )
+        grad_z = result.grad_z if self.processes is None else self.processes.sum_over_context(result.grad_z)
         # The pixel loss's gradients arrive scaled; the latent loss is scaled here: each once.
-        total = surrogate(z, result.grad_z) + latent_loss * loss_scale
+        total = surrogate(z, grad_z) + latent_loss * loss_scale
         for features, gradients in zip(sides, result.grad_side, strict=False):
             for name, gradient in gradients.items():
                 total = total + surrogate(features[name], gradient)
@@ -100,12 +146,19 @@ class OneStepObjective:
 
 
 def choose_parameters(config: OneStepTrainConfig, enhancer: Enhancer) -> dict[str, nn.Parameter]:
-    """Freeze the enhancer, attach LoRA where asked for, and return what is to be trained by name."""
+    """Freeze the enhancer, attach LoRA where asked for, and return what is to be trained by name.
+
+    What is trained is held in float32. With bf16 a frozen transformer is held in bf16, where it is not among what is saved.
+    """
     enhancer.requires_grad_(False)
     if config.transformer == "full":
         enhancer.transformer.requires_grad_(True)
-    elif config.transformer == "lora" and config.transformer_lora is not None:
+    elif config.precision == "bf16" and not _saves_transformer(config, enhancer):
+        hold_in(enhancer.transformer, torch.bfloat16)
+    if config.transformer == "lora" and config.transformer_lora is not None:
         add_lora(enhancer.transformer, config.transformer_lora)
+        if config.precision == "bf16":
+            leave_casts_to_autocast(enhancer.transformer)
     if config.decoder == "full":
         enhancer.vae.decoder.requires_grad_(True)
         enhancer.vae.post_quant_conv.requires_grad_(True)
@@ -115,7 +168,41 @@ def choose_parameters(config: OneStepTrainConfig, enhancer: Enhancer) -> dict[st
         enhancer.vae.encoder.requires_grad_(True)
         enhancer.vae.quant_conv.requires_grad_(True)
     enhancer.joins.requires_grad_(config.skips)
+    trained = trained_parameters(enhancer)
+    for parameter in trained.values():
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    return trained
+
+
+def trained_parameters(enhancer: Enhancer) -> dict[str, nn.Parameter]:
+    """Parameters that require a gradient, by name."""
     return {name: p for name, p in enhancer.named_parameters() if p.requires_grad}
+
+
+def prepare_transformer(config: OneStepTrainConfig, enhancer: Enhancer, processes: Processes) -> None:
+    """Set up an enhancer's transformer, on its device already, for training steps: kernels, checkpoints, several processes.
+
+    Parameters are other objects afterwards where they are sharded. `UserError` where clip or heads do not divide by the processes.
+    """
+    transformer, adapter = enhancer.transformer, enhancer.adapter()
+    dtype = torch.bfloat16 if config.precision == "bf16" else None
+    use_attention(transformer, config.attention, enhancer.device, dtype or transformer.dtype)
+    rows, columns = (size // adapter.spatial_factor for size in config.crop_px)
+    latents = adapter.group_count(config.clip_frames)
+    share_context(transformer, processes, (min(config.window or latents, latents), rows, columns))
+    if config.transformer_checkpoint:
+        transformer.enable_gradient_checkpointing()
+    if config.compile:
+        transformer.compile_repeated_blocks()
+    if config.shard:
+        shard_weights(transformer, processes, dtype)
+
+
+def latent_cache(config: OneStepTrainConfig, data: DataConfig, enhancer: Enhancer) -> LatentCache | None:
+    """Where the latents of training clips are kept, or None where they are not or the encoder is trained."""
+    if not data.keeps_latents or config.encoder == "full":
+        return None
+    return LatentCache(encoder_key(enhancer.vae, config.precision), int(data.latents_gb * 1e9), data.latents_dir)
 
 
 def train_onestep(
@@ -134,20 +221,23 @@ def train_onestep(
     again with `resume`). `UserError` for data, devices, outputs and checkpoints that cannot be used.
     """
     accelerator = make_accelerator(config)
+    processes = Processes(accelerator, config.context_parallel, shard=config.shard)
     torch.manual_seed(config.seed)
     clips = TrainingClips(data, clip_frames=config.clip_frames, crop_px=config.crop_px, batch=config.batch, seed=config.seed)
+    # Chosen on the host, so that a large frozen model travels in half precision.
+    choose_parameters(config, enhancer)
     enhancer.to(accelerator.device).train()
-    parameters = choose_parameters(config, enhancer)
-    if config.transformer_checkpoint:
-        enhancer.transformer.enable_gradient_checkpointing()
-    objective = OneStepObjective(config, enhancer)
+    prepare_transformer(config, enhancer, processes)
+    parameters = trained_parameters(enhancer)
+    objective = OneStepObjective(config, enhancer, processes=processes, latents=latent_cache(config, data, enhancer))
     manifest = Manifest(kind=KIND, config={"train": plain(config), "data": plain(data)})
     try:
         with building_together(accelerator, out, manifest, overwrite=overwrite, resume=resume) as folder:
-            loop = TrainingLoop(config, accelerator, parameters, folder)
+            loop = TrainingLoop(config, accelerator, parameters, folder, processes)
             if resume and (folder / CHECKPOINT).is_file():
                 loop.resume()
-            batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)
+            first = loop.step * config.accumulation
+            batches = clips.batches(first, processes.index, accelerator.device, on_host=config.host_clips)
 
             def add_gradients(batch: Batch, loss_scale: float) -> dict[str, torch.Tensor]:
                 with accelerator.autocast():
@@ -162,7 +252,8 @@ def train_onestep(
                 batch = clips.finish(clips.raw(0, 10_000), accelerator.device)
                 with torch.no_grad(), accelerator.autocast():
                     frames = enhancer(batch.degraded[:1])
-                write_strip(folder / SAMPLES / f"{step:06d}.png", (batch.degraded[0], frames[0], batch.target[0]))
+                if accelerator.is_main_process:
+                    write_strip(folder / SAMPLES / f"{step:06d}.png", (batch.degraded[0], frames[0], batch.target[0]))
 
             loop.run(micro_step, sample)
             loop.finish()
@@ -172,6 +263,8 @@ def train_onestep(
                 "seconds": loop.seconds,
                 "trained_parameters": sum(p.numel() for p in parameters.values()),
             }
+            if config.shard:
+                _unshard(config, enhancer, accelerator.is_main_process)
             if accelerator.is_main_process:
                 _write(enhancer, config, data, loop, folder, save_dtype)
                 (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -180,12 +273,31 @@ def train_onestep(
     return out
 
 
+def _saves_transformer(config: OneStepTrainConfig, enhancer: Enhancer) -> bool:
+    """Whether the written enhancer holds a transformer of its own."""
+    if config.transformer == "lora" or enhancer.spec.lora is not None:
+        return False
+    return config.transformer == "full" or _is_small(enhancer)
+
+
+def _is_small(enhancer: Enhancer) -> bool:
+    """Whether it has no base model elsewhere."""
+    return enhancer.spec.base.startswith("splatmend-")
+
+
+def _unshard(config: OneStepTrainConfig, enhancer: Enhancer, keep: bool) -> None:
+    """Put what is to be saved of a sharded transformer in its place, on the host of the main process (`keep`)."""
+    state = gathered_state(enhancer.transformer, only="lora_" if config.transformer == "lora" else "", keep=keep)
+    if keep:
+        enhancer.transformer = unsharded(enhancer.transformer, state)
+
+
 def _write(
     enhancer: Enhancer, config: OneStepTrainConfig, data: DataConfig, loop: TrainingLoop, folder: Path, dtype: torch.dtype | None
 ) -> None:
     if config.decoder == "lora":
         fold_causal_lora(enhancer.vae.decoder)
-    small = enhancer.spec.base.startswith("splatmend-")
+    own_transformer = _saves_transformer(config, enhancer)
     spec = with_provenance(
         enhancer.spec,
         {
@@ -204,6 +316,6 @@ def _write(
         enhancer,
         folder,
         dtype=dtype,
-        own_vae=small or config.decoder != "none" or config.encoder != "none",
-        own_transformer=spec.lora is None and (small or config.transformer == "full"),
+        own_vae=_is_small(enhancer) or config.decoder != "none" or config.encoder != "none",
+        own_transformer=own_transformer,
     )

@@ -79,6 +79,7 @@ def wan21_14b() -> OneStepTrainConfig:
         decoder="none",
         decoder_memory="balanced",
         transformer_checkpoint=True,
+        host_clips=True,
         checkpoint_every=100,
         sample_every=100,
         log_every=1,

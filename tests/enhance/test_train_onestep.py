@@ -57,7 +57,7 @@ def data(tmp_path: Path) -> DataConfig:
                 writer.write(rgb)
             manifest.facts = writer.facts
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"degraded": "bad", "target": "good", "split": "train"}) + "\n")
-    return DataConfig(pairs=(tmp_path / "pairs.jsonl",), clean_share=0.0, flip=False)
+    return DataConfig(pairs=(tmp_path / "pairs.jsonl",), clean_share=0.0, mild_share=0.0, flip=False)
 
 
 def random_batch(frames: int = 13) -> Batch:
