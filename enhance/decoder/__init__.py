@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter, SideFeatures
+from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter, SideFeatures, SplitDecoderAdapter
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import FrameLoss
 from splatmend.enhance.decoder.gradients import LossAndGrad, surrogate
@@ -28,6 +28,7 @@ __all__ = [
     "Memory",
     "Side",
     "SideFeatures",
+    "SplitDecoderAdapter",
     "TruncatedDecoder",
     "WanAdapter",
     "frame_count",

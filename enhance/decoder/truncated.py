@@ -24,7 +24,7 @@ from splatmend.enhance.decoder.wan_plan import Memory
 Side: TypeAlias = Callable[[int], SideFeatures]
 """`side(i)`: the conditioning of group i, block name -> features [B, C, t, H, W]."""
 
-DEFAULT_HALO = 8
+DEFAULT_HALO = 4
 """Latent pixels of context around a spatial chunk; `docs/chopgrad.md` has the measurement it comes from."""
 
 
