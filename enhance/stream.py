@@ -1,13 +1,15 @@
 """Enhancing clips of any length and size in constant memory.
 
 Frames are encoded once and decoded once, group by group with caches; the transformer sees overlapping windows of latents, which are
-blended in latent space. What is held at any time is about one window: its frames, latents and skip features.
+blended in latent space. What is held at any time is about one window: its frames, latents and skip features. Frames travel as bytes, and
+are read, copied and written beside the work.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +19,16 @@ import torch
 from splatmend.datasets.artifact import Manifest, building, content_key
 from splatmend.datasets.clip import Clip, ClipWriter, Encoding
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.video import to_uint8
+from splatmend.enhance.attention import Attention, use_attention
 from splatmend.enhance.decoder import regroup_frames
 from splatmend.enhance.model import Enhancer, blend
+from splatmend.enhance.overlap import WriteBehind, read_ahead, to_device, to_host
+from splatmend.enhance.transformer import compile_blocks
 from splatmend.enhance.windows import stream_windows
 
 Progress = Callable[[int, int], None]
 """`on_progress(frames done, frames in all)`."""
+_FRAMES_AHEAD, _FRAMES_BEHIND = 8, 8
 
 
 class _Held(NamedTuple):
@@ -37,8 +42,21 @@ class _Held(NamedTuple):
 class StreamingEnhancer:
     """Enhances one clip frame by frame. `peak_groups` is the largest number of groups that were held at once."""
 
-    def __init__(self, enhancer: Enhancer, *, strength: float = 1.0, window: int | None = None, overlap: int | None = None) -> None:
-        """`window`, `overlap`: in latents; None: what the enhancer was trained with. `UserError` for values out of range."""
+    def __init__(
+        self,
+        enhancer: Enhancer,
+        *,
+        strength: float = 1.0,
+        window: int | None = None,
+        overlap: int | None = None,
+        attention: Attention = "auto",
+        compile: bool = False,
+    ) -> None:
+        """`window`, `overlap`: in latents; None: what the enhancer was trained with. `UserError` for values out of range.
+
+        `attention` and `compile` are set on the enhancer's transformer and stay. A compiled transformer is faster after its first
+        window, which takes minutes: for long clips, or many.
+        """
         self.window = enhancer.spec.window if window is None else window
         self.overlap = min(enhancer.spec.overlap, self.window - 1) if overlap is None else overlap
         if not 0.0 <= strength <= 1.0:
@@ -48,6 +66,9 @@ class StreamingEnhancer:
         self.enhancer, self.strength = enhancer, strength
         self.peak_groups = 0
         self._held: deque[_Held] = deque()
+        use_attention(enhancer.transformer, attention, enhancer.device, enhancer.transformer.dtype)
+        if compile:
+            compile_blocks(enhancer.transformer)
 
     def frames(self, frames: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
         """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves."""
@@ -56,16 +77,16 @@ class StreamingEnhancer:
             return
         adapter = self.enhancer.adapter()
         groups = 1 + -(-(count - 1) // adapter.temporal_factor)
-        source = iter(frames)
+        source = read_ahead(frames, _FRAMES_AHEAD)
         first = next(source)
         height, width = first.shape[:2]
         pieces = (self._to_tensor(rgb) for rgb in _chain(first, source))
         latents = self._encode(regroup_frames(pieces, adapter.temporal_factor, pad=True))
+        enhanced = self._decode(stream_windows(latents, groups, self.window, self.overlap, self._predict))
         done = 0
-        for piece in self._decode(stream_windows(latents, groups, self.window, self.overlap, self._predict)):
-            pictures = ((piece[0].clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).float().cpu().numpy()
+        for pictures in to_host(_bytes(piece) for piece in enhanced):
             for picture in pictures[: count - done]:
-                yield to_uint8(picture[:height, :width])
+                yield picture[:height, :width]
             done += len(pictures)
 
     def _encode(self, groups: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -101,7 +122,7 @@ class StreamingEnhancer:
         multiple = self.enhancer.size_multiple
         height, width = rgb.shape[:2]
         padded = np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="symmetric")
-        tensor = torch.from_numpy(padded).to(self.enhancer.device).permute(2, 0, 1).float() / 127.5 - 1.0
+        tensor = to_device(padded, self.enhancer.device).permute(2, 0, 1).float() / 127.5 - 1.0
         return tensor[None, :, None]
 
 
@@ -116,31 +137,48 @@ def enhance_clip(
     overwrite: bool = False,
     encoding: Encoding = "png",
     on_progress: Progress | None = None,
+    attention: Attention = "auto",
+    compile: bool = False,
 ) -> Path:
     """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks and frame rate.
 
-    `strength` 0 gives the input's frames exactly. `UserError` where `out` exists already or a setting is out of range.
+    `strength` 0 gives the input's frames exactly. `attention`, `compile`: see `StreamingEnhancer`. `UserError` where `out` exists
+    already or a setting is out of range.
     """
-    stream = StreamingEnhancer(enhancer, strength=strength, window=window, overlap=overlap)
+    stream = StreamingEnhancer(enhancer, strength=strength, window=window, overlap=overlap, attention=attention, compile=compile)
     config = {"strength": strength, "window": stream.window, "overlap": stream.overlap, "encoding": encoding, "enhancer": enhancer.spec}
     manifest = Manifest(kind="clip", config=config, inputs={"clip": _clip_key(clip)})
     with building(out, manifest, overwrite=overwrite) as folder:
         mask_names = sorted(p.name for p in (clip.path / "masks").iterdir() if p.is_dir()) if (clip.path / "masks").is_dir() else []
-        with ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz) as writer:
+        tell = None if on_progress is None else partial(_tell, on_progress, len(clip))
+        with ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
             for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip))):
-                masks = {name: clip.read_channel(f"masks/{name}", index) for name in mask_names}
-                writer.write(
-                    rgb,
-                    clip.frames[index].shot,
-                    depth_m=clip.read_channel("depth", index),
-                    opacity=clip.read_channel("opacity", index),
-                    masks={name: mask for name, mask in masks.items() if mask is not None},
-                    extra=clip.frames[index].extra,
-                )
-                if on_progress is not None:
-                    on_progress(index + 1, len(clip))
+                behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
         manifest.facts = writer.facts | {"rate_hz": clip.rate_hz, "model": enhancer.spec.base, "strength": strength}
     return Path(out)
+
+
+def _write(writer: ClipWriter, clip: Clip, mask_names: list[str], index: int, rgb: np.ndarray) -> None:
+    """Frame `index` of the enhanced clip, with what the input has for it."""
+    masks = {name: clip.read_channel(f"masks/{name}", index) for name in mask_names}
+    writer.write(
+        rgb,
+        clip.frames[index].shot,
+        depth_m=clip.read_channel("depth", index),
+        opacity=clip.read_channel("opacity", index),
+        masks={name: mask for name, mask in masks.items() if mask is not None},
+        extra=clip.frames[index].extra,
+    )
+
+
+def _tell(on_progress: Progress, count: int, done: int) -> None:
+    on_progress(done, count)
+
+
+def _bytes(piece: torch.Tensor) -> torch.Tensor:
+    """Frames `[1, 3, t, H, W]`, not clamped -> `[t, H, W, 3]` uint8 on the same device, so that few bytes travel."""
+    pictures = (piece[0].float().clamp(-1, 1) + 1) / 2
+    return (pictures * 255.0).round_().to(torch.uint8).permute(1, 2, 3, 0).contiguous()
 
 
 def _clip_key(clip: Clip) -> str:

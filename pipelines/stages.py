@@ -105,9 +105,11 @@ def enhance(config: EnhanceConfig, inputs: Mapping[str, Path], out: Path, contex
     from splatmend.datasets.clip import open_clip
     from splatmend.enhance.artifact import load_enhancer
     from splatmend.enhance.stream import enhance_clip
+    from splatmend.enhance.transformer import inference_dtype
     from splatmend.pipelines.clip_sets import building_set, is_set, members
 
-    enhancer = load_enhancer(inputs["enhancer"], device=torch_device(context.device))
+    device = torch_device(context.device)
+    enhancer = load_enhancer(inputs["enhancer"], device=device, dtype=inference_dtype(device))
     if not is_set(inputs["clip"]):
         enhance_clip(enhancer, open_clip(inputs["clip"]), out, strength=config.strength, encoding=config.encoding, overwrite=True)
         return

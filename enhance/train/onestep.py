@@ -21,7 +21,6 @@ from splatmend.enhance.decoder import split_into_groups, surrogate
 from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
 from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
-from splatmend.enhance.precision import hold_in
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_range
 from splatmend.enhance.train.graphed import graphed
@@ -30,6 +29,7 @@ from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, Trai
 from splatmend.enhance.train.output import building_together
 from splatmend.enhance.train.parallel import Processes, gathered_state, shard_weights, share_context, unsharded
 from splatmend.enhance.train.pictures import write_strip
+from splatmend.enhance.transformer import compile_blocks, hold_in
 
 
 class OneStepObjective:
@@ -193,7 +193,7 @@ def prepare_transformer(config: OneStepTrainConfig, enhancer: Enhancer, processe
     if config.transformer_checkpoint:
         transformer.enable_gradient_checkpointing()
     if config.compile:
-        transformer.compile_repeated_blocks()
+        compile_blocks(transformer)
     if config.shard:
         shard_weights(transformer, processes, dtype)
 

@@ -31,6 +31,8 @@ class Options:
     """Latents that neighbouring windows share; None: as it was trained."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    compile: bool = False
+    """Compile the transformer's blocks: faster on long clips, after minutes of compiling."""
     overwrite: bool = False
     """Replace an existing clip."""
 
@@ -39,6 +41,7 @@ def run(options: Options) -> int:
     from splatmend.datasets.clip import open_clip
     from splatmend.enhance.artifact import load_enhancer
     from splatmend.enhance.stream import enhance_clip
+    from splatmend.enhance.transformer import inference_dtype
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.stages import torch_device
 
@@ -46,8 +49,9 @@ def run(options: Options) -> int:
         raise UserError(f"strength: {options.strength} is not between 0 and 1; change it.")
     refuse_existing(options.out, options.overwrite)
     clip = open_clip(options.clip)
+    device = torch_device(options.device)
     enhance_clip(
-        load_enhancer(options.model, device=torch_device(options.device)),
+        load_enhancer(options.model, device=device, dtype=inference_dtype(device)),
         clip,
         options.out,
         strength=options.strength,
@@ -55,6 +59,7 @@ def run(options: Options) -> int:
         overlap=options.overlap,
         encoding=options.encoding,
         overwrite=options.overwrite,
+        compile=options.compile,
     )
     print(f"clip: {options.out} ({len(clip)} frames)")
     return 0

@@ -1,4 +1,4 @@
-"""The dtypes weights are held in."""
+"""How a Wan transformer's weights are held and its blocks run."""
 
 from __future__ import annotations
 
@@ -18,3 +18,17 @@ def hold_in(transformer: WanTransformer3DModel, dtype: torch.dtype) -> None:
     for name, parameter in transformer.named_parameters():
         held = torch.float32 if any(part in name for part in kept) else dtype
         parameter.data = parameter.data.to(held)
+
+
+def compile_blocks(transformer: WanTransformer3DModel) -> None:
+    """Compile the blocks, which are alike, in place (once; a second call does nothing). The first run of a shape takes long."""
+    if all(block._compiled_call_impl is None for block in transformer.blocks):
+        transformer.compile_repeated_blocks()
+
+
+def inference_dtype(device: str | torch.device) -> torch.dtype:
+    """bfloat16 on CUDA devices that compute in it, float32 elsewhere."""
+    device = torch.device(device)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float32
