@@ -23,6 +23,7 @@ VERBS = {
     "train": "Train an enhancer (or its autoencoder) on pairs.",
     "enhance": "Remove artefacts from a rendered clip.",
     "evaluate": "Score clips against the truth.",
+    "locality": "Measure how far back in time a decoder's gradients must reach.",
     "report": "Put a run's pictures, scores and times into one HTML file.",
     "export": "Write a scene's Gaussians to a PLY file.",
     "import": "Make a scene of a PLY file of Gaussians.",
