@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -156,7 +156,8 @@ class TrainingClips:
         kinds: list[Kind] = []
         degraded, target = [], []
         for _ in range(self.batch):
-            kind, a, b = self._sample(rng if self.config.distinct_samples is None else self._recurring(rng))
+            distinct = self.config.distinct_samples
+            kind, a, b = self._sample(rng if distinct is None else self._recurring(rng, distinct))
             kinds.append(kind)
             degraded.append(a)
             target.append(b)
@@ -165,9 +166,9 @@ class TrainingClips:
         keys = tuple((_content(a), _content(b)) for a, b in zip(*clips, strict=True)) if self.config.keeps_latents else ()
         return RawBatch(*clips, tuple(kinds), keys)
 
-    def _recurring(self, rng: np.random.Generator) -> np.random.Generator:
-        """The generator of one of the distinct samples."""
-        return np.random.default_rng([self.seed, 1 << 40, int(rng.integers(self.config.distinct_samples))])
+    def _recurring(self, rng: np.random.Generator, distinct: int) -> np.random.Generator:
+        """The generator of one of so many distinct samples."""
+        return np.random.default_rng([self.seed, 1 << 40, int(rng.integers(distinct))])
 
     def _sample(self, rng: np.random.Generator) -> tuple[Kind, np.ndarray, np.ndarray]:
         """Kind, degraded frames and target frames `[T, H, W, 3]` uint8 of one sample."""
@@ -209,13 +210,16 @@ class TrainingClips:
             generator=torch.Generator(),
             multiprocessing_context="fork",
             # As they are, through pipes: as tensors they would need shared memory, of which containers have little.
-            collate_fn=_as_it_is,
+            # A sampler's step is a whole batch, so this gets what `__getitem__` gave and no list of it.
+            collate_fn=cast(Any, _as_it_is),
         )
         yield from loader
 
     def _fill_cache(self) -> None:
         """Decode what fits, so that forked workers share it."""
-        jobs = [(s.target, s.start, s.stop, None) for s in self.paired] + [(s.degraded, s.start, s.stop, None) for s in self.paired]
+        jobs: list[tuple[Clip, int, int, int | None]] = [
+            (clip, s.start, s.stop, None) for s in self.paired for clip in (s.target, s.degraded) if clip is not None
+        ]
         jobs += [(s.target, s.start, s.stop, self.config.video_short_side_px) for s in self.plain]
         with ThreadPoolExecutor() as readers:
             for _ in readers.map(lambda job: self.cache.bytes < self.cache.limit_bytes and self.cache.frames(*job), jobs):
