@@ -14,7 +14,7 @@ import torch
 
 from splatmend.enhance.decoder.adapter import Cache
 from splatmend.enhance.decoder.chunks import SpatialCrop
-from splatmend.enhance.decoder.gradients import Sums
+from splatmend.enhance.decoder.gradients import Sums, without_autocast
 from splatmend.enhance.decoder.stages import Stage
 
 
@@ -99,7 +99,9 @@ class TruncatedBackprop:
         trained_side = [name for name, tensor in group.side.items() if tensor.requires_grad]
         links = group.cache_in if cross else ()
         inputs = [group.latent, *(group.side[name] for name in trained_side), *links, *self._params]
-        grads = torch.autograd.grad([out for out, _ in pairs], inputs, [grad for _, grad in pairs], retain_graph=keep, allow_unused=True)
+        outs, wanted = [out for out, _ in pairs], [grad for _, grad in pairs]
+        with without_autocast(outs[0].device):
+            grads = torch.autograd.grad(outs, inputs, wanted, retain_graph=keep, allow_unused=True)
         if grads[0] is not None:
             self._sums.add_latent(group.index, grads[0], self._crop)
         for name, grad in zip(trained_side, grads[1:], strict=False):

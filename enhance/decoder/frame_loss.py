@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import torch
 
+from splatmend.enhance.decoder.gradients import without_autocast
 from splatmend.enhance.decoder.groups import frame_span
 
 FrameLoss: TypeAlias = Callable[[torch.Tensor, slice, torch.Tensor | None], torch.Tensor]
@@ -54,7 +55,8 @@ class ClipLoss:
             return torch.zeros_like(frames), [None] * len(self._params)
         self._differentiable = True
         weight = torch.full_like(loss, self._loss_scale / self._valid_frames, requires_grad=False)
-        grad, *direct = torch.autograd.grad(loss, [leaf, *self._params], weight, allow_unused=True)
+        with without_autocast(leaf.device):
+            grad, *direct = torch.autograd.grad(loss, [leaf, *self._params], weight, allow_unused=True)
         if grad is None:
             return torch.zeros_like(frames), direct
         if valid == frames.shape[2]:

@@ -32,6 +32,15 @@ def surrogate(z: torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
     return (z * grad_z.detach()).sum()
 
 
+def without_autocast(device: torch.device) -> torch.autocast:
+    """The context for a backward pass that is started where autocast is on.
+
+    On CUDA devices the backward pass runs in threads of its own, which take over that autocast is on but not its dtype: products of
+    matrices would be computed in float16, where small gradients are zero. What a checkpoint computes again runs as it did forwards.
+    """
+    return torch.autocast(device.type, enabled=False)
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """At least float32: many small contributions are summed, and half precision would lose them."""
     return torch.promote_types(dtype, torch.float32)

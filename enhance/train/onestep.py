@@ -18,6 +18,7 @@ from splatmend.enhance.artifact import KIND, save_enhancer, with_provenance
 from splatmend.enhance.attention import use_attention
 from splatmend.enhance.causal_lora import add_causal_lora, fold_causal_lora
 from splatmend.enhance.decoder import split_into_groups, surrogate
+from splatmend.enhance.decoder.gradients import without_autocast
 from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
 from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
@@ -107,13 +108,13 @@ class OneStepObjective:
             metrics[LATENT_MSE] = part.detach()
             loss = loss + self.latent_weight * part
         if not self.pixel_loss:
-            (loss * loss_scale).backward()
+            _backward(loss * loss_scale)
         elif self.config.truncation is None:
             z = enhancer.decoder_latents(z_in, z_out)
             sides = [enhancer.decoder_side(side) for side in encoded.side] if enhancer.spec.skips else None
             frames = enhancer.compose(x, decode_at_once(enhancer.adapter(memory=self.config.decoder_memory), z, sides))
             loss = loss + self.pixel_loss(frames, target) / x.shape[2]
-            (loss * loss_scale).backward()
+            _backward(loss * loss_scale)
         else:
             loss = self._truncated(batch, encoded, z_out, loss, loss_scale)
         return {"loss": loss.detach()} | metrics | {name: value / x.shape[2] for name, value in self.pixel_loss.take_parts().items()}
@@ -139,10 +140,15 @@ class OneStepObjective:
             for name, gradient in gradients.items():
                 total = total + surrogate(features[name], gradient)
         if total.requires_grad:
-            total.backward()
+            _backward(total)
         for parameter, gradient in zip(self.decoder_params, result.grad_params, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return latent_loss.detach() + result.loss
+
+
+def _backward(total: torch.Tensor) -> None:
+    with without_autocast(total.device):
+        total.backward()
 
 
 def choose_parameters(config: OneStepTrainConfig, enhancer: Enhancer) -> dict[str, nn.Parameter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,6 +164,50 @@ def test_the_transformer_runs_backwards_once(base_folder: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         OneStepObjective(config, enhancer).add_gradients(byte_batch(13))
     assert passes == [1]
+
+
+def test_backward_passes_run_without_autocast(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA devices their threads would take autocast over, but not its dtype, and compute in float16."""
+    states: list[tuple[str, bool]] = []
+
+    class Watch(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, name: str) -> torch.Tensor:
+            ctx.name = name
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+            states.append((ctx.name, torch.is_autocast_enabled("cpu")))
+            return grad, None
+
+    config = settings()
+    enhancer, _ = prepared(config, base_folder)
+    enhancer.transformer.proj_out.register_forward_hook(lambda _module, _inputs, out: Watch.apply(out, "transformer"))
+    enhancer.vae.post_quant_conv.register_forward_hook(lambda _module, _inputs, out: Watch.apply(out, "decoder"))
+    objective = OneStepObjective(config, enhancer)
+    loss = objective.pixel_loss
+    monkeypatch.setattr(type(loss), "__call__", lambda self, frames, target: (Watch.apply(frames, "loss") - target).square().mean())
+    with torch.autocast("cpu", torch.bfloat16):
+        objective.add_gradients(byte_batch())
+    assert {name for name, _ in states} == {"transformer", "decoder", "loss"}
+    assert not any(on for _, on in states)
+
+
+@pytest.mark.gpu
+def test_gradients_too_small_for_float16_survive(base_folder: Path) -> None:
+    config = settings()
+    enhancer, parameters = prepared(config, base_folder)
+    enhancer.cuda()
+    objective = OneStepObjective(config, enhancer)
+    found = []
+    for scale in (1.0, 1e-8):
+        for parameter in parameters.values():
+            parameter.grad = None
+        with torch.autocast("cuda", torch.bfloat16):
+            objective.add_gradients(byte_batch(), scale)
+        found.append(torch.cat([p.grad.flatten() / scale for p in parameters.values() if p.grad is not None]))
+    assert float((found[1] - found[0]).norm()) <= 0.05 * float(found[0].norm())
 
 
 @pytest.fixture
