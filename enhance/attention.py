@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -35,12 +36,15 @@ def use_attention(transformer: WanTransformer3DModel, attention: Attention, devi
         chosen = "cudnn" if hopper and half and head in _HEAD_CHANNELS and _agrees("cudnn", head, device, dtype) else "native"
     if chosen == "native" and all(block.attn1.processor._attention_backend is None for block in transformer.blocks):
         return chosen
+    if all(block.attn1.processor._attention_backend == _BACKENDS[chosen] for block in transformer.blocks):
+        return chosen
     # diffusers also makes it the default of every other model; the context puts that default back.
     with attention_backend(_BACKENDS["native"]):
         transformer.set_attention_backend(_BACKENDS[chosen])
     return chosen
 
 
+@lru_cache(maxsize=8)
 def _agrees(attention: str, head_channels: int, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a kernel runs here and gives, forwards and backwards, what PyTorch's own choice gives, to the rounding of `dtype`."""
     generator = torch.Generator(device).manual_seed(0)

@@ -88,7 +88,7 @@ class Processes:
 def share_context(transformer: WanTransformer3DModel, processes: Processes, latents: tuple[int, int, int]) -> None:
     """Split the transformer's tokens over each context group. `latents`: how many (frames, rows, columns) it sees at once.
 
-    Raises `UserError` where tokens or heads do not divide.
+    Raises `UserError` where tokens or heads do not divide, or there is no accelerator.
     """
     if processes.context == 1:
         return
@@ -102,6 +102,9 @@ def share_context(transformer: WanTransformer3DModel, processes: Processes, late
             f"training: {tokens} tokens and {heads} heads do not both divide by context_parallel {processes.context}; choose another "
             "number of processes per clip, crop or clip length."
         )
+    if torch.accelerator.device_count() == 0:
+        # diffusers names a device by dividing by that number.
+        raise UserError("training: context_parallel needs accelerators, and PyTorch sees none here; leave it at 1.")
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=processes.context, mesh=processes.mesh))
 
 

@@ -96,6 +96,12 @@ def lora(config: OneStepTrainConfig, *, rank: int = 128, alpha: float = 64, lr: 
     return dataclasses.replace(config, transformer="lora", transformer_lora=LoraInfo(rank=rank, alpha=alpha), lr=lr)
 
 
+def starting_dtype(config: OneStepTrainConfig) -> torch.dtype:
+    """What to load a base model in: bfloat16 where all of it stays frozen and training runs in that, else float32."""
+    frozen = config.transformer != "full" and config.decoder == config.encoder == "none"
+    return torch.bfloat16 if frozen and config.precision == "bf16" else torch.float32
+
+
 def starting_enhancer(
     base: str | Path | None, *, output: OutputMode | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Enhancer:

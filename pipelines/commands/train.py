@@ -119,7 +119,7 @@ def run(options: Options | None) -> int:
     from splatmend.enhance.train.autoencoder import train_autoencoder
     from splatmend.enhance.train.data import DataConfig
     from splatmend.enhance.train.onestep import train_onestep
-    from splatmend.enhance.train.recipes import starting_enhancer
+    from splatmend.enhance.train.recipes import starting_dtype, starting_enhancer
     from splatmend.pipelines.commands.output import refuse_existing
 
     refuse_existing(options.out, options.overwrite)
@@ -138,7 +138,9 @@ def run(options: Options | None) -> int:
             vae = load_autoencoder(Path(options.base))
         done = train_autoencoder(options.config, data, options.out, vae=vae, resume=options.resume, overwrite=options.overwrite)
     elif isinstance(options, OneStepOptions):
-        enhancer = starting_enhancer(options.base, output=options.config.output, seed=options.config.seed)
+        enhancer = starting_enhancer(
+            options.base, output=options.config.output, dtype=starting_dtype(options.config), seed=options.config.seed
+        )
         done = train_onestep(options.config, data, enhancer, options.out, resume=options.resume, overwrite=options.overwrite)
     else:
         raise TypeError(f"options of no known recipe: {type(options).__name__}")
