@@ -39,7 +39,7 @@ from typing import Any
 import diffusers
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from splatmend.enhance.decoder import FrameLoss, LossAndGrad, TruncatedDecoder, frame_span, group_count
@@ -211,7 +211,7 @@ class Bench:
         # What is there by now stays: without this, each of the many collections would walk all imported modules.
         gc.freeze()
         torch.manual_seed(0)
-        self._base = AutoencoderKLWan(**(small if toy else {})).to(self.dtype).eval().requires_grad_(False)
+        self._base: Any = AutoencoderKLWan(**(small if toy else {})).to(self.dtype).eval().requires_grad_(False)
         self._vae: tuple[str, AutoencoderKLWan] | None = None
         self._lpips: RandomLpips | None = None
         self._target: tuple[tuple[Any, ...], HostTarget] | None = None

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -60,11 +60,8 @@ def load_model(path: str, device: torch.device, dtype: torch.dtype) -> Model:
         return Model(enhancer.vae, enhancer)
     if not folder.is_dir():
         raise UserError(f"{path}: there is no such folder; give a folder with a Wan autoencoder, or `bundled`.")
-    if (folder / MANIFEST).is_file():
-        vae = load_autoencoder(folder).to(dtype)
-    else:
-        vae = _from_diffusers(folder, dtype)
-    return Model(vae.to(device).eval().requires_grad_(False), None)
+    vae: Any = load_autoencoder(folder) if (folder / MANIFEST).is_file() else _from_diffusers(folder, dtype)
+    return Model(vae.to(device, dtype).eval().requires_grad_(False), None)
 
 
 def _from_diffusers(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
