@@ -420,6 +420,8 @@ def main() -> int:
             failed = True
             traceback.print_exc()
             tell({"kind": "row", "row": name, "error": f"{type(fault).__name__}: {' '.join(str(fault).split())[:400]}"})
+        # Else the next size would be taken for a change of shape and compiled for any.
+        torch.compiler.reset()
         gc.collect()
         if not chosen.toy:
             torch.cuda.empty_cache()

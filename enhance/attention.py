@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
@@ -34,14 +34,18 @@ def use_attention(transformer: WanTransformer3DModel, attention: Attention, devi
         hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
         half = dtype in (torch.bfloat16, torch.float16)
         chosen = "cudnn" if hopper and half and head in _HEAD_CHANNELS and _agrees("cudnn", head, device, dtype) else "native"
-    if chosen == "native" and all(block.attn1.processor._attention_backend is None for block in transformer.blocks):
-        return chosen
-    if all(block.attn1.processor._attention_backend == _BACKENDS[chosen] for block in transformer.blocks):
+    set_now = {processor._attention_backend for processor in _processors(transformer)}
+    if set_now == {_BACKENDS[chosen]} or (chosen == "native" and set_now == {None}):
         return chosen
     # diffusers also makes it the default of every other model; the context puts that default back.
     with attention_backend(_BACKENDS["native"]):
         transformer.set_attention_backend(_BACKENDS[chosen])
     return chosen
+
+
+def _processors(transformer: WanTransformer3DModel) -> list[Any]:
+    blocks: Any = transformer.blocks  # type checkers do not see what a module list holds
+    return [attention.processor for block in blocks for attention in (block.attn1, block.attn2)]
 
 
 @lru_cache(maxsize=8)
@@ -55,7 +59,8 @@ def _agrees(attention: str, head_channels: int, device: torch.device, dtype: tor
         for name in ("native", attention):
             leaves = [x.clone().requires_grad_() for x in inputs]
             with torch.enable_grad(), attention_backend(_BACKENDS[name]):
-                out = dispatch_attention_fn(*leaves)
+                query, key, value = leaves
+                out = dispatch_attention_fn(query, key, value)
             results.append([out.detach(), *torch.autograd.grad(out, leaves, weight)])
     except RuntimeError as fault:
         logger.info("attention: %s does not run on this device (%s)", attention, " ".join(str(fault).split())[:200])

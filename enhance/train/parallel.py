@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from diffusers import ContextParallelConfig
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -105,6 +104,9 @@ def share_context(transformer: WanTransformer3DModel, processes: Processes, late
     if torch.accelerator.device_count() == 0:
         # diffusers names a device by dividing by that number.
         raise UserError("training: context_parallel needs accelerators, and PyTorch sees none here; leave it at 1.")
+    # Here, since the oldest diffusers that this package takes has no such thing.
+    from diffusers.models._modeling_parallel import ContextParallelConfig
+
     transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=processes.context, mesh=processes.mesh))
 
 

@@ -40,6 +40,12 @@ class DataOptions:
     """Share of samples whose input is the target itself, so that good frames stay good."""
     cache_gb: float = 8.0
     """Decoded frames that are kept in host memory, in gigabytes."""
+    distinct_samples: int | None = None
+    """Draw so many windows and crops once and show those again and again; none: new ones in every step."""
+    latents_gb: float = 0.0
+    """Latents of a frozen encoder that are kept in host memory, in gigabytes; useful with distinct-samples."""
+    latents_dir: Path | None = None
+    """Folder in which latents of a frozen encoder are kept as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +135,9 @@ def run(options: Options | None) -> int:
         synthetic_share=options.data.synthetic_share,
         clean_share=options.data.clean_share,
         cache_gb=options.data.cache_gb,
+        distinct_samples=options.data.distinct_samples,
+        latents_gb=options.data.latents_gb,
+        latents_dir=options.data.latents_dir,
     )
     if isinstance(options, AutoencoderOptions):
         vae = None
