@@ -61,7 +61,9 @@ def load_model(path: str, device: torch.device, dtype: torch.dtype) -> Model:
     if not folder.is_dir():
         raise UserError(f"{path}: there is no such folder; give a folder with a Wan autoencoder, or `bundled`.")
     vae: Any = load_autoencoder(folder) if (folder / MANIFEST).is_file() else _from_diffusers(folder, dtype)
-    return Model(vae.to(device, dtype).eval().requires_grad_(False), None)
+    if vae.dtype != dtype:
+        vae = vae.to(dtype)
+    return Model(vae.to(device).eval().requires_grad_(False), None)
 
 
 def _from_diffusers(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:

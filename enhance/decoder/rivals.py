@@ -24,7 +24,7 @@ from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter
 from splatmend.enhance.decoder.chunks import whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
-from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad
+from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad, without_autocast
 from splatmend.enhance.decoder.groups import frame_count, frame_span
 from splatmend.enhance.decoder.truncated import Side, TruncatedDecoder
 from splatmend.enhance.decoder.wan_plan import Memory
@@ -118,7 +118,8 @@ class _Clip:
         pairs = [(out, grad) for out, grad in zip(outputs, cotangents, strict=True) if grad is not None and out.requires_grad]
         leaves = [leaf for group in groups for leaf in group.leaves()]
         inputs = [*leaves, *links, *self.params]
-        grads = iter(torch.autograd.grad([out for out, _ in pairs], inputs, [grad for _, grad in pairs], allow_unused=True))
+        with without_autocast(self.z.device):
+            grads = iter(torch.autograd.grad([out for out, _ in pairs], inputs, [grad for _, grad in pairs], allow_unused=True))
         for group in groups:
             latent, *rest = (next(grads) for _ in group.leaves())
             if latent is not None:
