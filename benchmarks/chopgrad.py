@@ -222,7 +222,7 @@ class Bench:
         frames, size = self._shape(row)
         record: dict[str, Any] = {"row": row.name, "frames": frames, "height": size[0], "width": size[1], "toy": self.toy}
         try:
-            record |= self._measure(row)
+            self._measure(row, record)
             record["status"] = "measured"
         except RuntimeError as fault:
             # Only its text is kept: the traceback would hold on to every tensor.
@@ -240,14 +240,16 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _measure(self, row: Row) -> dict[str, Any]:
+    def _measure(self, row: Row, record: dict[str, Any]) -> None:
+        """Fills the record step by step, so that what was measured before a fault stays."""
         vae, latents = self._autoencoder(row.engine), self._latents(row)
         work = self._decoding(row, vae) if row.loss == "decode" else self._gradient(row, vae)
         work(latents[:, :, : 1 if self.toy else WARM_UP_LATENTS])
         self.tidy()
-        record, result = self._timed(lambda: work(latents), vae)
+        measured, result = self._timed(lambda: work(latents), vae)
+        record.update(measured)
         if result is None:
-            return record
+            return
         record["loss"] = _number(result.loss)
         grad = result.grad_z.cpu()
         del result, work, vae
@@ -255,8 +257,7 @@ class Bench:
             self._exact[self._key(row)] = ("full", grad)
         if self.cosines:
             self.tidy()
-            record |= self._against_exact(row, latents, grad)
-        return record
+            record.update(self._against_exact(row, latents, grad))
 
     def _timed(self, run: Callable[[], LossAndGrad | None], vae: AutoencoderKLWan) -> tuple[dict[str, Any], LossAndGrad | None]:
         if self.device.type == "cpu":
