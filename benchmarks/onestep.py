@@ -10,7 +10,8 @@ the console and in `--out`, as soon as it is measured. The row `parallel` shares
 `torchrun --nproc-per-node 2 benchmarks/onestep.py --rows parallel`.
 
 Seconds are medians of `--repeats` runs after a warm-up; parts are timed with the device idle at their ends and add up to the whole.
-`peak_gb`: the allocator's highest level in the timed runs, weights included, in 10^9 bytes (null on a CPU).
+`peak_gb`: the allocator's highest level in the timed runs, weights included, in 10^9 bytes (null on a CPU); `warm_up_peak_gb`: in the
+runs before, when latents are made and cuDNN tries its algorithms.
 """
 
 from __future__ import annotations
@@ -189,6 +190,7 @@ def training_config(chosen: argparse.Namespace, size: Size, transformer: str, me
 def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrainConfig) -> dict[str, Any]:
     """Steps of the training loop on one batch."""
     device = size.device
+    reset_peak(device)
     accelerator = make_accelerator(config)
     processes = Processes(accelerator, config.context_parallel, shard=config.shard)
     enhancer = size.enhancer(name, torch.float32 if config.transformer == "full" else torch.bfloat16)
@@ -202,6 +204,7 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
     objective.encode_target = parts.timed("encode", objective.encode_target)  # type: ignore[method-assign]
     objective.predict = parts.timed("transformer_forward", objective.predict)  # type: ignore[method-assign]
     objective.decoder.loss_and_grad = parts.timed("decode", objective.decoder.loss_and_grad)  # type: ignore[method-assign]
+    warm_up_peak = memory_facts(device)
     marks: list[float] = []
     losses: list[torch.Tensor] = []
 
@@ -209,8 +212,9 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
         if processes.mesh is not None:
             accelerator.wait_for_everyone()
         marks.append(now(device))
-        if number == WARM_UP and device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        if number == WARM_UP:
+            warm_up_peak.update(memory_facts(device))
+            reset_peak(device)
         parts.begin()
         with accelerator.autocast():
             metrics = objective.add_gradients(batch, loss_scale)
@@ -224,15 +228,20 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
         loop = TrainingLoop(config, accelerator, parameters, Path(folder), processes)
         loop.run(micro_step, lambda step: None)
     marks.append(now(device))
+    peak = memory_facts(device)
+    with torch.no_grad(), accelerator.autocast():
+        objective.encode(batch.degraded)
+    encode_s = now(device) - marks[-1]
     wholes = [b - a for a, b in itertools.pairwise(marks)]
     for whole, step in zip(wholes, parts.steps, strict=True):
         step["optimiser"] = whole - sum(step.values())
     return {
         "seconds": round(statistics.median(wholes[WARM_UP:]), 5),
         "parts": parts.medians(),
-        "encode_both_clips_s": round(parts.steps[0]["encode"], 4),
+        "encode_one_clip_s": round(encode_s, 4),
         "steps_s": [round(whole, 4) for whole in wholes],
-        **memory_facts(device),
+        **peak,
+        "warm_up_peak_gb": warm_up_peak["peak_gb"],
         "trained_parameters": sum(p.numel() for p in parameters.values()),
         "attention": attention_of(enhancer),
         "decoder_memory": config.decoder_memory,
@@ -245,8 +254,8 @@ def infer(chosen: argparse.Namespace, size: Size, name: str, compiled: bool) -> 
     """A clip from bytes to bytes, and its parts."""
     device = size.device
     enhancer = size.enhancer(name, torch.bfloat16).eval().requires_grad_(False)
-    if chosen.cudnn_benchmark:
-        torch.backends.cudnn.benchmark = True
+    # Training rows before this one switched it on.
+    torch.backends.cudnn.benchmark = chosen.cudnn_benchmark
     use_attention(enhancer.transformer, chosen.attention, device, torch.bfloat16)
     if compiled:
         compile_blocks(enhancer.transformer)
@@ -255,8 +264,8 @@ def infer(chosen: argparse.Namespace, size: Size, name: str, compiled: bool) -> 
     frames = torch.from_numpy(clip[None]).permute(0, 4, 1, 2, 3)
     decoder = enhancer.decoder()
     for number in range(WARM_UP + chosen.repeats):
-        if number == WARM_UP and device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        if number == WARM_UP:
+            reset_peak(device)
         parts.begin()
         with torch.no_grad():
             pieces = split_into_groups(frames, decoder.adapter.temporal_factor)
@@ -286,6 +295,11 @@ def decode_all(decoder: Any, z: torch.Tensor) -> None:
     """Decode a clip group by group and let its frames go."""
     for _ in decoder.decode_stream(z.split(1, dim=2)):
         pass
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
 
 def memory_facts(device: torch.device) -> dict[str, float | None]:

@@ -59,8 +59,8 @@ def small_onestep() -> OneStepTrainConfig:
 def wan21_14b() -> OneStepTrainConfig:
     """Render enhancement as published: Wan 2.1 14B, full transformer, latent MSE + 100 LPIPS (VGG), 81 frames of 480x832, D = 1.
 
-    Source: ChopGrad, arXiv 2603.17812, table of recipes. Full fine-tuning of 14 billion parameters needs more than one card; on one card
-    take `lora(wan21_14b())`.
+    Source: ChopGrad, arXiv 2603.17812, table of recipes. Full fine-tuning of 14 billion parameters needs more than one card
+    (`context_parallel` and `shard`); on one card take `lora(wan21_14b())`.
     """
     return OneStepTrainConfig(
         steps=880,

@@ -27,7 +27,7 @@ def test_rows_run_at_toy_size(tmp_path: Path) -> None:
         assert set(row["parts"]) == {"encode", "transformer_forward", "decode", "transformer_backward", "optimiser"}
         assert abs(sum(row["parts"].values()) - row["seconds"]) < 1e-3
         # Latents are made in the first step and kept.
-        assert row["parts"]["encode"] < 0.1 * row["encode_both_clips_s"]
+        assert row["parts"]["encode"] < 0.5 * row["encode_one_clip_s"]
         assert row["loss"] > 0
     assert rows[0]["trained_parameters"] != rows[1]["trained_parameters"]
     assert set(rows[2]["parts"]) == {"encode", "transformer", "decode"}
