@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -44,6 +45,8 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
         raise UserError("device: CUDA is asked for, but PyTorch sees no CUDA device; use --device cpu.")
     # Every step has the same shapes, so the search for the fastest convolutions pays.
     torch.backends.cudnn.benchmark = True
+    # One process may train twice at different precisions, which the state that accelerate keeps for all its accelerators forbids.
+    AcceleratorState._reset_state(reset_partial_state=False)
     return Accelerator(cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
 
 
