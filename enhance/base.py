@@ -38,10 +38,16 @@ def load_part(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: this part of the enhancer is missing; copy the whole enhancer folder again.")
     try:
-        return kind.from_pretrained(path, torch_dtype=dtype)
-    except (OSError, ValueError, RuntimeError, TypeError) as fault:
+        model, info = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError) as fault:
         reason = " ".join(str(fault).split())[:200]
         raise UserError(f"{path}: the weights cannot be read ({reason}); copy the whole enhancer folder again.") from fault
+    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if wrong:
+        raise UserError(
+            f"{path}: the weights do not fit the model ({wrong[0]} and {len(wrong) - 1} more); copy the whole enhancer folder again."
+        )
+    return model
 
 
 def load_base(path: str, *, dtype: torch.dtype = torch.float32) -> Enhancer:
@@ -51,8 +57,8 @@ def load_base(path: str, *, dtype: torch.dtype = torch.float32) -> Enhancer:
     `UserError` where the model cannot be reached.
     """
     try:
-        vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", torch_dtype=dtype)
-        transformer = WanTransformer3DModel.from_pretrained(path, subfolder="transformer", torch_dtype=dtype)
+        vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", torch_dtype=dtype, use_safetensors=True)
+        transformer = WanTransformer3DModel.from_pretrained(path, subfolder="transformer", torch_dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as fault:
         reason = " ".join(str(fault).split())[:200]
         raise UserError(f"{path}: the base model cannot be loaded ({reason}); download it and give its folder.") from fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import WanPipeline
@@ -54,7 +55,7 @@ def leave_casts_to_autocast(transformer: WanTransformer3DModel) -> None:
     """
     for module in transformer.modules():
         if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False
+            cast(Any, module).cast_input_dtype_enabled = False
 
 
 def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:

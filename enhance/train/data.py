@@ -118,13 +118,13 @@ class ClipCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self._held: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
+        self._held: OrderedDict[tuple[str, int, int, int | None], np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes = 0
 
     def frames(self, clip: Clip, start: int, stop: int, short_side_px: int | None) -> np.ndarray:
         """Frames `[T, H, W, 3]` uint8 of a clip."""
-        key = (str(clip.path), start, stop)
+        key = (str(clip.path), start, stop, short_side_px)
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)

@@ -147,6 +147,8 @@ def run(options: Options | None) -> int:
             vae = load_autoencoder(Path(options.base))
         done = train_autoencoder(options.config, data, options.out, vae=vae, resume=options.resume, overwrite=options.overwrite)
     elif isinstance(options, OneStepOptions):
+        if options.base is None and options.config.output is None:
+            raise UserError("--base: this recipe trains a Wan model on; give its folder or hub id.")
         enhancer = starting_enhancer(
             options.base, output=options.config.output, dtype=starting_dtype(options.config), seed=options.config.seed
         )

@@ -171,3 +171,24 @@ def test_saved_configs_name_no_path_of_the_machine(tmp_path) -> None:
     save_enhancer(load_enhancer(tmp_path / "first"), tmp_path / "second")
     for part in ("vae", "transformer"):
         assert str(tmp_path) not in (tmp_path / "second" / part / "config.json").read_text()
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_enhancer(tiny(), tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "one less")
+    file = tmp_path / "one less" / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["proj_out.weight"]
+    save_file(tensors, file)
+    with pytest.raises(UserError, match="do not fit"):
+        load_enhancer(tmp_path / "one less")
+    shutil.copytree(tmp_path / "whole", tmp_path / "swapped")
+    shutil.copy(tmp_path / "whole" / "transformer" / file.name, tmp_path / "swapped" / "vae" / file.name)
+    with pytest.raises(UserError, match="swapped"):
+        load_enhancer(tmp_path / "swapped")
+    pickled = tmp_path / "whole" / "vae" / file.name
+    pickled.rename(pickled.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(UserError, match="vae"):
+        load_enhancer(tmp_path / "whole")
