@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -38,10 +38,11 @@ def load_part(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: this part of the enhancer is missing; copy the whole enhancer folder again.")
     try:
-        model, info = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)
+        loaded: Any = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError) as fault:
         reason = " ".join(str(fault).split())[:200]
         raise UserError(f"{path}: the weights cannot be read ({reason}); copy the whole enhancer folder again.") from fault
+    model, info = loaded
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise UserError(
