@@ -7,7 +7,6 @@ A stage works in `NAME.partial/` (its checkpoints live there and survive an inte
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from splatmend import __version__
+from splatmend.datasets.disk_faults import disk_is_full, disk_sentence
 from splatmend.datasets.errors import UserError
 
 FORMAT_VERSION = 1
@@ -132,13 +132,15 @@ def building(out: Path, manifest: Manifest, *, overwrite: bool = False, resume: 
     if out.exists() and not overwrite:
         raise UserError(f"{out}: this exists already; give another --out, or --overwrite to replace it.")
     partial = partial_folder(out)
-    if partial.exists() and not resume:
-        if has_checkpoint(partial) and not overwrite:
-            raise UserError(f"{partial}: an interrupted run left a checkpoint; go on with --resume, or give --overwrite to start anew.")
-        shutil.rmtree(partial)
+    if partial.exists() and not resume and has_checkpoint(partial) and not overwrite:
+        raise UserError(f"{partial}: an interrupted run left a checkpoint; go on with --resume, or give --overwrite to start anew.")
     try:
+        if partial.exists() and not resume:
+            shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as fault:
+    except OSError as fault:
+        if disk_sentence(fault, out) is None:
+            raise
         raise UserError(f"{out}: it cannot be made ({fault.strerror}); give an --out in a folder that you may write to.") from None
     try:
         with naming_full_disk(out):
@@ -160,8 +162,8 @@ def naming_full_disk(out: Path) -> Iterator[None]:
     """Turn "no space left" into a `UserError` that names what was being written."""
     try:
         yield
-    except OSError as fault:
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as fault:
+        if disk_is_full(fault):
             raise UserError(f"{out}: the disk is full; free some space and run the command again.") from fault
         raise
 

@@ -22,7 +22,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from splatmend.datasets.artifact import MANIFEST, plain, read_json, read_manifest, write_json
+from splatmend.datasets.artifact import MANIFEST, naming_full_disk, plain, read_json, read_manifest, write_json
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.base import is_local_folder, load_base, load_part
 from splatmend.enhance.lora import load_lora, save_lora
@@ -181,7 +181,8 @@ def save_model(model: torch.nn.Module, folder: Path, dtype: torch.dtype | None) 
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    save_file(tensors, path, metadata={"format": "pt"})
+    with naming_full_disk(path):
+        save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(0o644)  # safetensors makes files that nobody else may read, which would survive into an installed package
 
 

@@ -12,6 +12,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 
+from splatmend.datasets.artifact import naming_full_disk
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.model import LoraInfo
 
@@ -60,12 +61,13 @@ def leave_casts_to_autocast(transformer: WanTransformer3DModel) -> None:
 
 def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
     """Write the LoRA to `folder/pytorch_lora_weights.safetensors`, with the metadata that keeps alpha when it is loaded."""
-    WanPipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name=ADAPTER_NAME),
-        # Without the metadata diffusers takes alpha = rank: rank 128 with alpha 64 would load at twice its strength.
-        transformer_lora_adapter_metadata=transformer.peft_config[ADAPTER_NAME].to_dict(),
-    )
+    with naming_full_disk(folder / LORA_FILE):
+        WanPipeline.save_lora_weights(
+            folder,
+            transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name=ADAPTER_NAME),
+            # Without the metadata diffusers takes alpha = rank: rank 128 with alpha 64 would load at twice its strength.
+            transformer_lora_adapter_metadata=transformer.peft_config[ADAPTER_NAME].to_dict(),
+        )
 
 
 def load_lora(transformer: WanTransformer3DModel, folder: Path) -> None:

@@ -7,7 +7,6 @@ A verb's module (and the package of readers, numpy and torch that comes with it)
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import os
 import sys
@@ -33,7 +32,6 @@ VERBS = {
 _MODULES = {"import": "import_ply"}
 USER_FAULT = 2
 INTERRUPTED = 130
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as fault:
-        sentence = sentence_for(fault)
+        sentence = sentence_for(fault, _output_of(arguments))
         if debug or sentence is None:
             raise
         _complain(sentence)
@@ -103,24 +101,37 @@ def usage() -> str:
     )
 
 
-def sentence_for(fault: BaseException) -> str | None:
-    """The one sentence for a fault that the user can mend; None for any other. Libraries wrap what the system said, so causes count."""
+def sentence_for(fault: BaseException, output: str = "the output") -> str | None:
+    """The one sentence for a fault that the user can mend; None for any other. Libraries wrap what the system said, so causes count.
+
+    `output` is named where the system does not say which file it could not write.
+    """
+    from splatmend.datasets.disk_faults import disk_sentence
     from splatmend.datasets.errors import UserError
 
     cause: BaseException | None = fault
     while cause is not None:
         if isinstance(cause, UserError):
             return " ".join(str(cause).split())
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return f"{cause.filename or 'the output'}: the disk is full; free some space and run the command again."
-        if isinstance(cause, PermissionError) and cause.filename is not None:
-            return f"{cause.filename}: permission denied; choose a path that you may read and write."
+        about_disk = disk_sentence(cause, output)
+        if about_disk is not None:
+            return about_disk
         if type(cause).__name__ == "OutOfMemoryError":
             return "the accelerator's memory is full; use smaller pictures, fewer Gaussians or a shorter window."
         if isinstance(cause, MemoryError):
             return "the memory is full; use smaller pictures, fewer Gaussians or a shorter window."
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _output_of(arguments: Sequence[str]) -> str:
+    """What a command was to write, by its words."""
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        if word.startswith("--out="):
+            return word.removeprefix("--out=")
+        if word == "--out" and following:
+            return following
+    return "the output"
 
 
 def _complain(sentence: str) -> None:

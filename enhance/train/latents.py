@@ -18,7 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from splatmend.datasets.artifact import content_key, plain
+from splatmend.datasets.artifact import content_key, naming_full_disk, plain
 from splatmend.datasets.errors import UserError
 
 _NAME = "latents"
@@ -73,8 +73,9 @@ class LatentCache:
             return
         # Several processes may make the same file: each writes its own and the last one stays.
         beside = self.folder / f"{key}.{os.getpid()}.new"
-        save_file({_NAME: latents}, beside)
-        os.replace(beside, self.folder / f"{key}.safetensors")
+        with naming_full_disk(self.folder):
+            save_file({_NAME: latents}, beside)
+            os.replace(beside, self.folder / f"{key}.safetensors")
 
 
 def encoder_key(vae: AutoencoderKLWan, precision: str) -> str:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from splatmend.datasets.artifact import Manifest, building, naming_full_disk, partial_folder, read_json, read_manifest
 from splatmend.datasets.errors import UserError
@@ -77,5 +78,16 @@ def test_a_full_disk_is_named_with_the_output(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="a: the disk is full"):
         fill(errno.ENOSPC)
+    with pytest.raises(UserError, match="a: the disk is full"), naming_full_disk(tmp_path / "a"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(OSError, match="no room"):
         fill(errno.EIO)
+
+
+def test_a_read_only_file_system_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int = 0o777) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("os.mkdir", refuse)
+    with pytest.raises(UserError, match=r"a: it cannot be made \(Read-only file system\)"):
+        _write(tmp_path / "a", "one")

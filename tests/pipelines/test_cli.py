@@ -138,6 +138,16 @@ def test_settings_out_of_range(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert left(tmp_path) == set()
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for verb in ("fit", "enhance", "export", "evaluate"):
+        extra = ["--truth", "y"] if verb == "evaluate" else []
+        out = tmp_path / "new" / "x.ply"
+        assert f"{out}: {tmp_path} cannot be written to" in complaint(capsys, verb, "absent", *extra, "--out", out)
+
+
 def test_output_below_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path) -> None:
     blocker = write_file(tmp_path / "file")
     assert "file" in complaint(capsys, "evaluate", clip, "--truth", clip, "--out", blocker / "scores", "--metrics", "psnr")
@@ -154,6 +164,28 @@ def test_faults_become_sentences() -> None:
 
     assert "accelerator's memory" in str(sentence_for(torch.OutOfMemoryError("CUDA out of memory")))
     assert sentence_for(ValueError("a bug")) is None
+    assert "/ro/x: it lies on a read-only file system" in str(sentence_for(OSError(30, "Read-only file system", "/ro/x")))
+    assert sentence_for(OSError(13, "Permission denied")) is None  # of a socket, perhaps
+
+
+@pytest.mark.parametrize("arguments", [["--out", "some/where"], ["--out=some/where"]])
+def test_a_full_disk_without_a_name_is_the_output(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(verb: str, arguments: list[str]) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli, "_run_verb", full)
+    assert complaint(capsys, "fit", *arguments).startswith("splatmend: some/where: the disk is full")
+
+
+def test_a_read_only_target_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def refuse(path: Path, mode: int = 0o777) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr("os.mkdir", refuse)
+    for verb in (["street"], ["pairs", "street:1", "--street.width", "64", "--street.height", "48"]):
+        assert "read-only file system" in complaint(capsys, *verb, "--out", tmp_path / "x").lower()
 
 
 def test_bugs_are_not_hidden_and_interrupts_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
