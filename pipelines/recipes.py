@@ -161,11 +161,11 @@ def _driving(recipe: str, source: str | Path, options: RecipeOptions, *, title: 
 
 def _fit(recipe: str, source: str | Path, options: RecipeOptions) -> Stage:
     config = fit_config(recipe, options)
-    return Stage(name="fit", config=config, run=stages.fit_scene, inputs={"log": source}, packages=("splatmend.recon",))
+    return Stage(name="fit", config=config, run=stages.fit_scene, inputs={"log": source})
 
 
 def _render(name: str, config: RenderConfig) -> Stage:
-    return Stage(name=name, config=config, run=stages.render_scene, inputs={"scene": "fit"}, packages=("splatmend.recon",))
+    return Stage(name=name, config=config, run=stages.render_scene, inputs={"scene": "fit"})
 
 
 def _enhanced(name: str, options: RecipeOptions) -> Stage:
@@ -174,7 +174,6 @@ def _enhanced(name: str, options: RecipeOptions) -> Stage:
         config=EnhanceConfig(strength=options.strength),
         run=stages.enhance,
         inputs={"clip": name, "enhancer": enhancer_folder(options.model)},
-        packages=("splatmend.enhance",),
     )
 
 
@@ -188,7 +187,6 @@ def _scored(name: str, truth: str | Path, enhancing: bool, frames: Literal["all"
         config=EvaluateConfig(frames=frames),
         run=stages.score,
         inputs=inputs | {"log" if frames == "held_out" else "truth": truth},
-        packages=("splatmend.pipelines.evaluation",),
     )
 
 
@@ -200,8 +198,7 @@ def _section(name: str, title: str, enhancing: bool, scores: Mapping[str, str], 
 def _report(title: str, source: str | Path, sections: tuple[Section, ...]) -> Stage:
     named = {stage for section in sections for stage in (*section.clips.values(), *section.scores.values())}
     inputs: dict[str, str | Path] = {"log": source, "scene": "fit"} | {name: name for name in sorted(named)}
-    packages = ("splatmend.pipelines.report",)
-    return Stage(name="report", config=ReportConfig(title=title, sections=sections), run=stages.report, inputs=inputs, packages=packages)
+    return Stage(name="report", config=ReportConfig(title=title, sections=sections), run=stages.report, inputs=inputs)
 
 
 def enhancer_folder(name: str) -> Path:

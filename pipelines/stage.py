@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +10,7 @@ from typing import Any
 
 from splatmend.datasets.artifact import MANIFEST, content_key, plain, read_json
 from splatmend.datasets.errors import UserError
-
-_SOURCE_SUFFIXES = (".py", ".html", ".css", ".js")
+from splatmend.pipelines.sources import code_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +29,13 @@ StageFunction = Callable[[Any, Mapping[str, Path], Path, StageContext], None]
 class Stage:
     """One step. `run(config, inputs, out, context)` writes the folder `out`, whole or not at all.
 
-    `inputs` maps the function's input names to another stage's name (str) or to something on disk (Path). `packages` are the
-    import packages whose sources decide the result, beside `splatmend.datasets` and the module that holds `run`.
+    `inputs` maps the function's input names to another stage's name (str) or to something on disk (Path).
     """
 
     name: str
     config: Any
     run: StageFunction
     inputs: Mapping[str, str | Path] = field(default_factory=dict)
-    packages: tuple[str, ...] = ()
 
     def upstream(self) -> tuple[str, ...]:
         """Names of the stages it takes from."""
@@ -52,9 +47,7 @@ class Stage:
 
     def code_key(self) -> str:
         """Hash of the sources that make the output."""
-        own = Path(inspect.getfile(inspect.unwrap(self.run))).read_bytes()
-        packages = sources_key(tuple(sorted({"splatmend.datasets", *self.packages})))
-        return content_key([packages, hashlib.sha256(own).hexdigest()])
+        return code_key(self.run)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -93,20 +86,4 @@ def fingerprint(path: Path) -> str:
     for file, stat in zip(files, stats):
         mark = hashlib.sha256(file.read_bytes()).hexdigest() if small else str(stat.st_mtime_ns)
         digest.update(f"{file.relative_to(path.parent).as_posix()} {stat.st_size} {mark}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def sources_key(modules: tuple[str, ...]) -> str:
-    """Hash of the source files of packages and modules, by their import names."""
-    digest = hashlib.sha256()
-    for name in modules:
-        spec = importlib.util.find_spec(name)
-        if spec is None:
-            raise ModuleNotFoundError(name)
-        roots = [Path(folder) for folder in spec.submodule_search_locations or ()]
-        files = sorted(p for root in roots for p in root.rglob("*") if p.suffix in _SOURCE_SUFFIXES and p.is_file())
-        if not roots and spec.origin is not None:
-            files = [Path(spec.origin)]
-        for file in files:
-            digest.update(f"{name}/{file.name}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:16]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from splatmend.datasets.clip import Encoding
-from splatmend.datasets.errors import UserError
 from splatmend.datasets.street.config import StreetConfig
+from splatmend.pipelines.device import torch_device
 from splatmend.pipelines.stage import StageContext
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.trajectory import TrajectoryConfig
@@ -144,18 +144,3 @@ def report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, context:
         records=[record for record in done_records(out.parent) if record["stage"] != "report"],
     )
     build_report(made, out, overwrite=True)
-
-
-def torch_device(device: str) -> Literal["cpu", "cuda"]:
-    """The device that "auto" stands for, or the one that is named; `UserError` where there is none of that name."""
-    import torch
-
-    if device == "cpu":
-        return "cpu"
-    if device not in ("auto", "cuda"):
-        raise UserError(f"device: {device} is none of auto, cpu and cuda; change it.")
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise UserError("device: PyTorch sees no CUDA device here; use --device cpu.")
-    return "cpu"
