@@ -24,6 +24,8 @@ from splatmend.recon.scene import RecordedShot, Scene
 
 FRAMES_PER_POSE = 10
 """Frames from one given pose to the next where no number of frames is asked for."""
+_LATEST_US = 2**62
+"""Half of what 64 bits hold, so that differences of times fit too."""
 
 
 def spline_shots(scene: Scene, recorded: Sequence[RecordedShot], path: Path, frames: int | None) -> list[Shot]:
@@ -56,7 +58,7 @@ def _poses(raw: Any, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         rows = raw["poses"]
         poses = np.asarray([row["world_from_camera"] for row in rows], dtype=np.float64)
         times = [row["time_us"] for row in rows if "time_us" in row]
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError, OverflowError) as fault:
         raise UserError(f"{path}: the poses cannot be read ({fault!r}); give a list `poses` of 4x4 `world_from_camera`.") from None
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise UserError(f"{path}: the poses have the shape {list(poses.shape)}; give at least one 4x4 matrix.")
@@ -64,6 +66,8 @@ def _poses(raw: Any, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise UserError(f"{path}: a pose has {wrong}; give rigid poses with OpenCV axes.")
     if not times:
         return orthonormal(poses), None
+    if not all(isinstance(time, int) and abs(time) < _LATEST_US for time in times):
+        raise UserError(f"{path}: a `time_us` is no whole number of microseconds; write it without a fraction or quotes.")
     times_us = np.asarray(times, dtype=np.int64)
     if len(times) != len(rows) or (np.diff(times_us) <= 0).any():
         raise UserError(f"{path}: times must rise from pose to pose, and all poses must have one or none; correct `time_us`.")
@@ -80,7 +84,7 @@ def _camera(raw: Any, path: Path) -> Camera:
             focal_px=(float(values["focal_px"][0]), float(values["focal_px"][1])),
             principal_px=(float(values["principal_px"][0]), float(values["principal_px"][1])),
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as fault:
         raise UserError(f"{path}: the scene has no recorded camera and the file none that can be read ({fault!r}); add `camera`.") from None
     if wrong := camera.fault():
         raise UserError(f"{path}: the camera has {wrong}; correct it.")

@@ -35,7 +35,8 @@ class TrajectoryConfig:
     ease_s: float = 1.0
     """Seconds of the clip over which shift and turn grow from nothing; 0 has them from the first frame on."""
     speed: float = 1.0
-    """Speed along the path over the recorded one; the world's clock runs with it, so actors move slower or faster too."""
+    """Speed along the recorded path over the recorded one, 0.01 to 100; the world's clock runs with it, so actors move slower or faster
+    too."""
     frames: int | None = None
     """Number of frames: of a recorded path at most so many, of a curve through poses exactly so many."""
     poses: Path | None = None
@@ -50,13 +51,18 @@ class TrajectoryConfig:
     """Actors that are moved: forward, left and up in their own frames."""
 
     def __post_init__(self) -> None:
+        shifts = [value for shift in self.shift_actors.values() for value in shift]
         faults = {
-            f"speed must be positive, not {self.speed}": not self.speed > 0,
-            f"ease_s must not be negative, not {self.ease_s}": not self.ease_s >= 0,
+            f"speed must lie between 0.01 and 100, not {self.speed}": not 0.01 <= self.speed <= 100,
+            f"ease_s must be finite and not negative, not {self.ease_s}": not 0 <= self.ease_s < np.inf,
             f"frames must be at least 1, not {self.frames}": self.frames is not None and self.frames < 1,
             f"max_width must be at least 8, not {self.max_width}": self.max_width is not None and self.max_width < 8,
-            f"unit must be positive, not {self.unit}": self.unit is not None and not self.unit > 0,
+            f"unit must be positive and finite, not {self.unit}": self.unit is not None and not 0 < self.unit < np.inf,
             "left, up and yaw_deg must be finite": not np.isfinite([self.left, self.up, self.yaw_deg]).all(),
+            "the shifts of actors must be finite": not np.isfinite(shifts).all(),
+            "speed does not apply to a curve through poses; set the times of the poses or frames instead": (
+                self.poses is not None and self.speed != 1.0
+            ),
         }
         for sentence, wrong in faults.items():
             if wrong:

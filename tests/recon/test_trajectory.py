@@ -111,8 +111,13 @@ def test_a_curve_goes_through_the_poses_of_a_file(tmp_path: Path) -> None:
         {"poses": []},
         {"poses": [{"world_from_camera": [[1, 2], [3, 4]]}]},
         {"poses": [{"world_from_camera": (2 * np.eye(4)).tolist()}]},
+        {"poses": [{"world_from_camera": [[10**400] * 4] * 4}]},
         {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 5}, {"world_from_camera": np.eye(4).tolist(), "time_us": 5}]},
         {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 5}, {"world_from_camera": np.eye(4).tolist()}]},
+        {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": "soon"}]},
+        {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 0.5}]},
+        {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": float("inf")}]},
+        {"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 2**70}]},
     ],
 )
 def test_broken_files_of_poses_are_refused(tmp_path: Path, content: dict) -> None:
@@ -131,6 +136,9 @@ def test_a_scene_without_recorded_cameras_takes_the_files(tmp_path: Path) -> Non
     file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}] * 2, "camera": camera}))
     path = build_trajectory(scene, TrajectoryConfig(poses=file))
     assert (len(path), path[0].camera.width) == (11, 40)
+    file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}], "camera": camera | {"width": float("inf")}}))
+    with pytest.raises(UserError, match="add `camera`"):
+        build_trajectory(scene, TrajectoryConfig(poses=file))
 
 
 def test_actors_are_removed_or_shifted() -> None:
@@ -147,7 +155,25 @@ def test_actors_are_removed_or_shifted() -> None:
         build_trajectory(scene, TrajectoryConfig(remove_actors=("bus",)))
 
 
-@pytest.mark.parametrize("wrong", [{"speed": 0.0}, {"ease_s": -1.0}, {"frames": 0}, {"unit": 0.0}, {"left": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"speed": 0.0},
+        {"speed": 1e-9},
+        {"speed": float("inf")},
+        {"speed": float("nan")},
+        {"speed": 2.0, "poses": Path("poses.json")},
+        {"ease_s": -1.0},
+        {"ease_s": float("inf")},
+        {"frames": 0},
+        {"unit": 0.0},
+        {"unit": float("inf")},
+        {"left": float("nan")},
+        {"up": float("inf")},
+        {"yaw_deg": float("nan")},
+        {"shift_actors": {"car/1": (0.0, float("nan"), 0.0)}},
+    ],
+)
 def test_settings_are_checked(wrong: dict) -> None:
     with pytest.raises(UserError, match="trajectory"):
         TrajectoryConfig(**wrong)
