@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,14 @@ class RecipeOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise UserError(f"strength: {self.strength} is not between 0 and 1; change it.")
+        if not math.isfinite(self.shift):
+            raise UserError(f"shift: {self.shift} is no distance; give a number of metres.")
+        if self.iterations is not None and self.iterations < 1:
+            raise UserError(f"iterations: {self.iterations} is less than 1; give more, or leave the preset's.")
+        if self.max_width is not None and self.max_width < 32:
+            raise UserError(f"max-width: {self.max_width} pixels are less than 32; give more, or leave the preset's.")
+        if self.seed < 0:
+            raise UserError(f"seed: {self.seed} is negative; give 0 or more.")
 
 
 Recipe = Callable[[Path | None, RecipeOptions], list[Stage]]
@@ -63,11 +72,11 @@ def fit_config(recipe: str, options: RecipeOptions) -> FitConfig:
     iterations, max_width, points, rays, cap = _SIZES[recipe][options.preset]
     small = options.preset == "cpu"
     return FitConfig(
-        iterations=options.iterations or iterations,
+        iterations=iterations if options.iterations is None else options.iterations,
         sh_degree=1 if small else 3,
         sh_every=400 if small else 1_000,
         sky_rows=64 if small else 256,
-        data=DataConfig(max_width=options.max_width or max_width),
+        data=DataConfig(max_width=max_width if options.max_width is None else options.max_width),
         init=InitConfig(point_count=points, ray_count=rays, actor_count=2_000 if small else 8_000),
         densify=DensifyConfig(cap=cap, actor_cap=4_000 if small else 20_000),
         checkpoint_every=200 if small else 1_000,
@@ -161,7 +170,7 @@ def _driving(recipe: str, source: str | Path, options: RecipeOptions, *, title: 
 
 def _fit(recipe: str, source: str | Path, options: RecipeOptions) -> Stage:
     config = fit_config(recipe, options)
-    return Stage(name="fit", config=config, run=stages.fit_scene, inputs={"log": source})
+    return Stage(name="fit", config=config, run=stages.fit_scene, inputs={"log": source}, resumes=True)
 
 
 def _render(name: str, config: RenderConfig) -> Stage:

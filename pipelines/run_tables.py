@@ -7,16 +7,18 @@ from typing import Any
 
 from rich.table import Table
 
+from splatmend.pipelines.planning import Plan
 from splatmend.pipelines.resources import bytes_text, seconds_text
-from splatmend.pipelines.runner import Step
 
 
-def plan_table(steps: Sequence[Step]) -> Table:
-    """Stage, what will be done, why, what it takes from."""
+def plan_table(plan: Plan) -> Table:
+    """Stage, what will be done, why, what it takes from; first what another recipe left."""
     table = Table(title="Plan", title_justify="left")
     for column in ("stage", "action", "reason", "takes from"):
         table.add_column(column, overflow="fold")
-    for step in steps:
+    for name in plan.leftovers:
+        table.add_row(name, "remove", f"not of {plan.recipe}", "")
+    for step in plan.steps:
         sources = ", ".join(str(source) for source in step.stage.inputs.values())
         table.add_row(step.stage.name, step.action, step.reason, sources)
     return table

@@ -29,13 +29,15 @@ StageFunction = Callable[[Any, Mapping[str, Path], Path, StageContext], None]
 class Stage:
     """One step. `run(config, inputs, out, context)` writes the folder `out`, whole or not at all.
 
-    `inputs` maps the function's input names to another stage's name (str) or to something on disk (Path).
+    `inputs` maps the function's input names to another stage's name (str) or to something on disk (Path). `resumes`: whether an
+    interrupted run leaves a checkpoint from which `run` can go on.
     """
 
     name: str
     config: Any
     run: StageFunction
     inputs: Mapping[str, str | Path] = field(default_factory=dict)
+    resumes: bool = False
 
     def upstream(self) -> tuple[str, ...]:
         """Names of the stages it takes from."""

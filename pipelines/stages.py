@@ -132,15 +132,15 @@ def score(config: Any, inputs: Mapping[str, Path], out: Path, context: StageCont
 def report(config: ReportConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
     """The page about a run; inputs are `log`, `scene`, and every stage that a section names."""
     from splatmend.datasets.artifact import plain
+    from splatmend.pipelines.records import done_records_behind
     from splatmend.pipelines.report.build import ReportInputs, build_report
     from splatmend.pipelines.report.from_run import comparison
-    from splatmend.pipelines.runner import done_records
 
     made = ReportInputs(
         title=config.title,
         comparisons=[comparison(out.parent, plain(section)) for section in config.sections],
         scene=inputs["scene"],
         log=inputs["log"],
-        records=[record for record in done_records(out.parent) if record["stage"] != "report"],
+        records=done_records_behind(out.parent, out.name),
     )
     build_report(made, out, overwrite=True)

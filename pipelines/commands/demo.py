@@ -22,7 +22,7 @@ class Options:
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
-    """Run every stage again."""
+    """Run every stage again, and remove what another recipe left in the folder."""
 
 
 def run(options: Options) -> int:

@@ -32,24 +32,26 @@ class Options:
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
-    """Run every stage again, and replace folders that no run of the recipe has made."""
+    """Run every stage again, replace folders that no run of the recipe has made, and remove what another recipe left in the folder."""
 
 
 def run(options: Options) -> int:
     from rich.console import Console
 
     from splatmend.pipelines import runner
+    from splatmend.pipelines.planning import plan
     from splatmend.pipelines.run_tables import plan_table, usage_table
 
     console = Console()
     stages = RECIPES[options.recipe](options.log, options.options)
-    steps = runner.plan(stages, options.out, first=options.first, last=options.last, overwrite=options.overwrite)
+    planned = plan(options.recipe, stages, options.out, first=options.first, last=options.last, overwrite=options.overwrite)
     if options.dry_run:
-        console.print(plan_table(steps))
+        console.print(plan_table(planned))
         return 0
-    records = runner.run(steps, options.out, device=options.device, say=lambda line: console.print(line, highlight=False, markup=False))
+    records = runner.run(planned, options.out, device=options.device, say=lambda line: console.print(line, highlight=False, markup=False))
     console.print(usage_table(records))
-    page = options.out / "report" / "report.html"
-    if page.is_file():
-        console.print(f"report: {page}", highlight=False)
+    if "report" in (record["stage"] for record in records):
+        from splatmend.pipelines.report.build import PAGE
+
+        console.print(f"report: {options.out / 'report' / PAGE}", highlight=False, soft_wrap=True)
     return 0

@@ -8,8 +8,8 @@ from typing import Any
 
 from splatmend.datasets.errors import UserError
 from splatmend.pipelines.evaluation.scores import TRUTH_VIDEO
+from splatmend.pipelines.records import done_records_behind, read_record
 from splatmend.pipelines.report.build import Comparison, ReportInputs
-from splatmend.pipelines.runner import done_records, read_record
 
 
 def comparison(folder: Path, section: Mapping[str, Any]) -> Comparison:
@@ -35,5 +35,5 @@ def inputs_of_run(folder: Path, title: str | None = None) -> ReportInputs:
         comparisons=[comparison(folder, section) for section in sections],
         scene=paths["scene"],
         log=paths["log"],
-        records=[r for r in done_records(folder) if r["stage"] != "report"],
+        records=done_records_behind(folder, "report"),
     )

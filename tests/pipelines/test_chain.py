@@ -16,6 +16,7 @@ from splatmend.datasets.street import StreetConfig
 from splatmend.pipelines import recipes, runner
 from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.scores import read_scores
+from splatmend.pipelines.planning import plan
 from splatmend.pipelines.recipes import RECIPES, RecipeOptions
 from splatmend.pipelines.stage import Stage
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
@@ -55,7 +56,7 @@ def tiny(stages: list[Stage]) -> list[Stage]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "demo"
     stages = tiny(RECIPES["demo"](None, RecipeOptions(model="none", shift=1.0)))
-    runner.run(runner.plan(stages, out), out, device="cpu", say=lambda line: None)
+    runner.run(plan("demo", stages, out), out, device="cpu", say=lambda line: None)
     return out
 
 
@@ -107,12 +108,47 @@ def test_oracle_and_recorded_frames_are_one_truth(demo: Path, tmp_path: Path) ->
 
 def test_a_second_run_has_nothing_to_do_and_a_change_runs_what_depends(demo: Path) -> None:
     stages = tiny(RECIPES["demo"](None, RecipeOptions(model="none", shift=1.0)))
-    assert {step.reason for step in runner.plan(stages, demo)} == {"unchanged"}
+    assert {step.reason for step in plan("demo", stages, demo).steps} == {"unchanged"}
     other = tiny(RECIPES["demo"](None, RecipeOptions(model="none", shift=-1.0)))
-    found = {step.stage.name: (step.action, step.reason) for step in runner.plan(other, demo)}
+    found = {step.stage.name: (step.action, step.reason) for step in plan("demo", other, demo).steps}
     assert found["shift"] == ("run", "config changed: trajectory.left 1.0 -> -1.0")
     assert found["fit"][0] == found["recorded"][0] == "skip"
     assert found["shift-scores"][0] == found["report"][0] == "run"
+
+
+def test_another_recipe_is_refused_and_an_old_report_is_not_announced(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["run", "waymo", str(demo / "street"), "--out", str(demo), "--model", "none"]) == 2
+    assert "holds a run of demo; give another --out for waymo" in capsys.readouterr().err.replace("\n", " ")
+    monkeypatch.setitem(RECIPES, "demo", lambda log, options: tiny(recipes.demo(log, options)))
+    arguments = ["run", "demo", "--out", str(demo), "--model", "none", "--shift", "1", "--device", "cpu"]
+    assert main([*arguments, "--until", "shift"]) == 0
+    assert "report:" not in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert f"report: {demo / 'report' / 'report.html'}" in capsys.readouterr().out
+    # Only the fit goes on from a checkpoint; the plan says so.
+    assert [stage.name for stage in recipes.demo(None, RecipeOptions(model="none")) if stage.resumes] == ["fit"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--iterations", "0", "iterations: 0"),
+        ("--iterations", "-3", "iterations: -3"),
+        ("--max-width", "0", "max-width: 0"),
+        ("--shift", "nan", "shift: nan"),
+        ("--shift", "inf", "shift: inf"),
+        ("--strength", "nan", "strength: nan"),
+        ("--seed", "-1", "seed: -1"),
+    ],
+)
+def test_settings_that_make_no_recipe_are_refused(
+    flag: str, value: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "demo", "--out", str(tmp_path / "run"), "--dry-run", flag, value]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_report_again_from_the_run(demo: Path, tmp_path: Path) -> None:
@@ -141,8 +177,8 @@ def test_held_out_clips_of_photo_sets(demo: Path, tmp_path: Path) -> None:
     """The photo recipe's stages on the street: each held-out pose stands in the middle of its own clip and only it is scored."""
     stages = {stage.name: stage for stage in recipes.photos(demo / "street", RecipeOptions(model="none"))}
     centred = replace(stages["held-out"], config=replace(stages["held-out"].config, around_held_out=5), inputs={"scene": demo / "fit"})
-    steps = runner.plan([centred, stages["held-out-scores"]], tmp_path / "run")
-    runner.run(steps, tmp_path / "run", device="cpu", say=lambda line: None)
+    planned = plan("photos", [centred, stages["held-out-scores"]], tmp_path / "run")
+    runner.run(planned, tmp_path / "run", device="cpu", say=lambda line: None)
     scores = read_scores(tmp_path / "run" / "held-out-scores")
     assert [row["frame"] for row in scores["rows"]["raw"]["per_frame"]] == [2] * scores["count"]
     recorded = read_scores(demo / "recorded-scores")["rows"]["raw"]["mean"]["psnr"]

@@ -11,7 +11,9 @@ import pytest
 from splatmend.datasets.artifact import Manifest, building, read_json, write_json
 from splatmend.datasets.errors import UserError
 from splatmend.pipelines import stage as stage_module
-from splatmend.pipelines.runner import plan, read_record, run
+from splatmend.pipelines.planning import plan
+from splatmend.pipelines.records import done_records_behind, read_record
+from splatmend.pipelines.runner import run
 from splatmend.pipelines.stage import Stage, fingerprint
 
 
@@ -37,10 +39,18 @@ def add(config: Add, inputs, out: Path, context) -> None:
 
 def chain(source: Path, amount: int = 1) -> list[Stage]:
     return [
-        Stage(name="first", config=Add(amount=amount), run=add, inputs={"a": source}),
+        Stage(name="first", config=Add(amount=amount), run=add, inputs={"a": source}, resumes=True),
         Stage(name="second", config=Add(), run=add, inputs={"a": "first"}),
         Stage(name="aside", config=Add(), run=add, inputs={"a": source}),
         Stage(name="third", config=Add(), run=add, inputs={"a": "second", "b": "aside"}),
+    ]
+
+
+def product(source: Path) -> list[Stage]:
+    """Another recipe, with one stage of the same name and one of its own."""
+    return [
+        Stage(name="first", config=Add(amount=7), run=add, inputs={"a": source}),
+        Stage(name="product", config=Add(), run=add, inputs={"a": "first"}),
     ]
 
 
@@ -52,11 +62,11 @@ def source(tmp_path: Path) -> Path:
 
 
 def actions(stages: list[Stage], out: Path, **options) -> dict[str, tuple[str, str]]:
-    return {step.stage.name: (step.action, step.reason) for step in plan(stages, out, **options)}
+    return {step.stage.name: (step.action, step.reason) for step in plan("sums", stages, out, **options).steps}
 
 
-def execute(stages: list[Stage], out: Path, say=lambda line: None, **options) -> list[dict]:
-    return run(plan(stages, out, **options), out, say=say)
+def execute(stages: list[Stage], out: Path, say=lambda line: None, recipe="sums", **options) -> list[dict]:
+    return run(plan(recipe, stages, out, **options), out, say=say)
 
 
 def test_runs_once_and_then_skips(source: Path, tmp_path: Path) -> None:
@@ -114,6 +124,69 @@ def test_interrupted_stage_goes_on(source: Path, tmp_path: Path) -> None:
     assert read_json(out / "first" / "number.json") == 41
 
 
+def test_a_stage_that_cannot_resume_starts_anew(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute(chain(source), out, last="first")
+    (out / "fault").touch()
+    with pytest.raises(KeyboardInterrupt):
+        execute(chain(source), out)
+    assert (out / "second.partial" / "checkpoint.json").exists()
+    assert actions(chain(source), out)["second"] == ("run", "interrupted; it starts anew")
+    said: list[str] = []
+    execute(chain(source), out, say=said.append)
+    assert said[:2] == ["[2/4] second (interrupted; it starts anew)", "step 0"]
+
+
+def test_a_resume_needs_a_checkpoint(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "fault").touch()
+    with pytest.raises(KeyboardInterrupt):
+        execute(chain(source), out)
+    (out / "first.partial" / "checkpoint.json").unlink()
+    assert actions(chain(source), out)["first"] == ("run", "interrupted before it wrote a checkpoint")
+
+
+def test_a_folder_belongs_to_one_recipe(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute(product(source), out, recipe="product")
+    before = sorted(out.rglob("*"))
+    with pytest.raises(UserError, match="holds a run of product; give another --out for sums, or --overwrite"):
+        plan("sums", chain(source), out)
+    assert sorted(out.rglob("*")) == before
+    planned = plan("sums", chain(source), out, overwrite=True)
+    assert planned.leftovers == ("first", "product")
+    assert sorted(out.rglob("*")) == before
+    run(planned, out, say=lambda line: None)
+    names = {"first", "second", "aside", "third"}
+    assert {path.name for path in out.iterdir()} == {*names, "stages"}
+    assert {path.stem for path in (out / "stages").glob("*.json")} == names
+    assert {read_record(out, name)["recipe"] for name in names} == {"sums"}
+
+
+def test_what_another_recipe_left_is_no_input_of_this_one(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute(product(source), out, recipe="product")
+    with pytest.raises(UserError, match="which --overwrite would remove"):
+        plan("sums", chain(out / "product" / "number.json"), out, overwrite=True)
+
+
+def test_records_behind_a_stage_leave_out_what_it_does_not_take_from(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute(chain(source), out)
+    assert [record["stage"] for record in done_records_behind(out, "third")] == ["first", "second", "aside"]
+    assert [record["stage"] for record in done_records_behind(out, "second")] == ["first"]
+
+
+def test_from_after_until_is_refused(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    execute(chain(source), out)
+    for first, last in (("third", "second"), ("aside", "second")):
+        with pytest.raises(UserError, match=f"--from {first}: .*--until {last} leaves it out"):
+            plan("sums", chain(source), out, first=first, last=last)
+    assert actions(chain(source), out, first="second", last="second")["second"] == ("run", "--from second")
+
+
 def test_from_until_and_overwrite(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert list(actions(chain(source), out, last="second")) == ["first", "second"]
@@ -122,13 +195,13 @@ def test_from_until_and_overwrite(source: Path, tmp_path: Path) -> None:
     assert [found[name][0] for name in ("first", "second", "aside", "third")] == ["skip", "run", "skip", "run"]
     assert {action for action, _ in actions(chain(source), out, overwrite=True).values()} == {"run"}
     with pytest.raises(UserError, match="no such stage"):
-        plan(chain(source), out, last="fourth")
+        plan("sums", chain(source), out, last="fourth")
 
 
 def test_foreign_folder_is_not_replaced(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "first").mkdir(parents=True)
     with pytest.raises(UserError, match="no run of this recipe has made this"):
-        plan(chain(source), tmp_path / "out")
+        plan("sums", chain(source), tmp_path / "out")
 
 
 def test_missing_input_and_broken_record(source: Path, tmp_path: Path) -> None:
@@ -136,12 +209,20 @@ def test_missing_input_and_broken_record(source: Path, tmp_path: Path) -> None:
     execute(chain(source), out)
     (out / "stages" / "first.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
-        plan(chain(source), out)
+        plan("sums", chain(source), out)
     (out / "stages" / "first.json").write_text("{}")
-    with pytest.raises(UserError, match="no record of a stage"):
+    with pytest.raises(UserError, match=r"no record of a stage.*--overwrite"):
         read_record(out, "first")
+    execute(chain(source), out, overwrite=True)
+    assert set(actions(chain(source), out).values()) == {("skip", "unchanged")}
     with pytest.raises(UserError, match="no such file"):
         fingerprint(tmp_path / "nothing")
+
+
+def test_a_folder_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
+    for out in (source / "out", Path("/proc/out")):
+        with pytest.raises(UserError, match=f"{out}: it cannot be written"):
+            execute(chain(source), out)
 
 
 def test_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
