@@ -42,15 +42,20 @@ def score_lines(scores: Mapping[str, Any]) -> list[ScoreLine]:
         if len(compared) == 2:
             a, b = (scores["rows"][row]["mean"].get(name) for row in compared)
             if a is not None and b is not None:
-                difference = f"{b - a:+.{decimals}f}"
+                difference = _signed(b - a, decimals)
                 floor = scores["rows"].get("truth", {}).get("mean", {}).get(name)
                 # Below what the truth itself scores (blur changes little from frame to frame) less is not better.
                 a, b = (value if floor is None else max(value, floor) for value in (a, b))
                 rounded = round(b - a, decimals)
                 better = None if rounded == 0 else (rounded > 0) == (metric["direction"] == "higher")
-        values = tuple("" if mean is None else f"{mean:.{decimals}f}" for mean in means)
+        values = tuple("" if mean is None else f"{mean:z.{decimals}f}" for mean in means)
         lines.append(ScoreLine(label=f"{metric['label']} {arrow}", values=values, difference=difference, better=better))
     return lines
+
+
+def _signed(value: float, decimals: int) -> str:
+    """With its sign, but for what rounds to zero."""
+    return f"{value:{'+' if round(value, decimals) else 'z'}.{decimals}f}"
 
 
 def score_table(scores: Mapping[str, Any], title: str = "Scores") -> Table:

@@ -16,6 +16,7 @@ from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.video import iter_video
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
+from splatmend.pipelines.evaluation.table import score_lines
 from splatmend.pipelines.evaluation.truth import ClipTruth
 from splatmend.pipelines.report.build import PAGE, Comparison, ReportInputs, build_report
 from splatmend.pipelines.report.curves import draw, read_curve
@@ -108,6 +109,15 @@ def test_tables_and_names_are_there_and_escaped(page: str) -> None:
     assert "1 min 15 s" in text
     assert "3.0 GiB" in text
     assert "iterations" in text
+
+
+@pytest.mark.parametrize(("raw", "enhanced", "difference"), [(20.0, 19.9996, "0.00"), (20.0, 20.5, "+0.50"), (20.0, 19.5, "-0.50")])
+def test_differences_have_a_sign_unless_they_round_to_zero(raw: float, enhanced: float, difference: str) -> None:
+    metric = {"label": "PSNR (dB)", "direction": "higher", "decimals": 2, "missing": None}
+    rows = {"raw": {"mean": {"psnr": raw}}, "enhanced": {"mean": {"psnr": enhanced}}, "truth": {"mean": {"psnr": -0.001}}}
+    line = score_lines({"metrics": {"psnr": metric}, "rows": rows})[0]
+    assert line.difference == difference
+    assert line.values[2] == "0.00"
 
 
 def test_curves_are_svg_and_broken_lines_are_named(tmp_path: Path) -> None:
