@@ -7,6 +7,7 @@ that one division by the number of valid frames gives the clip's mean, however t
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -60,13 +61,13 @@ PIXEL_TERMS: dict[str, PixelTerm] = {
 
 
 def check_losses(weights: Mapping[str, float]) -> None:
-    """Raise `UserError` for an unknown loss, a negative weight, or no loss at all."""
+    """Raise `UserError` for an unknown loss, a weight that is negative or no number, or no loss at all."""
     known = (LATENT_MSE, *PIXEL_TERMS)
     for name, weight in weights.items():
         if name not in known:
             raise UserError(f"losses: there is no loss named {name}; choose from {', '.join(known)}.")
-        if weight < 0:
-            raise UserError(f"losses: {name} has the negative weight {weight}; give 0 or more.")
+        if not 0 <= weight < math.inf:
+            raise UserError(f"losses: {name} has the weight {weight}; give 0 or more.")
     if not any(weight > 0 for weight in weights.values()):
         raise UserError("losses: no loss has a weight above 0; give at least one.")
 

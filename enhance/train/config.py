@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -53,11 +54,12 @@ class LoopConfig:
     log_every: int = 20
     seed: int = 0
     device: str = "auto"
-    """auto: CUDA where there is one."""
+    """auto (CUDA where there is one), cpu or cuda."""
     log: bool = True
     """Show progress on the console."""
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         for name in ("steps", "batch", "accumulation", "checkpoint_every", "sample_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"training: {name} is {getattr(self, name)}; give 1 or more.")
@@ -70,6 +72,31 @@ class LoopConfig:
         if self.ema is not None and not 0.0 <= self.ema < 1.0:
             raise UserError(f"training: ema is {self.ema}; give a decay from 0 up to, not including, 1.")
         check_losses(self.losses)
+
+    def _check_numbers(self) -> None:
+        """`UserError` for the first number out of its range; comparisons with nan are false."""
+        for name, fine, wanted in (
+            ("lr", 0 < self.lr <= 1, "a rate above 0 and up to 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "two decays from 0 up to, not including, 1"),
+            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
+            ("grad_clip", self.grad_clip is None or 0 < self.grad_clip < math.inf, "a norm above 0, or none"),
+            ("crop_px", min(self.crop_px) >= 1, "height and width in pixels"),
+            ("max_seconds", self.max_seconds is None or 0 < self.max_seconds < math.inf, "seconds above 0, or none"),
+            ("pause_seconds", self.pause_seconds is None or 0 <= self.pause_seconds < math.inf, "0 seconds or more, or none"),
+            ("seed", 0 <= self.seed < 1 << 63, "0 or more, below 2^63"),
+            ("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+        ):
+            if not fine:
+                raise UserError(f"training: {name} is {getattr(self, name)}; give {wanted}.")
+
+    def check_crop(self, multiple: int) -> None:
+        """`UserError` unless crops divide by what the model's latents (and its patches of them) make of pixels."""
+        if any(size % multiple for size in self.crop_px):
+            rows, columns = (-(-size // multiple) * multiple for size in self.crop_px)
+            raise UserError(
+                f"training: crop_px is {self.crop_px}, but this model needs multiples of {multiple}; give for instance {rows} {columns}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +154,11 @@ class OneStepTrainConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.overlap < 0 or (self.window is not None and not self.overlap < self.window):
+            raise UserError(
+                f"training: a window of {self.window} latents with an overlap of {self.overlap} leaves no stride; give a window of 1 or "
+                "more and a smaller overlap."
+            )
         if self.host_clips and (self.cuda_graph or self.truncation is None or self.encoder == "full"):
             raise UserError(
                 "training: host_clips brings a clip to the device in groups, but cuda_graph, truncation none and encoder full need it "
@@ -151,5 +183,10 @@ class OneStepTrainConfig(LoopConfig):
             raise UserError("training: transformer is lora, but transformer_lora is not given; give rank and alpha.")
         if self.decoder == "lora" and self.decoder_lora is None:
             raise UserError("training: decoder is lora, but decoder_lora is not given; give rank and alpha.")
+        for lora in (self.transformer_lora, self.decoder_lora):
+            if lora is not None and not (lora.rank >= 1 and 0 < lora.alpha < math.inf):
+                raise UserError(
+                    f"training: a LoRA has rank {lora.rank} and alpha {lora.alpha}; give a rank of 1 or more and an alpha above 0."
+                )
         if self.truncation is not None and self.truncation < 0:
             raise UserError(f"training: truncation is {self.truncation}; give 0 or more, or none for the exact gradient.")
