@@ -40,13 +40,14 @@ def train_autoencoder(
     pixel_loss = PixelLoss(config.losses)
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
-    clips = TrainingClips(data, clip_frames=config.clip_frames, crop_px=config.crop_px, batch=config.batch, seed=config.seed)
     model = (vae if vae is not None else small_vae()).to(accelerator.device).train()
+    config.check_crop(WanAdapter(model).spatial_factor)
+    clips = TrainingClips(data, clip_frames=config.clip_frames, crop_px=config.crop_px, batch=config.batch, seed=config.seed)
     parameters = dict(model.requires_grad_(True).named_parameters())
     manifest = Manifest(kind=AUTOENCODER_KIND, config={"train": plain(config), "data": plain(data)})
     try:
         with building_together(accelerator, out, manifest, overwrite=overwrite, resume=resume) as folder:
-            loop = TrainingLoop(config, accelerator, parameters, folder)
+            loop = TrainingLoop(config, accelerator, parameters, folder, data=clips.described())
             if resume and (folder / CHECKPOINT).is_file():
                 loop.resume()
             batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)

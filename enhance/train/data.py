@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import threading
 from collections import OrderedDict, deque
@@ -24,12 +25,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from splatmend.datasets.artifact import plain
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.video import read_image
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
+from splatmend.enhance.train.identity import source_key
 
 Kind = Literal["pair", "synthetic", "clean"]
+# Settings of how data are read, and the paths, which count by what lies there.
+_HOW_ONLY = ("pairs", "videos", "cache_gb", "latents_gb", "latents_dir", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,14 @@ class DataConfig:
             raise UserError("training data: neither pairs nor videos are given; give at least one.")
         if self.distinct_samples is not None and self.distinct_samples < 1:
             raise UserError(f"training data: distinct_samples is {self.distinct_samples}; give 1 or more, or none.")
-        if self.latents_gb < 0:
-            raise UserError(f"training data: latents_gb is {self.latents_gb}; give 0 or more.")
+        for name in ("cache_gb", "latents_gb"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"training data: {name} is {getattr(self, name)}; give gigabytes, 0 or more.")
+        if self.segment_frames < 1 or (self.video_short_side_px is not None and self.video_short_side_px < 1):
+            raise UserError(
+                f"training data: segment_frames {self.segment_frames} and video_short_side_px {self.video_short_side_px} must be 1 or "
+                "more; change them."
+            )
         if self.workers is not None and self.workers < 0:
             raise UserError(f"training data: workers is {self.workers}; give 0 or more.")
         for name in ("synthetic_share", "clean_share", "mild_share"):
@@ -147,8 +158,18 @@ class TrainingClips:
         self.config = config
         self.clip_frames, self.crop_px, self.batch, self.seed = clip_frames, crop_px, batch, seed
         self.cache = ClipCache(int(config.cache_gb * 1e9))
-        self.paired = [s for index in config.pairs for s in self._segments_of_index(Path(index))]
-        self.plain = [s for path in config.videos for s in self._segments(open_clip(Path(path)), None)]
+        self._pairs = [self._open_index(Path(index)) for index in config.pairs]
+        self._videos = [open_clip(Path(path)) for path in config.videos]
+        self.paired = [s for pairs in self._pairs for target, degraded in pairs for s in self._segments(target, degraded)]
+        self.plain = [s for clip in self._videos for s in self._segments(clip, None)]
+
+    def described(self) -> dict[str, Any]:
+        """What decides the samples: settings and, under `sources`, what lies at the paths (see `identity`)."""
+        decides = {k: v for k, v in plain(self.config).items() if k not in _HOW_ONLY}
+        indexes = zip(self.config.pairs, self._pairs, strict=True)
+        pairs = [(str(path), source_key(Path(path), itertools.chain(*held))) for path, held in indexes]
+        videos = [(str(path), source_key(None, [clip])) for path, clip in zip(self.config.videos, self._videos, strict=True)]
+        return decides | {"sources": {"pairs": pairs, "videos": videos}}
 
     def raw(self, step: int, process: int = 0) -> RawBatch:
         """The batch of one step on one process, as bytes."""
@@ -267,8 +288,9 @@ class TrainingClips:
 
         return cut(other), cut(target)
 
-    def _segments_of_index(self, index: Path) -> list[Segment]:
-        segments: list[Segment] = []
+    def _open_index(self, index: Path) -> list[tuple[Clip, Clip]]:
+        """Target and degraded clip of every pair of the split."""
+        pairs = []
         for line in read_pairs(index):
             if line.get("split", "train") != self.config.split:
                 continue
@@ -277,10 +299,10 @@ class TrainingClips:
                 raise UserError(
                     f"{degraded.path}: it has {len(degraded)} frames, its target {target.path} {len(target)}; make the pair again."
                 )
-            segments += self._segments(target, degraded)
-        if not segments:
+            pairs.append((target, degraded))
+        if not pairs:
             raise UserError(f"{index}: it lists no pair of the split {self.config.split}; give another index or split.")
-        return segments
+        return pairs
 
     def _segments(self, target: Clip, degraded: Clip | None) -> list[Segment]:
         count, step = len(target), max(self.config.segment_frames, self.clip_frames)

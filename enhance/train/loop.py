@@ -7,10 +7,10 @@ returns them); `accelerate` brings devices, processes and autocast.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from splatmend.datasets.artifact import content_key, plain
+from splatmend.datasets.artifact import plain
 from splatmend.datasets.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.train.config import LoopConfig
+from splatmend.enhance.train.identity import differences
 from splatmend.enhance.train.parallel import Processes, gradient_norm, local, sharded_like, whole
+from splatmend.enhance.train.progress import TrainingBar
 
-logger = logging.getLogger(__name__)
 CHECKPOINT, CURVE, SAMPLES = "checkpoint.pt", "curve.jsonl", "samples"
 # What may differ between a run and the one that resumes it.
 _FREE = ("max_seconds", "pause_seconds", "checkpoint_every", "sample_every", "log_every", "device", "log")
@@ -41,7 +42,7 @@ class TrainingPaused(Exception):
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
     """An accelerator for the configured device; `UserError` where the device is not there."""
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
+    if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: CUDA is asked for, but PyTorch sees no CUDA device; use --device cpu.")
     # Every step has the same shapes, so the search for the fastest convolutions pays.
     torch.backends.cudnn.benchmark = True
@@ -83,8 +84,14 @@ class TrainingLoop:
         parameters: Mapping[str, nn.Parameter],
         folder: Path,
         processes: Processes | None = None,
+        *,
+        data: Mapping[str, Any] | None = None,
+        model: Mapping[str, Any] | None = None,
     ) -> None:
-        """`processes`: how they share the work; None: each has its own clips and a whole model."""
+        """`processes`: how they share the work; None: each has its own clips and a whole model.
+
+        `data`, `model`: what a checkpoint says of them (see `identity`), so that only the same ones go on from there.
+        """
         if not parameters:
             raise UserError("training: nothing is to be trained; train the transformer, the decoder or the skips.")
         self.config, self.accelerator, self.folder = config, accelerator, folder
@@ -96,14 +103,22 @@ class TrainingLoop:
         self.average = None if config.ema is None else Average(self.parameters, config.ema)
         self.step = 0
         self.seconds = 0.0
-        self._key = content_key({k: v for k, v in plain(config).items() if k not in _FREE})
+        settings = {k: v for k, v in plain(config).items() if k not in _FREE}
+        self._identity = {"sources": {}} | settings | plain(dict(data or {})) | plain(dict(model or {}))
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the folder; `UserError` where it belongs to another configuration."""
-        state = load_checkpoint(self.folder / CHECKPOINT)
-        if state["config_key"] != self._key or set(state["parameters"]) != set(self.parameters):
+        """Go on from the checkpoint in the folder; `UserError` where it belongs to another training."""
+        path = self.folder / CHECKPOINT
+        state = load_checkpoint(path)
+        if "identity" not in state:
+            raise UserError(f"{path}: another version of splatmend wrote it; start anew with --overwrite in place of --resume.")
+        other = differences(state["identity"], self._identity)
+        if set(state["parameters"]) != set(self.parameters):
+            other.append("other parameters are trained")
+        if other:
             raise UserError(
-                f"{self.folder / CHECKPOINT}: it belongs to another training configuration; resume with the same one, or without --resume."
+                f"{path}: it belongs to another training ({'; '.join(other)}); resume with what it was begun with, or start anew with "
+                "--overwrite in place of --resume."
             )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -117,6 +132,15 @@ class TrainingLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         restore_random_state(state["random"][self.accelerator.process_index])
+        if self.accelerator.is_main_process:
+            self._cut_curve()
+
+    def _cut_curve(self) -> None:
+        """Drop the rows that an interrupted run wrote after its last checkpoint."""
+        path = self.folder / CURVE
+        if path.is_file():
+            rows = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= self.step]
+            path.write_text("".join(line + "\n" for line in rows))
 
     def save(self) -> None:
         """Everything that `resume` needs; the position in the data is the step."""
@@ -126,7 +150,7 @@ class TrainingLoop:
         optimizer = self.optimizer.state_dict()
         optimizer["state"] = {number: self._gathered(moments) for number, moments in optimizer["state"].items()}
         state = {
-            "config_key": self._key,
+            "identity": self._identity,
             "step": self.step,
             "seconds": self.seconds,
             "parameters": self._gathered({name: p.detach() for name, p in self.parameters.items()}),
@@ -154,6 +178,11 @@ class TrainingLoop:
 
         Raises `TrainingPaused` at `pause_seconds` and `FloatingPointError` where the loss is no finite number.
         """
+        shown = self.config.log and self.accelerator.is_main_process
+        with TrainingBar(self.config, self.step, self.seconds) if shown else nullcontext() as bar:
+            self._run(micro_step, sample, bar)
+
+    def _run(self, micro_step: MicroStep, sample: Callable[[int], None], bar: TrainingBar | None) -> None:
         config, began, before = self.config, time.monotonic(), self.seconds
         gathered: dict[str, list[torch.Tensor]] = {}
         while self.step < config.steps and not self._time_is_up(config.max_seconds, self.seconds):
@@ -171,7 +200,7 @@ class TrainingLoop:
                 self.average.update(self.parameters, self.step)
             self.seconds = before + time.monotonic() - began
             if self.step % config.log_every == 0 or self.step == config.steps:
-                self._log(gathered, rate)
+                self._log(gathered, rate, bar)
                 gathered = {}
             if self.step % config.checkpoint_every == 0:
                 self.save()
@@ -231,7 +260,7 @@ class TrainingLoop:
             torch._foreach_mul_([local(g) for g in gradients], share)
         return norm
 
-    def _log(self, gathered: dict[str, list[torch.Tensor]], rate: float) -> None:
+    def _log(self, gathered: dict[str, list[torch.Tensor]], rate: float, bar: TrainingBar | None) -> None:
         means = {name: float(torch.stack([v.float() for v in values]).mean()) for name, values in gathered.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"the loss is {means['loss']} at step {self.step}; lower lr or train in fp32")
@@ -240,10 +269,8 @@ class TrainingLoop:
         row: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 3), "lr": rate} | means
         with (self.folder / CURVE).open("a") as file:
             file.write(json.dumps(row) + "\n")
-        if self.config.log:
-            logger.info(
-                "step %d/%d, %.0f s: %s", self.step, self.config.steps, self.seconds, ", ".join(f"{k} {v:.4g}" for k, v in means.items())
-            )
+        if bar is not None:
+            bar(self.step, self.seconds, means)
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -226,10 +226,12 @@ def train_onestep(
     `save_dtype`: dtype of the written weights; None keeps theirs. Returns `out`, or None where `pause_seconds` ended the run (call
     again with `resume`). `UserError` for data, devices, outputs and checkpoints that cannot be used.
     """
+    config.check_crop(enhancer.size_multiple)
     accelerator = make_accelerator(config)
     processes = Processes(accelerator, config.context_parallel, shard=config.shard)
     torch.manual_seed(config.seed)
     clips = TrainingClips(data, clip_frames=config.clip_frames, crop_px=config.crop_px, batch=config.batch, seed=config.seed)
+    began_as = {f"model.{name}": value for name, value in plain(enhancer.spec).items() if name != "provenance"}
     # Chosen on the host, so that a large frozen model travels in half precision.
     choose_parameters(config, enhancer)
     enhancer.to(accelerator.device).train()
@@ -239,7 +241,7 @@ def train_onestep(
     manifest = Manifest(kind=KIND, config={"train": plain(config), "data": plain(data)})
     try:
         with building_together(accelerator, out, manifest, overwrite=overwrite, resume=resume) as folder:
-            loop = TrainingLoop(config, accelerator, parameters, folder, processes)
+            loop = TrainingLoop(config, accelerator, parameters, folder, processes, data=clips.described(), model=began_as)
             if resume and (folder / CHECKPOINT).is_file():
                 loop.resume()
             first = loop.step * config.accumulation

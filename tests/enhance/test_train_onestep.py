@@ -21,6 +21,8 @@ from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig
 from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters, train_onestep
 
+NAN = float("nan")
+
 
 def tiny(output: str = "residual", *, active: bool = False) -> Enhancer:
     torch.manual_seed(3)
@@ -152,8 +154,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data: DataConfig, tmp_path: P
     assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
     assert [r["loss"] for r in rows(whole)] == [r["loss"] for r in rows(parts)]
     train_onestep(paused, data, tiny(), tmp_path / "other", resume=False)
-    with pytest.raises(UserError, match="another training configuration"):
-        train_onestep(config(steps=9), data, tiny(), tmp_path / "other", resume=True)
+    with pytest.raises(UserError, match=r"another training \(lr was 0.002 and is 0.001; steps was 4 and is 9\); .* --overwrite in place"):
+        train_onestep(dataclasses.replace(settings, steps=9, lr=1e-3), data, tiny(), tmp_path / "other", resume=True)
+
+
+def test_only_the_same_data_and_model_go_on(data: DataConfig, tmp_path: Path) -> None:
+    paused = config(pause_seconds=0.0)
+    train_onestep(paused, data, tiny(), tmp_path / "out")
+
+    def refusal(other: DataConfig, enhancer: Enhancer) -> str:
+        with pytest.raises(UserError) as caught:
+            train_onestep(paused, other, enhancer, tmp_path / "out", resume=True)
+        return str(caught.value)
+
+    more = dataclasses.replace(data, videos=(tmp_path / "good",))
+    assert f"videos: {tmp_path / 'good'} is new" in refusal(more, tiny())
+    assert "model.output was residual and is direct" in refusal(data, tiny("direct"))
+    assert "clean_share was 0.0 and is 0.5" in refusal(dataclasses.replace(data, clean_share=0.5), tiny())
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("good", "bad", "pairs.jsonl"):
+        (tmp_path / name).rename(moved / name)
+    data = dataclasses.replace(data, pairs=(moved / "pairs.jsonl",))
+    assert train_onestep(paused, data, tiny(), tmp_path / "out", resume=True) is None  # moved only
+    (moved / "bad" / "frames" / "000001.png").write_bytes((moved / "bad" / "frames" / "000001.png").read_bytes() + b"1")
+    assert f"pairs: {moved / 'pairs.jsonl'} has changed" in refusal(data, tiny())
+    assert len(rows(tmp_path / "out.partial")) == 2
+    with (tmp_path / "out.partial" / "curve.jsonl").open("a") as curve:  # as a run that was killed after its last checkpoint leaves it
+        curve.write('{"step": 3, "loss": 1.0}\n{"ste')
+    (moved / "bad" / "frames" / "000001.png").write_bytes((moved / "bad" / "frames" / "000001.png").read_bytes()[:-1])
+    train_onestep(config(), data, tiny(), tmp_path / "out", resume=True)
+    assert [row["step"] for row in rows(tmp_path / "out")] == [1, 2, 3, 4]
 
 
 def test_time_ends_a_training(data: DataConfig, tmp_path: Path) -> None:
@@ -183,6 +214,44 @@ def test_decoder_lora_is_folded_into_a_plain_autoencoder(data: DataConfig, tmp_p
     assert not torch.equal(again.vae.decoder.conv_in.weight, before)
     x = random_batch(5).degraded
     torch.testing.assert_close(again(x), enhancer.eval()(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("lr", (-1.0, 0.0, 1e12, NAN)), ("betas", ((2.0, 2.0), (0.9, NAN))), ("weight_decay", (-1.0, NAN)), ("warmup_steps", (-1,)),
+        ("grad_clip", (0.0, -1.0, NAN)), ("max_seconds", (0.0, -5.0, NAN)), ("pause_seconds", (-1.0, NAN)), ("seed", (-1,)),
+        ("crop_px", ((0, 0), (32, -32))), ("device", ("foo", "cuda:1")), ("ema", (NAN, 1.0)), ("losses", ({"l1": NAN}, {"l1": -1.0})),
+        ("window", (0, -1, 2)), ("overlap", (-1,)), ("transformer_lora", (LoraInfo(rank=0, alpha=1), LoraInfo(rank=1, alpha=NAN))),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_named(name: str, values: tuple[object, ...]) -> None:
+    for value in values:
+        with pytest.raises(UserError, match=name.removeprefix("transformer_").replace("lora", "LoRA")):
+            config(**{name: value})
+    with pytest.raises(UserError, match=r"crop_px is \(30, 33\), but this model needs multiples of 16; give for instance 32 48"):
+        config(crop_px=(30, 33)).check_crop(16)
+
+
+def test_a_crop_that_the_model_cannot_take_is_refused_before_data_are_read(data: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="multiples of 16"):
+        train_onestep(config(crop_px=(30, 30)), DataConfig(videos=(tmp_path / "absent",)), tiny(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["cache_gb", "latents_gb"])
+@pytest.mark.parametrize("value", [NAN, float("inf"), -1.0])
+def test_gigabytes_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=name):
+        DataConfig(videos=(Path("x"),), **{name: value})  # type: ignore[arg-type]
+
+
+def test_progress_is_shown_where_it_is_asked_for(data: DataConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_onestep(config(steps=2, log=True), data, tiny(), tmp_path / "out")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("step 2 of 2: loss ")
+    assert last.endswith("ms a step, 0 s left")
+    train_onestep(config(steps=2), data, tiny(), tmp_path / "silent")
+    assert capsys.readouterr().err == ""
 
 
 def test_settings_that_make_no_sense_are_named(data: DataConfig, tmp_path: Path) -> None:
