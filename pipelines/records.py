@@ -10,7 +10,7 @@ from splatmend.datasets.artifact import read_json, write_json
 from splatmend.datasets.errors import UserError
 
 RECORDS = "stages"
-_NEEDED = {"stage", "recipe", "state", "config", "inputs", "takes_from", "code"}
+_NEEDED = {"stage", "recipe", "state", "config", "inputs", "takes_from", "code", "splatmend"}
 
 
 def record_path(out: Path, stage: str) -> Path:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from splatmend import __version__
 from splatmend.datasets.artifact import content_key, partial_folder, plain
 from splatmend.datasets.disk_faults import disk_is_full
 from splatmend.datasets.errors import UserError
+from splatmend.pipelines.code_state import code_state
 from splatmend.pipelines.planning import Plan, Step, input_keys
 from splatmend.pipelines.records import RECORDS, read_record, record_path, write_record
 from splatmend.pipelines.resources import Meter
@@ -53,14 +53,14 @@ def _run_stage(recipe: str, step: Step, out: Path, context: StageContext) -> Non
         "takes_from": list(stage.upstream()),
         "code": code,
         "device": context.device,
-        "code_version": __version__,
+        "splatmend": plain(code_state()),
     }
     if not context.resume:
         shutil.rmtree(partial_folder(target), ignore_errors=True)
     write_record(out, record)
     meter = Meter()
     with meter:
-        stage.run(stage.config, paths, target, context)
+        facts = stage.run(stage.config, paths, target, context)
     if not target.exists() or meter.usage is None:
         raise RuntimeError(f"stage {stage.name} ended without writing {target}")
     finished = time.time()
@@ -70,6 +70,7 @@ def _run_stage(recipe: str, step: Step, out: Path, context: StageContext) -> Non
         "made": content_key([key, finished]),
         "finished_s": finished,
         "usage": plain(meter.usage),
+        "facts": plain(facts or {}),
     }
     write_record(out, record)
 

@@ -22,12 +22,12 @@ class StageContext:
     say: Callable[[str], None] = print
 
 
-StageFunction = Callable[[Any, Mapping[str, Path], Path, StageContext], None]
+StageFunction = Callable[[Any, Mapping[str, Path], Path, StageContext], Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One step. `run(config, inputs, out, context)` writes the folder `out`, whole or not at all.
+    """One step. `run(config, inputs, out, context)` writes the folder `out`, whole or not at all, and may return facts for its record.
 
     `inputs` maps the function's input names to another stage's name (str) or to something on disk (Path). `resumes`: whether an
     interrupted run leaves a checkpoint from which `run` can go on.

@@ -100,22 +100,25 @@ def render_scene(config: RenderConfig, inputs: Mapping[str, Path], out: Path, co
             render_clip(scene, shots, partial / f"{number:03d}", encoding=config.encoding, extra=extra)
 
 
-def enhance(config: EnhanceConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
-    """A clip, or every clip of a set, goes through an enhancer."""
+def enhance(config: EnhanceConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> dict[str, Any]:
+    """A clip, or every clip of a set, goes through an enhancer; the facts say which."""
     from splatmend.datasets.clip import open_clip
     from splatmend.enhance.artifact import load_enhancer
     from splatmend.enhance.stream import enhance_clip
     from splatmend.enhance.transformer import inference_dtype
     from splatmend.pipelines.clip_sets import building_set, is_set, members
+    from splatmend.pipelines.enhancer_facts import enhancer_facts
 
     device = torch_device(context.device)
     enhancer = load_enhancer(inputs["enhancer"], device=device, dtype=inference_dtype(device))
+    facts = {"enhancer": enhancer_facts(inputs["enhancer"], enhancer.spec)}
     if not is_set(inputs["clip"]):
         enhance_clip(enhancer, open_clip(inputs["clip"]), out, strength=config.strength, encoding=config.encoding, overwrite=True)
-        return
+        return facts
     with building_set(out, {"enhance": config}) as partial:
         for clip in members(inputs["clip"]):
             enhance_clip(enhancer, open_clip(clip), partial / clip.name, strength=config.strength, encoding=config.encoding)
+    return facts
 
 
 def score(config: Any, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:

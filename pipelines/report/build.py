@@ -15,6 +15,7 @@ from splatmend.pipelines.evaluation.table import score_lines, score_rows
 from splatmend.pipelines.report.curves import Curve, draw, read_curve
 from splatmend.pipelines.report.log_pictures import LogPictures, log_pictures
 from splatmend.pipelines.report.machine import machine_facts
+from splatmend.pipelines.report.made_by import makers_of_clips, makers_of_records
 from splatmend.pipelines.report.media import clip_uri, jpeg_uri
 from splatmend.pipelines.resources import bytes_text, seconds_text
 from splatmend.pipelines.stage import flat
@@ -60,12 +61,15 @@ def _page(inputs: ReportInputs, pictures: LogPictures | None) -> str:
     templates = files("splatmend.pipelines.report") / "templates"
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
+    clips = {name: open_clip(path) for comparison in inputs.comparisons for name, path in comparison.clips.items()}
+    words, makers = makers_of_records(inputs.records) if inputs.records else ([], makers_of_clips(clips))
     total = sum(record["usage"]["seconds"] for record in inputs.records)
     return template.render(
         title=inputs.title,
         style=(templates / "report.css").read_text(encoding="utf-8"),
         script=(templates / "report.js").read_text(encoding="utf-8"),
-        lead=_lead(inputs, pictures),
+        lead=[*_lead(inputs, pictures), *words],
+        makers=makers,
         comparisons=[_comparison(comparison) for comparison in inputs.comparisons],
         strips=[] if pictures is None else _strips(pictures),
         overlay=None if pictures is None or pictures.overlay is None else jpeg_uri(pictures.overlay, 1080),

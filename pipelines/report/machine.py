@@ -34,9 +34,9 @@ def machine_facts() -> list[tuple[str, str]]:
     """Names and values for a table."""
     import torch
 
-    from splatmend import __version__
+    from splatmend.pipelines.code_state import code_state
 
-    facts = [("splatmend", __version__), ("Python", platform.python_version()), ("system", platform.platform())]
+    facts = [("splatmend", str(code_state())), ("Python", platform.python_version()), ("system", platform.platform())]
     facts += [(name, found) for name in PACKAGES if (found := package_version(name)) is not None]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts.append(("processor", f"{processor_name()}, {cores} cores"))

@@ -20,6 +20,7 @@ from splatmend.pipelines.evaluation.table import score_lines
 from splatmend.pipelines.evaluation.truth import ClipTruth
 from splatmend.pipelines.report.build import PAGE, Comparison, ReportInputs, build_report
 from splatmend.pipelines.report.curves import draw, read_curve
+from splatmend.pipelines.report.made_by import makers_of_records
 
 
 class Page(HTMLParser):
@@ -51,6 +52,16 @@ RECORD = {
     "stage": "fit <b>",
     "config": {"iterations": 800, "data.max_width": None},
     "usage": {"seconds": 75.0, "memory_bytes": 3 * 2**30, "accelerator_bytes": 0},
+    "splatmend": {"version": "0.1.0", "commit": "0123456789abcdef", "changed": False},
+    "facts": {
+        "enhancer": {
+            "name": "bundled",
+            "weights": "fedcba987654",
+            "base": "small",
+            "task": "restore",
+            "provenance": {"steps": 548, "seconds": 220.434292626, "losses": {"l1": 2.0}, "data": ["pairs", "pairs", "dog"]},
+        }
+    },
 }
 
 
@@ -109,6 +120,30 @@ def test_tables_and_names_are_there_and_escaped(page: str) -> None:
     assert "1 min 15 s" in text
     assert "3.0 GiB" in text
     assert "iterations" in text
+
+
+def test_the_page_says_which_enhancer_and_which_commit_made_the_pictures(page: str) -> None:
+    text = Page(page).text
+    assert "enhancer bundled (fedcba987654)" in text
+    assert "splatmend 0.1.0, commit 0123456789ab" in text
+    rows = {name: text[text.index(name) + 1] for name in text if name.startswith("enhancer's")}
+    assert rows == {
+        "enhancer's weights": "fedcba987654",
+        "enhancer's base": "small",
+        "enhancer's task": "restore",
+        "enhancer's training: steps": "548",
+        "enhancer's training: seconds": "220.434",
+        "enhancer's training: losses.l1": "2",
+        "enhancer's training: data": "pairs (2 times), dog",
+    }
+
+
+def test_stages_of_two_commits_are_told_apart() -> None:
+    other = RECORD | {"stage": "shift", "splatmend": RECORD["splatmend"] | {"changed": True}}
+    words, rows = makers_of_records([RECORD, other])
+    assert words[1:] == ["splatmend 0.1.0, commit 0123456789ab", "splatmend 0.1.0, commit 0123456789ab with uncommitted changes"]
+    assert words[0] == "enhancer bundled (fedcba987654)"  # the same one, once
+    assert rows[-1] == ("splatmend", "0.1.0, commit 0123456789ab with uncommitted changes (shift)")
 
 
 @pytest.mark.parametrize(("raw", "enhanced", "difference"), [(20.0, 19.9996, "0.00"), (20.0, 20.5, "+0.50"), (20.0, 19.5, "-0.50")])
