@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,8 +64,11 @@ class PairsConfig:
             raise UserError(f"every: {min(self.every)} leaves no frame out; give 2 or more.")
         if any(not 0 < share < 1 for share in self.shares):
             raise UserError("shares: each must lie between 0 and 1, both excluded.")
-        if 0 in self.shifts:
-            raise UserError("shifts: 0 is the recorded path; give other numbers.")
+        if 0 in self.shifts or not all(map(math.isfinite, self.shifts)):
+            raise UserError(f"shifts: {' '.join(map(str, self.shifts))} must be metres and not 0, the recorded path; give other numbers.")
+        for name in ("strategies", "every", "shifts", "cameras"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(f"{name}: {' '.join(map(str, getattr(self, name)))} names something twice; give each once.")
         if not 0 <= self.validation_share <= 1:
             raise UserError(f"validation_share: {self.validation_share} is not between 0 and 1; change it.")
 
@@ -96,7 +100,9 @@ def make_pairs(
     cannot serve, or a resumed run with other settings.
     """
     from splatmend.pipelines.pair_sources import open_source
+    from splatmend.pipelines.stages import torch_device
 
+    torch_device(device)
     opened = [open_source(source, config.street, device) for source in sources]
     names = [source.scene for source in opened]
     if len(set(names)) < len(names):
@@ -104,15 +110,24 @@ def make_pairs(
     for source in opened:
         if "shift" in config.strategies and not source.sees_everything:
             raise UserError(f"{source.name}: the strategy shift needs a truth beside the path, which only street:SEED has; leave it out.")
+        _cameras(source, config)
     asked = {"pairs": plain(config), "sources": list(sources)}
     state = partial_folder(out) / _STATE
     if resume and state.is_file() and read_json(state) != asked:
-        raise UserError(f"{partial_folder(out)}: it was begun with other settings or logs; run without --resume to start afresh.")
+        raise UserError(
+            f"{partial_folder(out)}: it was begun with other settings or logs; give those with --resume, or start anew with --overwrite in "
+            "place of --resume."
+        )
     manifest = Manifest(kind="pairs", config=asked)
     with building(out, manifest, overwrite=overwrite, resume=resume) as partial:
         write_json(partial / _STATE, asked)
-        for source in opened:
-            _pairs_of(source, partial, config, device, say)
+        try:
+            for source in opened:
+                _pairs_of(source, partial, config, device, say)
+        except UserError:
+            if not _rows(partial) and not any((partial / "fits").glob("*")):
+                (partial / _STATE).unlink()  # nothing stands that another run could go on from
+            raise
         rows = _rows(partial)
         manifest.facts = {"pairs": len(rows), "scenes": len(names), "means": summary(rows)}
         shutil.rmtree(partial / "fits", ignore_errors=True)
@@ -174,20 +189,14 @@ def _fit_config(name: str, config: PairsConfig, device: str) -> FitConfig:
 def _pairs_of(source: PairSource, folder: Path, config: PairsConfig, device: str, say: Callable[[str], None]) -> None:
     from splatmend.pipelines.contact_sheet import write_contact_sheet
 
-    cameras = config.cameras or tuple(source.log.cameras)
-    unknown = [name for name in cameras if name not in source.log.cameras]
-    if unknown:
-        raise UserError(f"{source.name}: there is no camera {unknown[0]}; it has {', '.join(source.log.cameras)}.")
-    wanted = plans(config, cameras)
+    wanted = plans(config, _cameras(source, config))
     done = {row["degraded"] for row in _rows(folder)}
     for plan in wanted:
         degraded = f"clips/{source.scene}/{plan.name}/degraded"
         if degraded in done:
             continue
         say(f"{source.scene}: {plan.name}")
-        row = _make_pair(source, plan, folder, config, device)
-        with (folder / INDEX).open("a") as index:
-            index.write(json.dumps(row) + "\n")
+        _write_rows(folder, [*_rows(folder), _make_pair(source, plan, folder, config, device)])
     rows = [row for row in _rows(folder) if row["scene"] == source.scene]
     (folder / "sheets").mkdir(exist_ok=True)
     write_contact_sheet(folder, rows, folder / "sheets" / f"{source.scene}.png")
@@ -233,11 +242,21 @@ def _scene(source: PairSource, plan: PairPlan, folder: Path, config: PairsConfig
     return load_scene(path, device=torch_device(device))
 
 
+def _cameras(source: PairSource, config: PairsConfig) -> tuple[str, ...]:
+    """The cameras to render; `UserError` for one that the source lacks."""
+    for name in config.cameras:
+        if name not in source.log.cameras:
+            raise UserError(f"{source.name}: there is no camera {name}; it has {', '.join(source.log.cameras)}.")
+    return config.cameras or tuple(source.log.cameras)
+
+
 def _rows(folder: Path) -> list[dict[str, Any]]:
     index = folder / INDEX
-    if not index.is_file():
-        return []
-    # An interrupted write leaves at most a last line without its end; that pair is made again.
-    lines = index.read_text().split("\n")[:-1]
-    index.write_text("".join(line + "\n" for line in lines))
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in index.read_text().splitlines()] if index.is_file() else []
+
+
+def _write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """The index, which is whole at every moment."""
+    beside = folder / f"{INDEX}.new"
+    beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    beside.replace(folder / INDEX)

@@ -14,6 +14,7 @@ from splatmend.datasets.clip import open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.street import StreetConfig
 from splatmend.datasets.video import read_image
+from splatmend.pipelines import pairs as pairs_module
 from splatmend.pipelines.cli import main
 from splatmend.pipelines.pairs import INDEX, PairsConfig, make_pairs, plans, split_of
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
@@ -52,7 +53,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not out.exists()
     first = rows_of(partial_folder(out))
     assert [row["kind"] for row in first] == ["sparse"]
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="other settings or logs; give those with --resume, or start anew with --overwrite in place"):
         make_pairs(["street:6"], out, CONFIG, resume=True, device="cpu")
     made = partial_folder(out) / first[0]["degraded"] / "manifest.json"
     before = made.stat().st_mtime_ns
@@ -118,7 +119,10 @@ def test_plans_and_settings() -> None:
     names = [plan.name for plan in plans(config, ["A", "B"])]
     assert len(names) == len(set(names)) == 2 * (2 + 3 + 2)
     assert "B-right2" in names
-    for wrong in ({"strategies": ()}, {"every": (1,)}, {"shares": (1.0,)}, {"shifts": (0.0,)}, {"validation_share": 2.0}):
+    for wrong in (
+        {"strategies": ()}, {"every": (1,)}, {"shares": (1.0,)}, {"shifts": (0.0,)}, {"shifts": (float("nan"),)}, {"validation_share": 2.0},
+        {"cameras": ("A", "A")},
+    ):  # fmt: skip
         with pytest.raises(UserError):
             replace(CONFIG, **wrong)
 
@@ -134,4 +138,28 @@ def test_sources_that_cannot_be_used(capsys: pytest.CaptureFixture[str], tmp_pat
         error = capsys.readouterr().err
         assert part in error
         assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+        assert list(tmp_path.iterdir()) == []  # not even a folder to resume
+
+
+def test_a_fault_before_anything_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise UserError("no room")
+
+    monkeypatch.setattr(pairs_module, "_scene", no_room)
+    with pytest.raises(UserError, match="no room"):
+        make_pairs(["street:5"], tmp_path / "out", CONFIG, device="cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_index_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs_module._write_rows(tmp_path, [{"kind": "sparse"}])
+
+    def interrupted(path: Path, text: str) -> int:
+        with path.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pairs_module._write_rows(tmp_path, [{"kind": "sparse"}, {"kind": "shift"}])
+    assert rows_of(tmp_path) == [{"kind": "sparse"}]
