@@ -15,6 +15,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain, read_manifest
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import rotation_fault
@@ -119,6 +120,11 @@ class ClipFrame:
     shot: Shot | None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def edits(self) -> ActorEdits:
+        """What the line's `actors` says of actors that were removed or moved; nothing where it has none."""
+        return ActorEdits.from_json(self.extra["actors"]) if "actors" in self.extra else ActorEdits()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
@@ -175,6 +181,11 @@ class Clip:
         return raw > 127
 
 
+def plain_images(folder: Path) -> tuple[Path, ...]:
+    """The images that lie in a folder, sorted by name."""
+    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
+
+
 def open_clip(path: Path) -> Clip:
     """A clip that splatmend wrote, a video file, or a folder of images (sorted by name). `UserError` where it is none of these."""
     path = Path(path)
@@ -186,7 +197,7 @@ def open_clip(path: Path) -> Clip:
             raise UserError(f"{path}: the video holds no frame; give another file.")
         return Clip(path=path, frames=(ClipFrame(shot=None),) * count, images=(), video=path, rate_hz=_video_rate(path))
     if path.is_dir() and not (path / "manifest.json").is_file():
-        images = tuple(sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
+        images = plain_images(path)
         if not images:
             raise UserError(f"{path}: it holds neither a manifest.json nor images; give a clip, a video file or a folder of images.")
         return Clip(path=path, frames=(ClipFrame(shot=None),) * len(images), images=images, video=None, rate_hz=10.0)
@@ -196,8 +207,10 @@ def open_clip(path: Path) -> Clip:
         for line in (path / "cameras.jsonl").read_text().splitlines():
             raw = json.loads(line)
             shot = None if raw["shot"] is None else shot_from_json(raw["shot"])
-            frames.append(ClipFrame(shot=shot, extra={k: v for k, v in raw.items() if k not in ("frame", "shot")}))
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+            frame = ClipFrame(shot=shot, extra={k: v for k, v in raw.items() if k not in ("frame", "shot")})
+            _ = frame.edits
+            frames.append(frame)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise UserError(f"{path / 'cameras.jsonl'}: the list of cameras is missing or broken ({fault}); write the clip again.") from None
     video = path / "frames.mp4" if manifest.facts.get("encoding", "png") != "png" else None
     images = () if video else tuple(path / "frames" / f"{i:06d}.png" for i in range(len(frames)))

@@ -10,6 +10,8 @@ from typing import Any, overload
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from splatmend.datasets.actor_edits import ActorEdits
+from splatmend.datasets.artifact import plain
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, pose
 from splatmend.datasets.log import Camera
@@ -82,8 +84,9 @@ class TrajectoryConfig:
 @dataclass(frozen=True, kw_only=True)
 class Trajectory(Sequence[Shot]):
     """The shots in order. `extra` has a mapping per shot for its line in a clip: `camera`, `source_index` (recorded frame of the same
-    time, or None), `recorded` (the shot is that frame's, so there is a true picture) and `held_out` (which the fit has not seen).
-    `rate_hz` is the clip's frame rate; `without` and `actor_poses` go to the renderer, `facts` to the clip's manifest."""
+    time, or None), `recorded` (the shot is that frame's, so there is a true picture), `held_out` (which the fit has not seen) and, where
+    actors are edited, `actors` (`ActorEdits` as JSON). `rate_hz` is the clip's frame rate; `without` and `actor_poses` go to the renderer,
+    `facts` to the clip's manifest."""
 
     shots: tuple[Shot, ...]
     extra: tuple[Mapping[str, Any], ...]
@@ -124,12 +127,13 @@ def build_trajectory(scene: Scene, config: TrajectoryConfig) -> Trajectory:
     shots = [_beside(shot, scene, config, unit, number / rate_hz) for number, shot in enumerate(shots)]
     if config.max_width is not None:
         shots = [_narrowed(shot, config.max_width) for shot in shots]
+    edits = _actor_edits(config, unit)
     return Trajectory(
         shots=tuple(shots),
-        extra=tuple(extra),
+        extra=tuple(row | {"actors": plain(edits)} if edits else row for row in extra),
         rate_hz=rate_hz,
-        without=config.remove_actors,
-        actor_poses=_shifted_actors(scene, config, unit) if config.shift_actors else None,
+        without=edits.removed,
+        actor_poses=_shifted_actors(scene, edits) if edits.shifted else None,
         facts={"trajectory": config, "scene_units_per_unit_of_length": unit, "unit_of_length": _unit_name(scene, config)},
     )
 
@@ -232,8 +236,13 @@ def _narrowed(shot: Shot, max_width: int) -> Shot:
     return replace(shot, camera=camera.resized(max_width, height))
 
 
-def _shifted_actors(scene: Scene, config: TrajectoryConfig, unit: float) -> ActorPoses:
-    shifts = {actor_id: pose(np.eye(3), unit * np.asarray(shift)) for actor_id, shift in config.shift_actors.items()}
+def _actor_edits(config: TrajectoryConfig, unit: float) -> ActorEdits:
+    shifted = {actor_id: (unit * ahead, unit * left, unit * up) for actor_id, (ahead, left, up) in config.shift_actors.items()}
+    return ActorEdits(removed=tuple(sorted(config.remove_actors)), shifted=shifted)
+
+
+def _shifted_actors(scene: Scene, edits: ActorEdits) -> ActorPoses:
+    shifts = {actor_id: pose(np.eye(3), np.asarray(shift)) for actor_id, shift in edits.shifted.items()}
 
     def world_from_actor(actor_id: str, t_us: int) -> np.ndarray | None:
         recorded = scene.actors[actor_id].world_from_node(t_us)

@@ -146,7 +146,10 @@ def test_actors_are_removed_or_shifted() -> None:
     path = build_trajectory(scene, TrajectoryConfig(remove_actors=("car/1",)))
     assert path.without == ("car/1",)
     assert not path.extra[0]["recorded"]
-    shifted = build_trajectory(scene, TrajectoryConfig(shift_actors={"car/1": (1.0, 2.0, 0.0)}))
+    assert path.extra[0]["actors"] == {"removed": ["car/1"], "shifted": {}}
+    assert "actors" not in build_trajectory(scene, TrajectoryConfig()).extra[0]
+    shifted = build_trajectory(scene, TrajectoryConfig(shift_actors={"car/1": (0.5, 1.0, 0.0)}, unit=2.0))
+    assert shifted.extra[0]["actors"]["shifted"] == {"car/1": [1.0, 2.0, 0.0]}
     assert shifted.actor_poses is not None
     recorded = scene.actors["car/1"].track.world_from_actor(0)
     np.testing.assert_allclose(shifted.actor_poses("car/1", 0), recorded @ pose(np.eye(3), np.array([1.0, 2.0, 0.0])))
