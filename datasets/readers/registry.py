@@ -58,15 +58,19 @@ SOURCES: tuple[Source, ...] = (
 )
 
 
+def source_of(path: Path) -> Source | None:
+    """The data set whose layout a path has; None where no reader knows it."""
+    return next((source for source in SOURCES if source.recognises(path)), None)
+
+
 def open_log(path: Path | str) -> SceneLog:
     """Read and validate the log at a path. Pictures and points are read later, when they are asked for.
 
     Raises `UserError` when the path is missing, no reader knows its layout, or the log has a fault.
     """
     path = Path(path).expanduser()
-    for source in SOURCES:
-        if source.recognises(path):
-            return source.read(path).validate()
+    if (source := source_of(path)) is not None:
+        return source.read(path).validate()
     # Asked only now: `FOLDER#DRIVE` of Waymo v2 is no file.
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; check the path of the log.")

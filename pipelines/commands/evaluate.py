@@ -23,7 +23,8 @@ class Options:
     also: tuple[Path, ...] = ()
     """More clips of the same shots: rows named as their folders."""
     truth: Path
-    """A clip, the log that the scene was fitted to, or a folder that `splatmend street` wrote."""
+    """A clip of the same shots (also a video file or a folder of images), the log that the scene was fitted to, or a folder that
+    `splatmend street` wrote."""
     out: Path
     """Folder of the scores to write."""
     config: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)

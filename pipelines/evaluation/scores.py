@@ -21,8 +21,10 @@ from splatmend.datasets.clip import Clip, ClipFrame, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.video import VideoWriter, can_write_video
 from splatmend.pipelines.clip_sets import members
+from splatmend.pipelines.device import torch_device
 from splatmend.pipelines.evaluation.flow import Flow
 from splatmend.pipelines.evaluation.metrics import REGISTRY, FrameView, Metric
+from splatmend.pipelines.evaluation.same_shots import check_same_shots
 from splatmend.pipelines.evaluation.truth import TrueFrame, Truth
 
 FrameChoice = Literal["all", "held_out"]
@@ -75,15 +77,16 @@ def evaluate(
         truth: a clip, a log or a procedural street, see `splatmend.pipelines.evaluation.truth`.
         device: where the networks and structure scores run; "auto" takes CUDA where it is.
 
-    Raises `UserError` where the clips differ in length or size, no frame counts, or the truth does not fit.
+    Raises `UserError` where the clips show different shots, no frame counts, the truth does not fit or there is no such device.
     """
+    where = torch.device(torch_device(device))
     parts = _parts(clips)
     manifest = Manifest(kind="scores", config={"evaluate": config, "clips": dict(clips), "truth": truth.describe()})
     with building(out, manifest, overwrite=overwrite) as partial:
         # The truth's video serves the report alone: a machine that cannot write one still scores.
         writer = VideoWriter(partial / TRUTH_VIDEO, next(iter(parts[0].values())).rate_hz) if can_write_video() else nullcontext()
         with writer as video:
-            scores = _score(parts, truth, config, _device(device), video)
+            scores = _score(parts, truth, config, where, video)
         write_json(partial / SCORES, scores)
         manifest.facts = {"frames": scores["count"], "means": {name: row["mean"] for name, row in scores["rows"].items()}}
     return scores
@@ -105,9 +108,9 @@ def _parts(clips: Mapping[str, Path]) -> list[dict[str, Clip]]:
         raise UserError(f"{first}: the sets hold different numbers of clips; give sets of the same shots.")
     parts = [{name: open_clip(path) for name, path in zip(paths, row)} for row in zip(*paths.values())]
     for part in parts:
-        lengths = {name: len(clip) for name, clip in part.items()}
-        if len(set(lengths.values())) > 1:
-            raise UserError(f"{first}: the clips differ in length ({lengths}); give clips of the same shots.")
+        one, *others = part.values()
+        for other in others:
+            check_same_shots(one.frames, str(one.path), other)
     return parts
 
 
@@ -222,9 +225,3 @@ def _tensor(picture: np.ndarray, true: TrueFrame | None, device: torch.device) -
     if true is not None and true.valid is not None:
         picture = np.where(true.valid[..., None], picture, true.rgb)
     return torch.from_numpy(np.ascontiguousarray(picture)).to(device).float() / 255.0
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from splatmend.datasets.clip import Clip, ClipFrame, open_clip
+from splatmend.datasets.actor_edits import ActorEdits
+from splatmend.datasets.clip import Clip, ClipFrame, open_clip, plain_images
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import inverse, transform
+from splatmend.datasets.geometry import PoseTrack, inverse, pose, transform
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.datasets.shot import Shot
+from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
 from splatmend.datasets.undistort import resized, undistorted
 from splatmend.datasets.video import VIDEO_SUFFIXES, to_uint8
 from splatmend.pipelines.evaluation.flow import Flow, estimated_flow, exact_flow
+from splatmend.pipelines.evaluation.same_shots import check_same_shots, same_calibration, same_pose
 
 if TYPE_CHECKING:
     from splatmend.datasets.street.street import Street
@@ -36,12 +39,12 @@ class TrueFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class StreetFrame(TrueFrame):
-    """An oracle's picture with what it knows: `depth_m [H, W]` camera z, `ids [H, W]` which body."""
+    """An oracle's picture with what it knows: `depth_m [H, W]` camera z, `ids [H, W]` which body, and the paths of those that move."""
 
-    street: Street
     shot: Shot
     depth_m: np.ndarray
     ids: np.ndarray
+    paths: Mapping[int, PoseTrack] = field(default_factory=dict)
 
     def flow_from(self, previous: TrueFrame) -> Flow:
         if not isinstance(previous, StreetFrame):
@@ -51,10 +54,10 @@ class StreetFrame(TrueFrame):
     def _moved(self, points: np.ndarray, previous: StreetFrame) -> np.ndarray:
         """World points of this frame where they were in the previous one: those on an actor move with it."""
         out = points.copy()
-        for actor in self.street.actors:
-            mask = self.ids == self.street.actor_label(actor.actor_id)
+        for label, path in self.paths.items():
+            mask = self.ids == label
             if mask.any():
-                before_from_now = actor.world_from_actor(previous.shot.mid_us) @ inverse(actor.world_from_actor(self.shot.mid_us))
+                before_from_now = path.at(previous.shot.mid_us) @ inverse(path.at(self.shot.mid_us))
                 out[mask] = transform(before_from_now, points[mask])
         return out
 
@@ -69,15 +72,12 @@ class Truth(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTruth:
-    """Another clip, frame by frame."""
+    """Another clip of the same shots, frame by frame."""
 
     clip: Clip
 
     def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
-        if len(cameras) != len(self.clip):
-            raise UserError(
-                f"{self.clip.path}: the truth has {len(self.clip)} frames and the clip {len(cameras)}; give clips of the same shots."
-            )
+        check_same_shots(cameras, "the clip to score", self.clip)
         for rgb in self.clip.iter_rgb():
             yield TrueFrame(rgb=rgb)
 
@@ -97,11 +97,16 @@ class LogTruth:
             shot = clip_frame.shot
             if shot is None:
                 raise UserError(f"{self.log.path}: a clip without cameras cannot be matched with a log; give a clip that splatmend wrote.")
+            if clip_frame.edits:
+                raise UserError(
+                    f"{self.log.path}: the clip leaves out or moves actors, which the recorded pictures show where they were; give a clip "
+                    "with all actors in their places, or a truth that was edited as the clip was."
+                )
             if recorded is None:
                 prepared = _fitted_to(self.log, cameras)
                 recorded = {(frame.camera, frame.start_us): frame for frame in prepared.frames}
             frame = recorded.get((shot.camera.name, shot.start_us))
-            if frame is None or not _same_pose(frame.world_from_camera_start, shot.world_from_camera_start):
+            if frame is None or not same_pose(frame.world_from_camera_start, shot.world_from_camera_start):
                 yield None
                 continue
             valid = frame.masks["valid"]() if "valid" in frame.masks else None
@@ -113,7 +118,7 @@ class LogTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class StreetTruth:
-    """A procedural street, seen from any shot."""
+    """A procedural street, seen from any shot, with actors left out or moved as the shot's frame says."""
 
     street: Street
     path: Path
@@ -122,8 +127,31 @@ class StreetTruth:
         for frame in cameras:
             if frame.shot is None:
                 raise UserError(f"{self.path}: a clip without cameras cannot be matched with a street; give a clip that splatmend wrote.")
-            seen = self.street.render(frame.shot, supersample=self.street.config.supersample)
-            yield StreetFrame(rgb=to_uint8(seen.rgb), street=self.street, shot=frame.shot, depth_m=seen.depth_m, ids=seen.ids)
+            moved = self._moved(frame.edits)
+            seen = self.street.render(
+                frame.shot,
+                without=(*frame.edits.removed, *frame.edits.shifted),
+                extra=[(self.street.actor_meshes[index], path) for index, path in moved.items()],
+                supersample=self.street.config.supersample,
+            )
+            paths = dict(enumerate((*(actor.track for actor in self.street.actors), *moved.values()), FIRST_ACTOR_ID))
+            yield StreetFrame(rgb=to_uint8(seen.rgb), shot=frame.shot, depth_m=seen.depth_m, ids=seen.ids, paths=paths)
+
+    def _moved(self, edits: ActorEdits) -> dict[int, PoseTrack]:
+        """Paths of the actors that are shifted, by their places in `Street.actors`; `UserError` for an actor that the street lacks."""
+        places = {actor.actor_id: index for index, actor in enumerate(self.street.actors)}
+        if strange := sorted({*edits.removed, *edits.shifted} - places.keys()):
+            raise UserError(
+                f"{self.path}: the street has no actor {strange[0]}, which the clip leaves out or moves; give the street that the scene "
+                "was fitted to."
+            )
+        moved = {}
+        for actor_id, shift in edits.shifted.items():
+            if actor_id not in edits.removed:
+                track = self.street.actors[places[actor_id]].track
+                world_from_body = track.world_from_body @ pose(np.eye(3), np.asarray(shift))
+                moved[places[actor_id]] = PoseTrack(times_us=track.times_us, world_from_body=world_from_body)
+        return moved
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "street", "path": str(self.path)}
@@ -134,7 +162,7 @@ def open_truth(path: Path) -> Truth:
 
     Raises `UserError` where it is none of them.
     """
-    from splatmend.datasets.readers.registry import open_log
+    from splatmend.datasets.readers.registry import open_log, source_of
     from splatmend.datasets.street import is_street, load_street
 
     path = Path(path)
@@ -143,6 +171,8 @@ def open_truth(path: Path) -> Truth:
     if is_street(path):
         return StreetTruth(street=load_street(path), path=path)
     if (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES) or (path / "manifest.json").is_file():
+        return ClipTruth(clip=open_clip(path))
+    if path.is_dir() and source_of(path) is None and plain_images(path):
         return ClipTruth(clip=open_clip(path))
     return LogTruth(log=open_log(path))
 
@@ -160,8 +190,7 @@ def _fitted_to(log: SceneLog, cameras: Sequence[ClipFrame]) -> SceneLog:
         if one.cameras[name].width != camera.width:
             one = resized(one, width=camera.width)
         found = one.cameras[name]
-        own, asked = ((*c.focal_px, *c.principal_px, c.width, c.height) for c in (found, camera))
-        if not np.allclose(own, asked, rtol=1e-3, atol=0.05):
+        if not same_calibration(found, camera):
             raise UserError(
                 f"{log.path}: camera {name} has another calibration or shape in the clip; give the log that the scene was fitted to."
             )
@@ -169,7 +198,3 @@ def _fitted_to(log: SceneLog, cameras: Sequence[ClipFrame]) -> SceneLog:
         frames.extend(one.frames)
     frames.sort(key=lambda frame: (frame.start_us, frame.camera))
     return replace(ideal, cameras=kept, frames=tuple(frames))
-
-
-def _same_pose(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.allclose(a, b, atol=1e-3))

@@ -1,0 +1,157 @@
+"""What clips are scored against: the same shots only, actors as the clip shows them, plain images."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splatmend.datasets.actor_edits import ActorEdits
+from splatmend.datasets.artifact import Manifest, building, plain
+from splatmend.datasets.clip import ClipFrame, ClipWriter, open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import pose
+from splatmend.datasets.log import Camera
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.street import StreetConfig, build_street, street_log
+from splatmend.datasets.street.street import Street
+from splatmend.datasets.video import to_uint8
+from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
+from splatmend.pipelines.evaluation.truth import ClipTruth, LogTruth, StreetFrame, StreetTruth, open_truth
+
+CAMERA = Camera(name="FRONT", width=32, height=24, focal_px=(30.0, 30.0), principal_px=(16.0, 12.0))
+PSNR = EvaluateConfig(metrics=("psnr",))
+
+
+def still(index: int, camera: Camera = CAMERA, left_m: float = 0.0, delay_us: int = 0) -> Shot:
+    return Shot.still(camera, pose(np.eye(3), np.array([left_m, 0.0, 0.1 * index])), index * 100_000 + delay_us)
+
+
+def write_clip(out: Path, shots: list[Shot], edits: ActorEdits | None = None) -> Path:
+    extra = {} if edits is None else {"actors": plain(edits)}
+    with building(out, manifest := Manifest(kind="clip", config={})) as partial, ClipWriter(partial) as writer:
+        for index, shot in enumerate(shots):
+            writer.write(np.full((24, 32, 3), 0.2 * index), shot, extra=extra)
+        manifest.facts = writer.facts
+    return out
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "raw", [still(i) for i in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ([still(0), still(1), still(2, left_m=0.5)], "frame 2 has a pose that lies 0.5 "),
+        ([still(0), still(1, delay_us=20_000), still(2)], "frame 1 is exposed from 120000"),
+        ([still(0, replace(CAMERA, name="SIDE")), still(1), still(2)], "frame 0 is of camera SIDE, but of FRONT"),
+        ([still(0), still(1, replace(CAMERA, focal_px=(40.0, 40.0))), still(2)], "frame 1 of camera FRONT has another calibration"),
+        ([still(0), still(1)], "has 2 frames and .* 3"),
+    ],
+)
+def test_clips_of_other_shots_are_refused(clip: Path, tmp_path: Path, other: list[Shot], words: str) -> None:
+    second = write_clip(tmp_path / "other", other)
+    with pytest.raises(UserError, match=f"other: .*{words}"):
+        evaluate({"raw": clip, "enhanced": second}, ClipTruth(clip=open_clip(clip)), tmp_path / "scores", PSNR)
+    with pytest.raises(UserError, match=f"other: .*{words}"):
+        evaluate({"raw": clip}, open_truth(second), tmp_path / "scores", PSNR)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "raw"]
+
+
+def test_clips_with_other_actors_are_refused_and_equal_ones_are_not(clip: Path, tmp_path: Path) -> None:
+    shots = [still(i) for i in range(3)]
+    without = write_clip(tmp_path / "without", shots, ActorEdits(removed=("car",)))
+    with pytest.raises(UserError, match="frame 0 leaves out or moves other actors"):
+        evaluate({"raw": clip}, open_truth(without), tmp_path / "scores", PSNR)
+    same = write_clip(tmp_path / "same", shots, ActorEdits(removed=("car",)))
+    assert evaluate({"raw": same}, open_truth(without), tmp_path / "scores", PSNR)["count"] == 3
+
+
+def test_a_broken_line_of_edits_is_refused(clip: Path) -> None:
+    cameras = clip / "cameras.jsonl"
+    cameras.write_text(
+        cameras.read_text().replace('{"frame": 1,', '{"frame": 1, "actors": {"removed": [], "shifted": {"car": [1, "x", 0]}},')
+    )
+    with pytest.raises(UserError, match="list of cameras"):
+        open_clip(clip)
+
+
+def test_a_folder_of_images_is_a_truth(clip: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(clip / "frames", images)
+    scores = evaluate({"raw": clip}, open_truth(images), tmp_path / "scores", PSNR)
+    assert scores["rows"]["raw"]["mean"]["psnr"] == pytest.approx(100.0)
+    (images / "000002.png").unlink()
+    with pytest.raises(UserError, match=r"images: it has 2 frames and .* 3"):
+        evaluate({"raw": clip}, open_truth(images), tmp_path / "more", PSNR)
+    for image in images.iterdir():
+        image.unlink()
+    with pytest.raises(UserError, match="no known data set"):
+        open_truth(images)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda"])
+def test_a_device_that_is_not_there_is_refused(clip: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="device"):
+        evaluate({"raw": clip}, open_truth(clip), tmp_path / "scores", PSNR, device=device)
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.fixture(scope="module")
+def street() -> Street:
+    return build_street(StreetConfig(seed=3, duration_s=0.4, width=64, height=48, cameras=("FRONT",), supersample=1))
+
+
+def most_visible(street: Street) -> str:
+    ids = street.render(street.shot("FRONT", 0), supersample=1).ids
+    return max(street.actors, key=lambda actor: int((ids == street.actor_label(actor.actor_id)).sum())).actor_id
+
+
+def true_frames(street: Street, edits: ActorEdits) -> list[StreetFrame]:
+    cameras = [ClipFrame(shot=street.shot("FRONT", index), extra={"actors": plain(edits)}) for index in range(2)]
+    frames = list(StreetTruth(street=street, path=Path("street")).frames(cameras))
+    assert all(isinstance(frame, StreetFrame) for frame in frames)
+    return [frame for frame in frames if isinstance(frame, StreetFrame)]
+
+
+def test_a_street_leaves_out_what_the_clip_leaves_out(street: Street) -> None:
+    actor_id = most_visible(street)
+    shown = true_frames(street, ActorEdits())[0]
+    removed = true_frames(street, ActorEdits(removed=(actor_id,), shifted={actor_id: (0.0, 1.0, 0.0)}))[0]
+    expected = street.render(street.shot("FRONT", 0), without=(actor_id,), supersample=1)
+    assert (shown.ids == street.actor_label(actor_id)).sum() > 20
+    np.testing.assert_array_equal(removed.rgb, to_uint8(expected.rgb))
+    np.testing.assert_array_equal(removed.ids, expected.ids)
+
+
+def test_a_street_moves_what_the_clip_moves(street: Street) -> None:
+    actor_id = most_visible(street)
+    label = street.actor_label(actor_id)
+    columns = []
+    for up_m in (0.0, 1.0):
+        frame, after = true_frames(street, ActorEdits(shifted={actor_id: (0.0, 0.0, up_m)}))
+        assert not (frame.ids == label).any()
+        mask = frame.ids == max(frame.paths)
+        assert mask.sum() > 20
+        columns.append(np.nonzero(mask)[0].mean())
+        # The flow of the moved body is its own: it comes from where the picture before shows it.
+        flow = after.flow_from(frame)
+        rows, cols = np.nonzero((after.ids == max(after.paths)) & flow.visible)
+        x, y = (flow.xy_px[rows, cols] + np.stack([cols, rows], axis=1)).round().astype(int).T
+        inside = (x >= 0) & (x < 64) & (y >= 0) & (y < 48)
+        assert (frame.ids[y[inside], x[inside]] == max(frame.paths)).mean() > 0.8
+    assert columns[1] < columns[0] - 1  # higher in the picture
+
+
+def test_edits_that_a_truth_cannot_follow_are_refused(street: Street) -> None:
+    with pytest.raises(UserError, match="no actor bus"):
+        true_frames(street, ActorEdits(removed=("bus",)))
+    frame = ClipFrame(shot=street.shot("FRONT", 0), extra={"actors": plain(ActorEdits(removed=(street.actors[0].actor_id,)))})
+    with pytest.raises(UserError, match="leaves out or moves actors"):
+        list(LogTruth(log=street_log(street)).frames([frame]))
