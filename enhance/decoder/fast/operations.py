@@ -5,37 +5,38 @@ A module that the fast layers cannot stand in for (trained or wrapped weights, a
 
 from __future__ import annotations
 
-import weakref
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample, WanResidualBlock, WanRMS_norm
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanCausalConv3d,
+    WanResample,
+    WanResidualBlock,
+    WanRMS_norm,
+)
 from torch import nn
 
-from splatmend.enhance.decoder.fast.conv import LAST, causal_conv, pointwise_conv, upsampling_conv
+from splatmend.enhance.decoder.fast.attention import attention
+from splatmend.enhance.decoder.fast.conv import LAST, FrozenNorm, causal_conv, residual_block, upsampling_conv
+from splatmend.enhance.decoder.fast.frozen import FrozenWeights
 from splatmend.enhance.decoder.wan_blocks import ReferenceOperations, Slots
-
-
-class _Frozen(NamedTuple):
-    """A convolution's weights as the fast layers take them, and what they were made from."""
-
-    key: tuple[Any, ...]
-    weight: torch.Tensor
-    bias: torch.Tensor | None
 
 
 class FastOperations(ReferenceOperations):
     """The same functions of module, input and slots as `ReferenceOperations`, equal to rounding."""
 
     def __init__(self) -> None:
-        self._frozen: weakref.WeakKeyDictionary[nn.Module, _Frozen] = weakref.WeakKeyDictionary()
+        self._weights = FrozenWeights()
 
     def convolution(self, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         if not _plain_causal(convolution):
             return super().convolution(convolution, x, slots)
         dtype = _compute_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
-            y, tail = causal_conv(x.to(dtype), _cache(slots), *self._weights(convolution, dtype))
+            y, tail = causal_conv(x.to(dtype), _cache(slots), self._weights.of(convolution, dtype))
         return y, (tail,)
 
     def head(
@@ -45,7 +46,7 @@ class FastOperations(ReferenceOperations):
             return super().head(norm, nonlinearity, convolution, x, slots)
         dtype = _compute_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
-            y, tail = self._normed(norm, convolution, x.to(dtype), _cache(slots))
+            y, tail = causal_conv(x.to(dtype), _cache(slots), self._weights.of(convolution, dtype), _norm(norm))
         return y, (tail,)
 
     def block(self, module: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
@@ -53,18 +54,30 @@ class FastOperations(ReferenceOperations):
             return self._residual(module, x, slots)
         if type(module) is WanResample and _plain_upsampler(module):
             return self._upsample(module, x, slots)
+        if type(module) is WanAttentionBlock and _plain_attention(module):
+            return self._attention(module, x), ()
         return super().block(module, x, slots)
 
     def _residual(self, module: Any, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         dtype = _compute_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(dtype).contiguous(memory_format=LAST)
-            first, second = (_cache(slots[i : i + 1]) for i in range(2))
-            y, tail_one = self._normed(module.norm1, module.conv1, x, first)
-            y, tail_two = self._normed(module.norm2, module.conv2, y, second)
-            if isinstance(module.conv_shortcut, nn.Identity):
-                return y + x, (tail_one, tail_two)
-            return y + pointwise_conv(x, *self._weights(module.conv_shortcut, dtype)), (tail_one, tail_two)
+            caches = _cache(slots[:1]), _cache(slots[1:2])
+            one, two = self._weights.of(module.conv1, dtype), self._weights.of(module.conv2, dtype)
+            norms = _norm(module.norm1), replace(_norm(module.norm2), bias=one.bias)
+            plain = isinstance(module.conv_shortcut, nn.Identity)
+            shortcut = None if plain else self._weights.of(module.conv_shortcut, dtype)
+            y, *tails = residual_block(x.to(dtype), caches, (one, two), norms, shortcut)
+        return y, tuple(tails)
+
+    def _attention(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        dtype = _compute_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            rows = x.to(dtype).permute(0, 2, 3, 4, 1)
+            to_qkv, proj = (self._weights.of(layer, dtype) for layer in (module.to_qkv, module.proj))
+            normal = F.normalize(rows, dim=-1) * module.norm.scale * module.norm.gamma.detach().flatten().to(dtype)
+            qkv = F.linear(normal, to_qkv.weight.flatten(1), to_qkv.bias).flatten(2, 3).flatten(0, 1)
+            seen = attention(*qkv.chunk(3, dim=-1)).view(rows.shape)
+            return (F.linear(seen, proj.weight.flatten(1), proj.bias) + rows).permute(0, 4, 1, 2, 3)
 
     def _upsample(self, module: Any, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         dtype = _compute_dtype(x)
@@ -75,25 +88,13 @@ class FastOperations(ReferenceOperations):
                 if not slots or slots[0] is None:
                     filled = ("Rep",)
                 else:
-                    twice, tail = causal_conv(x, _cache(slots), *self._weights(module.time_conv, dtype))
+                    twice, tail = causal_conv(x, _cache(slots), self._weights.of(module.time_conv, dtype))
                     x, filled = _frames_from_channels(twice), (tail,)
-            return upsampling_conv(x, *self._weights(module.resample[1], dtype)), filled
+            return upsampling_conv(x, self._weights.of(module.resample[1], dtype)), filled
 
-    def _normed(self, norm: Any, convolution: nn.Module, x: torch.Tensor, cache: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        return causal_conv(x, cache, *self._weights(convolution, x.dtype), norm.gamma.detach().flatten(), norm.scale)
 
-    def _weights(self, convolution: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
-        weight, bias = convolution.weight, convolution.bias
-        key = (weight.data_ptr(), weight._version, weight.device, dtype, None if bias is None else bias._version)
-        held = self._frozen.get(convolution)
-        if held is None or held.key != key:
-            layout = LAST if weight.ndim == 5 else torch.channels_last
-            # Ordinary tensors, whatever mode the first caller is in: they are used in graphs later.
-            with torch.inference_mode(False), torch.no_grad():
-                made = weight.detach().to(dtype).contiguous(memory_format=layout)
-                held = _Frozen(key, made, None if bias is None else bias.detach().to(dtype))
-            self._frozen[convolution] = held
-        return held.weight, held.bias
+def _norm(module: Any) -> FrozenNorm:
+    return FrozenNorm(module.gamma.detach().flatten(), module.scale)
 
 
 def _cache(slots: Slots) -> torch.Tensor | None:
@@ -141,6 +142,10 @@ def _plain_upsampler(module: Any) -> bool:
     if module.mode not in ("upsample2d", "upsample3d") or _hooked(module) or not _is_frozen(module):
         return False
     return type(module.resample[1]) is nn.Conv2d and (module.mode == "upsample2d" or _plain_causal(module.time_conv))
+
+
+def _plain_attention(module: Any) -> bool:
+    return type(module.to_qkv) is type(module.proj) is nn.Conv2d and _is_frozen(module) and not _hooked(module)
 
 
 def _hooked(module: nn.Module) -> bool:
