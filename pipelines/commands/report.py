@@ -45,8 +45,12 @@ def run(options: Options) -> int:
     named = {"raw": options.raw, "enhanced": options.enhanced, "truth": options.truth}
     clips = {name: path for name, path in named.items() if path is not None}
     if options.run is not None:
-        if clips:
-            raise UserError(f"{options.run}: give either a run or single clips, not both.")
+        parts = {**named, "scores": options.scores, "scene": options.scene, "log": options.log}
+        given = [f"--{name}" for name, path in parts.items() if path is not None]
+        if given:
+            raise UserError(
+                f"{options.run}: a run brings its own clips, scores, scene and log; leave {' and '.join(given)} out, or the run."
+            )
         inputs = inputs_of_run(options.run, options.title)
     elif clips:
         scores = {} if options.scores is None else {"Scores": options.scores}

@@ -158,6 +158,13 @@ def test_report_again_from_the_run(demo: Path, tmp_path: Path) -> None:
     assert page.count("<video") == 4  # raw and truth, recorded path and lane shift
 
 
+@pytest.mark.parametrize("flag", ["--raw", "--enhanced", "--truth", "--scores", "--scene", "--log"])
+def test_what_a_run_brings_itself_is_refused(flag: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(demo), flag, str(tmp_path / "absent"), "--out", str(tmp_path / "page")]) == 2
+    assert f"leave {flag} out" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_log_export_import_and_render(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["log", str(demo / "street"), "--overlay", str(tmp_path / "overlay.png")]) == 0
     assert (tmp_path / "overlay.png").stat().st_size > 1000
