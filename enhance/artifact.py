@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from splatmend.datasets.artifact import MANIFEST, naming_full_disk, plain, read_json, read_manifest, write_json
 from splatmend.datasets.errors import UserError
@@ -28,6 +27,7 @@ from splatmend.enhance.base import is_local_folder, load_base, load_part
 from splatmend.enhance.lora import load_lora, save_lora
 from splatmend.enhance.model import Enhancer, EnhancerSpec, LoraInfo
 from splatmend.enhance.skips import Skip
+from splatmend.enhance.tensor_files import load_tensors
 
 FORMAT_VERSION = 1
 KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
@@ -160,10 +160,7 @@ def _parse_info(info: Any, path: Path) -> tuple[EnhancerSpec, list[str]]:
 
 
 def _load_adapter(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        tensors = load_file(path)
-    except (FileNotFoundError, SafetensorError) as fault:
-        raise UserError(f"{path}: the caption and skips cannot be read ({fault}); copy the whole enhancer folder again.") from None
+    tensors = load_tensors(path, "the caption and skips")
     if "caption" not in tensors:
         raise UserError(f"{path}: the caption embedding is missing; copy the whole enhancer folder again.")
     return tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,10 +11,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from safetensors.torch import load_file
+from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.model import Enhancer, EnhancerSpec
+from splatmend.enhance.tensor_files import check_finite, load_tensors
 
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=ModelMixin)
@@ -22,19 +25,36 @@ WAN21_14B = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
 CAPTION = "A sharp, clean video of a real scene, filmed with a good camera."
 CAPTION_FILE = "caption.safetensors"
 CAPTION_TOKENS = 512
+_CHECKED_NUMBERS = 200_000_000
+_HUB_SECONDS = 10.0
 
 
 def is_local_folder(path: Path) -> bool:
     """Whether a path is on this machine (a hub id is not). `UserError` for what can be neither."""
     if path.is_dir():
         return True
-    if path.is_absolute() or str(path).startswith((".", "~")) or len(path.parts) != 2:
+    # What lies below a folder that stands here is a mistyped path, though it may look like a hub id.
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(path)) or Path(path.parts[0]).exists():
         raise UserError(f"{path}: there is no such enhancer folder; give a folder, a hub id (owner/name) or `bundled`.")
     return False
 
 
+def check_hub(name: str) -> None:
+    """`UserError` where a model is neither in the local cache of the hub nor can be had from there; asks once and does not wait long."""
+    if isinstance(try_to_load_from_cache(name, "vae/config.json"), str):
+        return
+    try:
+        model_info(name, timeout=_HUB_SECONDS)
+    except HfHubHTTPError as fault:
+        reason = " ".join(str(fault).split())[:120]
+        raise UserError(f"{name}: there is no such folder here, and the hub does not give this model ({reason}); check the name.") from None
+    except Exception as fault:  # of whichever HTTP library the hub's client was built on
+        reason = " ".join(str(fault).split())[:120]
+        raise UserError(f"{name}: there is no such folder here, and the hub cannot be reached ({reason}); give a folder.") from None
+
+
 def load_part(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
-    """One model of a local folder; `UserError` where it is missing or broken."""
+    """One model of a local folder; `UserError` where it is missing or broken, or (large models aside) holds nan or inf."""
     if not (path / "config.json").is_file():
         raise UserError(f"{path}: this part of the enhancer is missing; copy the whole enhancer folder again.")
     try:
@@ -48,6 +68,9 @@ def load_part(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
         raise UserError(
             f"{path}: the weights do not fit the model ({wrong[0]} and {len(wrong) - 1} more); copy the whole enhancer folder again."
         )
+    parameters = model.state_dict()
+    if sum(value.numel() for value in parameters.values()) <= _CHECKED_NUMBERS:
+        check_finite(parameters.items(), path)
     return model
 
 
@@ -57,6 +80,8 @@ def load_base(path: str, *, dtype: torch.dtype = torch.float32) -> Enhancer:
     The caption's embedding is read from `caption.safetensors` in a local folder, or computed by the model's own text encoder.
     `UserError` where the model cannot be reached.
     """
+    if not is_local_folder(Path(path)):
+        check_hub(path)
     try:
         vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", torch_dtype=dtype, use_safetensors=True)
         transformer = WanTransformer3DModel.from_pretrained(path, subfolder="transformer", torch_dtype=dtype, use_safetensors=True)
@@ -74,7 +99,10 @@ def caption_embedding(path: str, transformer: WanTransformer3DModel, dtype: torc
     """
     stored = Path(path) / CAPTION_FILE
     if stored.is_file():
-        caption = load_file(stored)["caption"].to(dtype)
+        tensors = load_tensors(stored, "the caption embedding")
+        if "caption" not in tensors:
+            raise UserError(f"{stored}: it holds no tensor named caption; store the embedding under that name.")
+        caption = tensors["caption"].to(dtype)
     else:
         caption = _encode_caption(path, dtype)
     if caption.ndim != 3 or caption.shape[2] != transformer.config["text_dim"]:

@@ -15,6 +15,7 @@ from peft.utils import get_peft_model_state_dict
 from splatmend.datasets.artifact import naming_full_disk
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.model import LoraInfo
+from splatmend.enhance.tensor_files import load_tensors
 
 ADAPTER_NAME = "default"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -71,9 +72,10 @@ def save_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
 
 
 def load_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
-    """The inverse of `save_lora`; `UserError` where the file is missing."""
+    """The inverse of `save_lora`; `UserError` where the file is missing or broken, or holds nan or inf."""
     if not (folder / LORA_FILE).is_file():
         raise UserError(f"{folder / LORA_FILE}: the LoRA of this enhancer is missing; copy the whole enhancer folder again.")
+    load_tensors(folder / LORA_FILE, "the LoRA")
     state, metadata = WanPipeline.lora_state_dict(folder, weight_name=LORA_FILE, return_lora_metadata=True)
     WanPipeline.load_lora_into_transformer(state, transformer, adapter_name=ADAPTER_NAME, metadata=metadata)
     for parameter in lora_parameters(transformer):

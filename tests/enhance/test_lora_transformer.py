@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import WanPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.artifact import load_enhancer, save_enhancer
@@ -73,7 +73,11 @@ def test_a_lora_that_is_gone_or_fits_nothing_is_an_error(base_folder: Path, tmp_
     folder = tmp_path / "enhancer"
     folder.mkdir()
     save_enhancer(enhancer, folder, own_vae=False, own_transformer=False)
-    (folder / "lora" / "pytorch_lora_weights.safetensors").unlink()
+    file = folder / "lora" / "pytorch_lora_weights.safetensors"
+    save_file(load_file(file) | {"transformer.x": torch.tensor([float("nan")])}, file)
+    with pytest.raises(UserError, match=r"pytorch_lora_weights.safetensors: transformer.x holds values that are no finite"):
+        load_enhancer(folder)
+    file.unlink()
     with pytest.raises(UserError, match="LoRA of this enhancer is missing"):
         load_enhancer(folder)
     with pytest.raises(UserError, match="name no layer"):

@@ -192,3 +192,31 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     pickled.rename(pickled.with_name("diffusion_pytorch_model.bin"))
     with pytest.raises(UserError, match="vae"):
         load_enhancer(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("part", ["adapter", "vae", "transformer"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, part: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_enhancer(tiny(), tmp_path)
+    file = next(path for path in tmp_path.rglob("*.safetensors") if part in str(path.relative_to(tmp_path)))
+    tensors = load_file(file)
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[0] = float("nan") if part == "vae" else float("inf")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"{part}.*{name} holds values that are no finite numbers"):
+        load_enhancer(tmp_path)
+
+
+def test_a_mistyped_model_is_refused_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(name: str, **_: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("splatmend.enhance.base.model_info", asked)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for mistyped in ("enhancr", "out/enhancr", "a/b/c", "../x", "~/x", "-owner/x"):
+        with pytest.raises(UserError, match="no such enhancer folder"):
+            load_enhancer(mistyped)
+    with pytest.raises(UserError, match=r"owner/name: .* the hub cannot be reached \(no network\)"):
+        load_enhancer("owner/name")
