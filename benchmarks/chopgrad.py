@@ -22,9 +22,7 @@ import itertools
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -32,7 +30,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +37,7 @@ import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from measured_on import environment
 from torch import Tensor, nn
 
 from splatmend.enhance.decoder import FrameLoss, LossAndGrad, TruncatedDecoder, frame_span, group_count
@@ -359,35 +357,13 @@ def _number(value: Tensor) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def environment(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Hardware, versions and commit."""
-    facts: dict[str, Any] = {"hardware": platform.processor() or platform.machine(), "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            facts[name] = None
-    if not chosen.toy:
-        properties = torch.cuda.get_device_properties(0)
-        facts["hardware"] = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
-        facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "cudnn_benchmark": torch.backends.cudnn.benchmark}
-        facts["allocator"] = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF") or "default"
-    return facts | {
-        "commit": chosen.commit or commit(),
+def facts_of_run(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of this run are measured on, and how."""
+    return environment(PACKAGES, cuda=not chosen.toy, commit=chosen.commit) | {
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "repeats": chosen.repeats,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def commit() -> str:
-    """The checked-out commit, with a + where files have changed since; "unknown" outside a repository."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    try:
-        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name + ("+" if changed.strip() else "")
 
 
 def print_table(lines: list[dict[str, Any]]) -> None:
@@ -481,7 +457,7 @@ def main(argv: list[str] | None = None) -> int:
         done = {line["row"] for line in read_lines(chosen.out) if line["kind"] == "row" and line["status"] != "failed"}
         rows = [row for row in rows if row.name not in done]
     torch.backends.cudnn.benchmark = chosen.cudnn_benchmark
-    records = [{"kind": "environment"} | environment(chosen)]
+    records = [{"kind": "environment"} | facts_of_run(chosen)]
     append(chosen.out, records[0])
     bench = Bench(toy=chosen.toy, repeats=chosen.repeats, cosines=not chosen.no_cosine)
     for index, row in enumerate(rows):

@@ -21,9 +21,7 @@ import gc
 import itertools
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +30,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +37,7 @@ import numpy as np
 import torch
 import torch.distributed
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from measured_on import environment
 
 from splatmend.enhance.attention import use_attention
 from splatmend.enhance.decoder import split_into_groups
@@ -348,36 +346,6 @@ def all_rows(chosen: argparse.Namespace, size: Size) -> dict[str, Callable[[], d
     }
 
 
-def environment(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Hardware, versions and commit."""
-    facts: dict[str, Any] = {"python": platform.python_version(), "commit": chosen.commit or commit()}
-    for name in PACKAGES:
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            facts[name] = None
-    if chosen.toy:
-        return facts | {"hardware": platform.processor() or platform.machine()}
-    properties = torch.cuda.get_device_properties(0)
-    return facts | {
-        "hardware": f"{properties.name}, {properties.total_memory / 1e9:.0f} GB",
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "allocator": os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF") or "default",
-    }
-
-
-def commit() -> str:
-    """The checked-out commit, with a + where tracked files differ; "unknown" outside a repository."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    try:
-        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name + ("+" if changed.strip() else "")
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", "--row", nargs="+", help="rows to measure, by name or pattern; default: all but parallel")
@@ -421,7 +389,11 @@ def main() -> int:
             with chosen.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    facts = environment(chosen) | {"frames": size.frames, "height": size.height, "width": size.width}
+    facts = environment(PACKAGES, cuda=not chosen.toy, commit=chosen.commit) | {
+        "frames": size.frames,
+        "height": size.height,
+        "width": size.width,
+    }
     tell({"kind": "environment", **facts})
     failed = False
     for name in picked:

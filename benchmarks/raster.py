@@ -7,12 +7,11 @@ typical one covers some five pixels to each side and nearly every pixel is cover
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from measured_on import hardware
 from torch import Tensor
 
 from splatmend.recon.raster import RasterOutput, rasterize
@@ -38,16 +37,6 @@ def random_gaussians(count: int, width: int, height: int, device: str) -> tuple[
     ]
     intrinsics = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
     return [leaf.to(device).requires_grad_() for leaf in leaves], torch.eye(4, device=device), intrinsics.to(device)
-
-
-def hardware(device: str) -> str:
-    """Name of the processor that does the work, with the number of threads."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def seconds(device: str) -> float:
@@ -84,7 +73,7 @@ def main() -> None:
         for count, width, height in (size for size in SIZES if size[0] <= chosen.largest):
             output, forward, backward, total = measure(count, width, height, device, chosen.repeats)
             print(
-                f"| {hardware(device)} | {output.stats.backend} | {count:,} | {width}x{height} | {CHANNELS} "
+                f"| {hardware(cuda=device == 'cuda')} | {output.stats.backend} | {count:,} | {width}x{height} | {CHANNELS} "
                 f"| {output.opacity.mean().item():.2f} | {forward:.1f} | {backward:.1f} | {total:.1f} |"
             )
 

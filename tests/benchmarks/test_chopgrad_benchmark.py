@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "chopgrad.py"
-
 
 @pytest.fixture(scope="module")
 def chopgrad() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("chopgrad_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("chopgrad")
 
 
 def rows_of(path: Path) -> list[dict]:
