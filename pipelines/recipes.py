@@ -11,6 +11,7 @@ from typing import Literal
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.street.config import StreetConfig
+from splatmend.enhance.strength import check_strength
 from splatmend.pipelines import stages
 from splatmend.pipelines.evaluation.scores import EvaluateConfig
 from splatmend.pipelines.stage import Stage
@@ -44,8 +45,7 @@ class RecipeOptions:
     """Seed of the demo's street."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise UserError(f"strength: {self.strength} is not between 0 and 1; change it.")
+        check_strength(self.strength)
         if not math.isfinite(self.shift):
             raise UserError(f"shift: {self.shift} is no distance; give a number of metres.")
         if self.iterations is not None and self.iterations < 1:
