@@ -7,6 +7,7 @@ are read, copied and written beside the work.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -16,13 +17,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from splatmend.datasets.artifact import Manifest, building, content_key
+from splatmend.datasets.artifact import Manifest, building, content_key, naming_full_disk
 from splatmend.datasets.clip import Clip, ClipWriter, Encoding
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.video import Codec, VideoWriter
 from splatmend.enhance.attention import Attention, use_attention
 from splatmend.enhance.decoder import regroup_frames
 from splatmend.enhance.model import Enhancer, blend
 from splatmend.enhance.overlap import WriteBehind, read_ahead, to_device, to_host
+from splatmend.enhance.strength import check_strength
 from splatmend.enhance.transformer import compile_blocks
 from splatmend.enhance.windows import stream_windows
 
@@ -59,8 +62,7 @@ class StreamingEnhancer:
         """
         self.window = enhancer.spec.window if window is None else window
         self.overlap = min(enhancer.spec.overlap, self.window - 1) if overlap is None else overlap
-        if not 0.0 <= strength <= 1.0:
-            raise UserError(f"strength: {strength} is not between 0 (the input) and 1 (the full effect); give another value.")
+        check_strength(strength)
         if self.window < 1 or not 0 <= self.overlap < self.window:
             raise UserError(f"window: {self.window} latents with an overlap of {self.overlap} leave no stride; give a smaller overlap.")
         self.enhancer, self.strength = enhancer, strength
@@ -156,6 +158,36 @@ def enhance_clip(
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
         manifest.facts = writer.facts | {"rate_hz": clip.rate_hz, "model": enhancer.spec.base, "strength": strength}
     return Path(out)
+
+
+def enhance_video(
+    enhancer: Enhancer,
+    clip: Clip,
+    out: Path,
+    *,
+    strength: float = 1.0,
+    window: int | None = None,
+    overlap: int | None = None,
+    overwrite: bool = False,
+    codec: Codec = "h264",
+    on_progress: Progress | None = None,
+    compile: bool = False,
+) -> Path:
+    """Enhance a clip into a video file at `out` (.mp4), frames only; the rest as `enhance_clip`. The file is there whole or not at all."""
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: this exists already; give another --out, or --overwrite to replace it.")
+    stream = StreamingEnhancer(enhancer, strength=strength, window=window, overlap=overlap, compile=compile)
+    tell = None if on_progress is None else partial(_tell, on_progress, len(clip))
+    beside = out.with_name(f"{out.stem}.partial{out.suffix}")  # what a video is comes from the end of its name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with naming_full_disk(out), VideoWriter(beside, clip.rate_hz, codec) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
+            for rgb in stream.frames(clip.iter_rgb(), len(clip)):
+                behind.submit(partial(writer.write, rgb))
+        os.replace(beside, out)
+    finally:
+        beside.unlink(missing_ok=True)
+    return out
 
 
 def _write(writer: ClipWriter, clip: Clip, mask_names: list[str], index: int, rgb: np.ndarray) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
 from splatmend.datasets.clip import Encoding
 from splatmend.datasets.errors import UserError
+from splatmend.enhance.strength import check_strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +20,13 @@ class Options:
     clip: Positional[Path]
     """Clip to enhance."""
     out: Path
-    """Folder of the clip to write."""
+    """Folder of the clip to write, or a video file (.mp4, without the cameras)."""
     model: str = "bundled"
     """Folder of the enhancer, a hub id, or "bundled"."""
     strength: float = 1.0
     """0 leaves the clip as it is, 1 takes all of the enhancer's change."""
     encoding: Encoding = "png"
-    """png is lossless; h264 and av1 are small."""
+    """How frames are stored: png is lossless; h264 (a video file's, unless av1 is given) and av1 are small."""
     window: int | None = None
     """Latents that the transformer sees at once; None: as it was trained."""
     overlap: int | None = None
@@ -39,27 +41,36 @@ class Options:
 
 def run(options: Options) -> int:
     from splatmend.datasets.clip import open_clip
+    from splatmend.datasets.progress import ConsoleBar
+    from splatmend.datasets.video import VIDEO_SUFFIXES
     from splatmend.enhance.artifact import load_enhancer
-    from splatmend.enhance.stream import enhance_clip
+    from splatmend.enhance.stream import enhance_clip, enhance_video
     from splatmend.enhance.transformer import inference_dtype
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.stages import torch_device
 
-    if not 0 <= options.strength <= 1:
-        raise UserError(f"strength: {options.strength} is not between 0 and 1; change it.")
+    check_strength(options.strength)
+    suffix = options.out.suffix.lower()
+    if suffix in VIDEO_SUFFIXES and suffix != ".mp4":
+        raise UserError(f"{options.out}: videos are written as .mp4; rename it, or leave the ending out for the folder of a clip.")
     refuse_existing(options.out, options.overwrite)
+    if suffix == ".mp4" and options.out.is_dir():
+        raise UserError(f"{options.out}: this is a folder where a video is to be written; give another --out.")
     clip = open_clip(options.clip)
     device = torch_device(options.device)
-    enhance_clip(
-        load_enhancer(options.model, device=device, dtype=inference_dtype(device)),
-        clip,
-        options.out,
-        strength=options.strength,
-        window=options.window,
-        overlap=options.overlap,
-        encoding=options.encoding,
-        overwrite=options.overwrite,
-        compile=options.compile,
-    )
-    print(f"clip: {options.out} ({len(clip)} frames)")
+    enhancer = load_enhancer(options.model, device=device, dtype=inference_dtype(device))
+    with ConsoleBar("enhance", len(clip)) as bar:
+        how: dict[str, Any] = {
+            "strength": options.strength,
+            "window": options.window,
+            "overlap": options.overlap,
+            "overwrite": options.overwrite,
+            "compile": options.compile,
+            "on_progress": bar.show,
+        }
+        if suffix == ".mp4":
+            enhance_video(enhancer, clip, options.out, codec="av1" if options.encoding == "av1" else "h264", **how)
+        else:
+            enhance_clip(enhancer, clip, options.out, encoding=options.encoding, **how)
+    print(f"{'video' if suffix == '.mp4' else 'clip'}: {options.out} ({len(clip)} frames)")
     return 0

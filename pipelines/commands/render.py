@@ -33,6 +33,7 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from splatmend.datasets.progress import ConsoleBar
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.stages import torch_device
     from splatmend.recon.render_clip import render_clip
@@ -42,6 +43,15 @@ def run(options: Options) -> int:
     refuse_existing(options.out, options.overwrite)
     scene = load_scene(options.scene, device=torch_device(options.device))
     trajectory = build_trajectory(scene, options.trajectory)
-    render_clip(scene, trajectory, options.out, encoding=options.encoding, depth=options.depth, overwrite=options.overwrite)
+    with ConsoleBar("render", len(trajectory)) as bar:
+        render_clip(
+            scene,
+            trajectory,
+            options.out,
+            encoding=options.encoding,
+            depth=options.depth,
+            overwrite=options.overwrite,
+            on_progress=bar.show,
+        )
     print(f"clip: {options.out} ({len(trajectory)} frames at {trajectory.rate_hz:.3g} Hz)")
     return 0

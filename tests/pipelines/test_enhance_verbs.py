@@ -10,6 +10,7 @@ import pytest
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.image_metrics import lpips_available
+from splatmend.datasets.video import VideoWriter
 from splatmend.pipelines.cli import main
 
 
@@ -39,6 +40,35 @@ def test_train_one_step_then_enhance(clip: Path, tmp_path: Path) -> None:
     assert main(["enhance", str(clip), "--model", str(enhancer), *off]) == 0
     for a, b in zip(open_clip(tmp_path / "same").iter_rgb(), open_clip(clip).iter_rgb()):
         assert np.array_equal(a, b)
+
+
+def test_a_video_file_in_and_out(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr("splatmend.datasets.progress.ConsoleBar.show", lambda bar, done, total: shown.append((done, total)))
+    first, second = tmp_path / "first.mp4", tmp_path / "new" / "second.mp4"
+    assert main(["enhance", str(clip), "--out", str(first), "--device", "cpu"]) == 0
+    assert first.is_file()
+    assert "video: " in capsys.readouterr().out
+    assert shown == [(number, 6) for number in range(1, 7)]
+    assert main(["enhance", str(first), "--out", str(second), "--device", "cpu", "--strength", "0"]) == 0
+    before, after = (open_clip(path) for path in (first, second))
+    assert len(before) == len(after) == 6
+    assert before.rate_hz == after.rate_hz == 10.0
+    for a, b in zip(before.iter_rgb(), after.iter_rgb()):
+        assert a.shape == b.shape == (48, 64, 3)
+    assert main(["enhance", str(clip), "--out", str(first), "--device", "cpu"]) == 2
+    assert main(["enhance", str(clip), "--out", str(tmp_path / "x.mkv"), "--device", "cpu"]) == 2
+    assert "videos are written as .mp4" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"first.mp4", "new"}
+
+
+def test_a_fault_in_the_middle_leaves_no_video(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(writer: VideoWriter, rgb: np.ndarray) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(VideoWriter, "write", fail)
+    assert main(["enhance", str(clip), "--out", str(tmp_path / "out.mp4"), "--device", "cpu", "--strength", "0"]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_models_data_and_settings(capsys: pytest.CaptureFixture[str], clip: Path, tmp_path: Path) -> None:
