@@ -98,9 +98,14 @@ class FeatureGradients:
 
 
 class GradientSums:
-    """Running sums of the gradients of one clip, each in float32 or wider, whole frames whatever crop a contribution comes from."""
+    """Running sums of the gradients of one clip, each in float32 or wider, whole frames whatever crop a contribution comes from.
+
+    Raises `ValueError` for a parameter that requires no gradient.
+    """
 
     def __init__(self, z: torch.Tensor, params: Sequence[torch.Tensor]) -> None:
+        if any(not p.requires_grad for p in params):
+            raise ValueError("every tensor in `params` must require a gradient")
         self._z = torch.zeros_like(z, dtype=accumulation_dtype(z.dtype))
         self._z_dtype = z.dtype
         self._params = [torch.zeros_like(p, dtype=accumulation_dtype(p.dtype)) for p in params]

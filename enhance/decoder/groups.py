@@ -20,6 +20,18 @@ def frame_count(groups: int, temporal_factor: int) -> int:
     return 1 + (groups - 1) * temporal_factor
 
 
+def valid_part(groups: int, temporal_factor: int, valid_frames: int | None) -> tuple[int, int]:
+    """Number of frames that count in a clip of `groups` latents (None: all), and of groups that hold such frames.
+
+    Raises `ValueError` where the number lies outside the clip.
+    """
+    frames = frame_count(groups, temporal_factor)
+    valid = frames if valid_frames is None else valid_frames
+    if not 1 <= valid <= frames:
+        raise ValueError(f"valid_frames must lie in 1..{frames} for {groups} latents, got {valid}")
+    return valid, sum(frame_span(i, temporal_factor).start < valid for i in range(groups))
+
+
 def group_count(frames: int, temporal_factor: int) -> int:
     """Number of latents that a clip of `frames` frames encodes to.
 

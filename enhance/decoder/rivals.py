@@ -25,7 +25,7 @@ from splatmend.enhance.decoder.chunks import whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
 from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad, without_autocast
-from splatmend.enhance.decoder.groups import frame_count, frame_span
+from splatmend.enhance.decoder.groups import frame_span, valid_part
 from splatmend.enhance.decoder.truncated import Side, TruncatedDecoder
 from splatmend.enhance.decoder.wan_plan import Memory
 
@@ -63,7 +63,7 @@ class _Group:
 
 
 class _Clip:
-    """One call: latents, loss and where gradients are gathered. `valid_frames` as the caller gave it, all frames for None."""
+    """One call: latents, loss and where gradients are gathered. `valid_frames`: how many count, of which `groups` groups hold some."""
 
     def __init__(
         self,
@@ -73,11 +73,11 @@ class _Clip:
         side: Side | None,
         params: Sequence[torch.Tensor],
         loss_scale: float,
-        valid_frames: int,
+        valid_frames: int | None,
     ) -> None:
         self._adapter, self._side, self._frame_loss, self._loss_scale = adapter, side, frame_loss, loss_scale
-        self.z, self.params, self.valid_frames = z.detach(), list(params), valid_frames
-        self.groups = sum(self.span(i).start < valid_frames for i in range(z.shape[2]))
+        self.z, self.params = z.detach(), list(params)
+        self.valid_frames, self.groups = valid_part(z.shape[2], adapter.temporal_factor, valid_frames)
         self.sums = GradientSums(z, params)
         self._whole = whole_frame(z.shape[3], z.shape[4])
 
@@ -170,13 +170,7 @@ class _Rival(ABC):
         valid_frames: int | None = None,
     ) -> LossAndGrad:
         """See `TruncatedDecoder.loss_and_grad`. `ValueError` for `valid_frames` out of range or a parameter without gradient."""
-        frames = frame_count(z.shape[2], self.adapter.temporal_factor)
-        valid = frames if valid_frames is None else valid_frames
-        if not 1 <= valid <= frames:
-            raise ValueError(f"valid_frames must lie in 1..{frames} for {z.shape[2]} latents, got {valid}")
-        if any(not p.requires_grad for p in params):
-            raise ValueError("every tensor in `params` must require a gradient")
-        clip = _Clip(self.adapter, z, frame_loss, side, params, loss_scale, valid)
+        clip = _Clip(self.adapter, z, frame_loss, side, params, loss_scale, valid_frames)
         return clip.sums.result(self._differentiate(clip))
 
     @abstractmethod
