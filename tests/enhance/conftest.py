@@ -1,13 +1,20 @@
-"""Real Wan autoencoders at toy size, with random weights, in float64."""
+"""Real Wan autoencoders at toy size, with random weights, in float64; and the way to this folder's shared parts (`decoder_parts`), for the
+import mode in use adds no folder to the path."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanUpsample
+
+_HERE = str(Path(__file__).resolve().parent)
+if _HERE not in sys.path:
+    sys.path.insert(0, _HERE)
 
 TinyWan = Callable[..., AutoencoderKLWan]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from decoder_parts import JOINED, GatedSkip, randn, two_frame_loss
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import nn
@@ -13,36 +14,7 @@ from torch import nn
 from splatmend.enhance.decoder import TruncatedDecoder, frame_span, surrogate
 
 LAYOUTS = pytest.mark.parametrize("layout", ["2.1", "2.2"])
-JOINED = "up_blocks.1"
 GROUPS = 4
-
-
-class GatedSkip(nn.Module):
-    """A join with parameters, not linear in either input."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mix = nn.Conv3d(channels + 3, channels, 1, dtype=torch.float64)
-
-    def forward(self, features: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
-        return features + torch.tanh(self.mix(torch.cat([features, side], dim=1)))
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def two_frame_loss(target: torch.Tensor):
-    """Sum over frames of a pixel error and of the error of the change from frame to frame."""
-
-    def loss(frames: torch.Tensor, span: slice, previous: torch.Tensor | None) -> torch.Tensor:
-        wanted = target[:, :, span]
-        total = (frames - wanted).abs().pow(1.5).mean(dim=(0, 1, 3, 4)).sum()
-        before = frames[:, :, :-1] if previous is None else torch.cat([previous, frames[:, :, :-1]], dim=2)
-        step = frames[:, :, frames.shape[2] - before.shape[2] :] - before
-        return total + 0.3 * step.square().mean(dim=(0, 1, 3, 4)).sum()
-
-    return loss
 
 
 def diffusers_group(vae: AutoencoderKLWan, z: torch.Tensor, features: list, first: bool) -> torch.Tensor:

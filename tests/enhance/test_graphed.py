@@ -20,9 +20,9 @@ def settings(truncation: int | None) -> OneStepTrainConfig:
     )  # fmt: skip
 
 
-def batch_of(seed: int) -> Batch:
+def batch_of(seed: int, device: str = "cuda") -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.rand(2, 3, 9, 32, 32, generator=generator).cuda() * 2 - 1 for _ in range(2))
+    a, b = (torch.rand(2, 3, 9, 32, 32, generator=generator).to(device) * 2 - 1 for _ in range(2))
     return Batch(a, b, ("pair", "pair"))
 
 
@@ -59,10 +59,15 @@ def test_a_replayed_step_equals_the_eager_one(truncation: int | None) -> None:
 
 
 def test_elsewhere_the_step_stays_eager() -> None:
-    def step(batch: Batch, loss_scale: float) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
-
-    assert graphed(step, (), settings(None), torch.device("cpu")) is step
+    torch.manual_seed(0)
+    enhancer = small_enhancer(small_vae(8), small_transformer(1, 1, 32))
+    config = settings(None)
+    parameters = choose_parameters(config, enhancer)
+    eager = OneStepObjective(config, enhancer).add_gradients
+    step = graphed(eager, parameters.values(), config, torch.device("cpu"))
+    assert step is eager
+    assert float(step(batch_of(1, "cpu"), 1.0)["loss"]) > 0
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in parameters.values())
 
 
 def test_a_captured_step_cannot_accumulate() -> None:

@@ -6,41 +6,13 @@ import inspect
 
 import pytest
 import torch
-from torch import nn
+from decoder_parts import JOINED, GatedSkip, randn, two_frame_loss
 
 from splatmend.enhance.decoder import TruncatedDecoder
 from splatmend.enhance.decoder.rivals import RIVALS, ExactCheckpointing, FirstLatent, FrameWise, FullBackprop, PixelGradient, RandomWindow
 from splatmend.enhance.kept_bytes import KeptBytes
 
 GROUPS = 4
-JOINED = "up_blocks.1"
-
-
-class GatedSkip(nn.Module):
-    """A join with parameters, not linear in either input."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mix = nn.Conv3d(channels + 3, channels, 1, dtype=torch.float64)
-
-    def forward(self, features: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
-        return features + torch.tanh(self.mix(torch.cat([features, side], dim=1)))
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def two_frame_loss(target: torch.Tensor):
-    """Sum over frames of a pixel error and of the error of the change from frame to frame."""
-
-    def loss(frames, span, previous):
-        total = (frames - target[:, :, span]).abs().pow(1.5).mean(dim=(0, 1, 3, 4)).sum()
-        before = frames[:, :, :-1] if previous is None else torch.cat([previous, frames[:, :, :-1]], dim=2)
-        step = frames[:, :, frames.shape[2] - before.shape[2] :] - before
-        return total + 0.3 * step.square().mean(dim=(0, 1, 3, 4)).sum()
-
-    return loss
 
 
 def by_hand(decoder: TruncatedDecoder, z: torch.Tensor, frame_loss, spans: list[slice]) -> tuple[torch.Tensor, torch.Tensor]:
