@@ -2,6 +2,10 @@
 
 Notation: group i decodes `x_i, c_i = dec(z_i, c_{i-1})`, L_i is the loss on the frames x_i, D the truncation distance. The gradient
 of L_i may cross the links c_{i-1}, ..., c_{i-D}, so it reaches z_i, ..., z_{i-D}. Forward values are untouched by D.
+
+With blocks of B > 1 groups, the losses of a block are pulled back in one sweep that adds them up, across all links within the block and
+D links before it: L_i crosses between D and D + B - 1. That is (B + D) / B passes a group in place of D + 1, and another estimator than
+Algorithm 1, at least as close to the exact gradient.
 """
 
 from __future__ import annotations
@@ -18,9 +22,9 @@ from splatmend.enhance.decoder.gradients import Sums, without_autocast
 from splatmend.enhance.decoder.stages import Stage
 
 
-@dataclass(frozen=True)
+@dataclass
 class _KeptGroup:
-    """One group's graph: it hangs on `output`, `cache_out` (its results) and `cache_in`, `latent`, `side` (its leaves)."""
+    """One group's graph: it hangs on `output`, `cache_out`, `frames` (its results) and `cache_in`, `latent`, `side` (its leaves)."""
 
     index: int
     latent: torch.Tensor
@@ -29,14 +33,20 @@ class _KeptGroup:
     """The group's output, where later losses reach it by another way than the cache."""
     cache_in: tuple[torch.Tensor, ...]
     cache_out: tuple[torch.Tensor, ...]
+    pending: tuple[torch.Tensor, torch.Tensor] | None
+    """Frames whose loss was not pulled back yet, and its gradient. The output head hangs on the frames alone: dropping them frees it
+    while the rest of the graph is kept."""
 
 
 class TruncatedBackprop:
-    """Walks one spatial crop of a clip, group after group; at most D + 1 groups' graphs are alive at any time."""
+    """Walks one spatial crop of a clip, group after group; at most D + B groups' graphs are alive at any time."""
 
-    def __init__(self, stage: Stage, truncation: int, params: Sequence[torch.Tensor], sums: Sums, crop: SpatialCrop) -> None:
+    def __init__(
+        self, stage: Stage, truncation: int, params: Sequence[torch.Tensor], sums: Sums, crop: SpatialCrop, *, block: int = 1
+    ) -> None:
         self._stage = stage
         self._truncation = truncation
+        self._block = block
         self._params = list(params)
         self._sums = sums
         self._crop = crop
@@ -52,7 +62,7 @@ class TruncatedBackprop:
         last: bool,
         pull_earlier: Callable[[int], torch.Tensor | None] | None = None,
     ) -> None:
-        """Decode group `index`, ask `pull` for the gradient with respect to its frames, and send that up to D groups back.
+        """Decode group `index`, ask `pull` for the gradient with respect to its frames, and at the end of a block send that back.
 
         `pull_earlier(j)`: the gradient of this group's loss with respect to the output of the earlier group j, where it reaches that
         by another way than the cache (in a stage whose output a later stage remembers).
@@ -62,29 +72,35 @@ class TruncatedBackprop:
         """
         latent = z_group.detach().requires_grad_()
         leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in (side or {}).items()}
-        # Nothing crosses a link at D = 0, so the incoming cache needs no gradient there.
-        links = tuple(t.detach().requires_grad_(self._truncation > 0) for t in self._stage.cache_tensors(self._cache))
+        # Where nothing crosses a link, the incoming cache needs no gradient.
+        crossed = self._truncation > 0 or index % self._block > 0
+        links = tuple(t.detach().requires_grad_(crossed) for t in self._stage.cache_tensors(self._cache))
         with torch.enable_grad():
             cache_in = self._stage.replace_cache_tensors(self._cache, links)
             frames, cache_out = self._stage.decode(latent, cache_in, index, leaves if side is not None else None)
         output = None if pull_earlier is None else frames
-        group = _KeptGroup(index, latent, leaves, output, links, self._stage.cache_tensors(cache_out))
+        group = _KeptGroup(index, latent, leaves, output, links, self._stage.cache_tensors(cache_out), (frames, pull(frames)))
         self._cache = self._stage.detach_cache(cache_out)
-        del cache_in, cache_out
+        del cache_in, cache_out, frames
+        self._kept.append(group)
+        if last or (index + 1) % self._block == 0:
+            self._sweep(index, last, pull_earlier)
 
-        cotangents = self._through(group, [frames], [pull(frames)], cross=self._truncation > 0, keep=self._truncation > 0 and not last)
-        # The output head hangs on the frames alone: dropping them frees it while the rest of the graph is kept.
-        del frames
-        for distance, earlier in enumerate(reversed(self._kept), start=1):
-            furthest = distance == self._truncation
-            outputs = earlier.cache_out
-            if pull_earlier is not None and earlier.output is not None:
-                outputs, cotangents = (*outputs, earlier.output), [*cotangents, pull_earlier(earlier.index)]
-            cotangents = self._through(earlier, outputs, cotangents, cross=not furthest, keep=not furthest and not last)
-        if self._truncation > 0 and not last:
-            self._kept.append(group)
-            if len(self._kept) > self._truncation:
-                self._kept.popleft()
+    def _sweep(self, index: int, last: bool, pull_earlier: Callable[[int], torch.Tensor | None] | None) -> None:
+        """Pull the losses of the block that ends with group `index` back, and release what no later block needs."""
+        furthest = max(0, index - index % self._block - self._truncation)
+        cotangents: list[torch.Tensor | None] = []
+        for group in reversed(self._kept):
+            keep = not last and group.index > index - self._truncation
+            outputs, wanted = group.cache_out if cotangents else (), cotangents
+            if group.pending is not None:
+                outputs, wanted = (*outputs, group.pending[0]), [*wanted, group.pending[1]]
+            elif pull_earlier is not None and group.output is not None:
+                outputs, wanted = (*outputs, group.output), [*wanted, pull_earlier(group.index)]
+            cotangents = self._through(group, outputs, wanted, cross=group.index > furthest, keep=keep)
+            group.pending = None
+            del outputs, wanted
+        self._kept = deque([] if last else [group for group in self._kept if group.index > index - self._truncation])
 
     def _through(
         self, group: _KeptGroup, outputs: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], *, cross: bool, keep: bool

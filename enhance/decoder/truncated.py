@@ -16,7 +16,7 @@ from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_f
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
 from splatmend.enhance.decoder.gradients import FeatureGradients, GradientSums, LossAndGrad, Sums
-from splatmend.enhance.decoder.groups import frame_count, frame_span, split_into_groups
+from splatmend.enhance.decoder.groups import split_into_groups, valid_part
 from splatmend.enhance.decoder.stages import Stage, first_stage, second_stage, whole_decoder
 from splatmend.enhance.decoder.wan import WanAdapter
 from splatmend.enhance.decoder.wan_plan import Memory
@@ -45,6 +45,8 @@ class TruncatedDecoder:
         truncation: D, how many links between groups a gradient may cross. 0 treats each group's past as a constant; D at least the
             number of groups less one is exact. The method's authors use 1 and advise against more than 2.
         join: decoder block name -> module that joins side features after it (see `WanAdapter`).
+        block: B, groups whose losses are pulled back together. 1 is Algorithm 1. More is faster and takes more memory, and is another
+            gradient, in which each loss crosses D to D + B - 1 links (see `backprop`). Not with spatial chunks.
         spatial_chunks: chunks (down, across) whose gradients are computed one after the other. Not exact, see `loss_and_grad`.
         halo: latent pixels of context around each chunk.
         share: (i, n): of n processes that share a clip's chunks this is the i-th; it walks every n-th chunk. The gradients it returns
@@ -53,8 +55,8 @@ class TruncatedDecoder:
             "small" block by block, the layers of a block once more; same gradients. `docs/chopgrad.md` has what each costs.
         engine: which layers run, see `Engine`.
 
-    Raises `ValueError` for a negative truncation or halo, chunks below 1, a share out of range, an unknown memory or engine, or `join`,
-    `memory` or `engine` beside a ready adapter.
+    Raises `ValueError` for a negative truncation or halo, chunks or a block below 1, blocks beside chunks, a share out of range, an
+    unknown memory or engine, or `join`, `memory` or `engine` beside a ready adapter.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class TruncatedDecoder:
         truncation: int = 1,
         *,
         join: Mapping[str, nn.Module] | None = None,
+        block: int = 1,
         spatial_chunks: tuple[int, int] = (1, 1),
         halo: int = DEFAULT_HALO,
         share: tuple[int, int] = (0, 1),
@@ -71,6 +74,8 @@ class TruncatedDecoder:
     ) -> None:
         if truncation < 0:
             raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
+        if block < 1 or (block > 1 and spatial_chunks != (1, 1)):
+            raise ValueError(f"block is a number of groups, 1 or more, and 1 with spatial chunks; got {block} with {spatial_chunks}")
         if min(spatial_chunks) < 1 or halo < 0:
             raise ValueError(f"spatial_chunks must be 1 or more and halo 0 or more; got {spatial_chunks} and {halo}")
         if not 0 <= share[0] < share[1] <= spatial_chunks[0] * spatial_chunks[1]:
@@ -82,6 +87,7 @@ class TruncatedDecoder:
         else:
             self.adapter = vae
         self.truncation = truncation
+        self.block = block
         self.spatial_chunks = spatial_chunks
         self.halo = halo
         self.share = share
@@ -147,14 +153,8 @@ class TruncatedDecoder:
         a loss that is no scalar or depends on nothing, or side features that do not match the joins.
         """
         self._check_latents(z)
-        frames = frame_count(z.shape[2], self.adapter.temporal_factor)
-        valid = frames if valid_frames is None else valid_frames
-        if not 1 <= valid <= frames:
-            raise ValueError(f"valid_frames must lie in 1..{frames} for {z.shape[2]} latents, got {valid}")
-        if any(not p.requires_grad for p in params):
-            raise ValueError("every tensor in `params` must require a gradient")
+        valid, groups = valid_part(z.shape[2], self.adapter.temporal_factor, valid_frames)
         z = z.detach()
-        groups = sum(frame_span(i, self.adapter.temporal_factor).start < valid for i in range(z.shape[2]))
         sums = GradientSums(z, params)
         loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params)
         clip = _Clip(z, side, groups, sums, list(params))
@@ -232,7 +232,7 @@ class TruncatedDecoder:
         pull: Callable[[int, torch.Tensor], torch.Tensor],
         pull_earlier: Callable[[int, int], torch.Tensor | None] | None = None,
     ) -> None:
-        backprop = TruncatedBackprop(stage, self.truncation, clip.params, sums, crop)
+        backprop = TruncatedBackprop(stage, self.truncation, clip.params, sums, crop, block=self.block)
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)
             for name, whole in (side or {}).items():
