@@ -19,9 +19,10 @@ from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain, read_manifest
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import rotation_fault
+from splatmend.datasets.images import IMAGE_SUFFIXES, read_image, read_numbers, to_uint8, write_image
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
-from splatmend.datasets.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoWriter, iter_video, read_image, to_uint8, write_image
+from splatmend.datasets.video import VIDEO_SUFFIXES, VideoWriter, iter_video
 
 Encoding = Literal["png", "h264", "av1"]
 DEPTH_STEP_M = 1 / 256  # 256 m at most in 16 bits, in steps of 4 mm
@@ -97,9 +98,7 @@ class ClipWriter:
         self.count += 1
 
     def _image(self, channel: str, picture: np.ndarray) -> None:
-        folder = self.folder / channel
-        folder.mkdir(parents=True, exist_ok=True)
-        write_image(folder / f"{self.count:06d}.png", picture)
+        write_image(self.folder / channel / f"{self.count:06d}.png", picture)
 
     def __exit__(self, *exception: object) -> None:
         if self._cameras is not None:
@@ -169,11 +168,7 @@ class Clip:
         path = self.path / channel / f"{index:06d}.png"
         if not path.is_file():
             return None
-        import cv2
-
-        raw = cv2.imdecode(np.frombuffer(path.read_bytes(), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-        if raw is None:
-            raise UserError(f"{path}: the image is truncated; write the clip again.")
+        raw = read_numbers(path)
         if channel == "depth":
             return raw.astype(np.float32) * DEPTH_STEP_M
         if channel == "opacity":

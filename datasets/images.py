@@ -10,7 +10,8 @@ import numpy as np
 
 from splatmend.datasets.errors import UserError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_WRITTEN = (".png", ".jpg", ".jpeg")
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -18,18 +19,22 @@ def read_image(path: Path) -> np.ndarray:
 
     Raises `UserError` when the file is missing, cut short or no picture.
     """
-    data = _read_bytes(path)
-    if _is_cut_short(data):
-        raise UserError(f"{path}: the picture is cut short ({len(data)} bytes); copy or download the file again.")
-    return cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(_read(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
 
 
 def read_grey_image(path: Path) -> np.ndarray:
     """A picture as `[H, W]` uint8; errors as `read_image`."""
-    data = _read_bytes(path)
-    if _is_cut_short(data):
-        raise UserError(f"{path}: the picture is cut short ({len(data)} bytes); copy or download the file again.")
-    return _decode(path, data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _read(path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def read_numbers(path: Path) -> np.ndarray:
+    """A picture's numbers as they are stored, for instance `[H, W]` uint16; errors as `read_image`."""
+    return _read(path, cv2.IMREAD_UNCHANGED)
+
+
+def to_uint8(rgb: np.ndarray) -> np.ndarray:
+    """Colours in [0, 1] as rounded bytes."""
+    return np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def image_reader(path: Path, width: int, height: int) -> Callable[[], np.ndarray]:
@@ -65,15 +70,20 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write `[H, W, 3]` uint8 sRGB as PNG or JPEG, after the suffix. Raises `UserError` where that is not possible."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    """Write `[H, W, 3]` uint8 sRGB, or `[H, W]` uint8 or uint16, as PNG or JPEG after the suffix; missing folders are made.
+
+    Raises `UserError` for another suffix, `OSError` where the system refuses.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _WRITTEN:
         raise UserError(f"{path}: pictures are written as .png or .jpg; choose one of these.")
-    _, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the picture ({error.strerror}); choose another place.") from error
+    flags = [cv2.IMWRITE_PNG_COMPRESSION, 3] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 95]
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image, flags)
+    if not done:
+        raise ValueError(f"{path}: cannot encode an array of shape {image.shape} and type {image.dtype}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # cv2.imwrite reports a full disk as plain False; writing bytes raises the reason.
+    path.write_bytes(data.tobytes())
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:
@@ -85,11 +95,17 @@ def numbered_images(folder: Path) -> dict[int, Path]:
     return found
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read(path: Path, flags: int) -> np.ndarray:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot read the picture ({error.strerror}); check that the file is there.") from error
+    if _is_cut_short(data):
+        raise UserError(f"{path}: the picture is cut short ({len(data)} bytes); copy or download the file again.")
+    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
+    if image is None:
+        raise UserError(f"{path}: this is no picture that can be decoded; replace it with a PNG or JPEG.")
+    return image
 
 
 def _is_cut_short(data: bytes) -> bool:
@@ -102,10 +118,3 @@ def _is_cut_short(data: bytes) -> bool:
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data[-1024:]
     return False
-
-
-def _decode(path: Path, data: bytes, flags: int) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
-    if image is None:
-        raise UserError(f"{path}: this is no picture that can be decoded; replace it with a PNG or JPEG.")
-    return image

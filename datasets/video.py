@@ -1,4 +1,4 @@
-"""Video and image files in and out, frame by frame, through PyAV (or OpenCV for reading where PyAV is missing)."""
+"""Video files in and out, frame by frame, through PyAV (or OpenCV for reading where PyAV is missing)."""
 
 from __future__ import annotations
 
@@ -16,42 +16,9 @@ import numpy as np
 from splatmend.datasets.errors import UserError
 
 Codec = Literal["h264", "av1"]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 _OPTIONS = {"h264": {"crf": "16", "preset": "medium"}, "av1": {"crf": "24", "preset": "8"}}
-
-
-def read_image(path: Path) -> np.ndarray:
-    """`[H, W, 3]` uint8 sRGB; `UserError` where the file is missing or truncated."""
-    data = np.frombuffer(_read_bytes(path), dtype=np.uint8)
-    return decode_image(data, str(path))
-
-
-def decode_image(data: np.ndarray | bytes, where: str) -> np.ndarray:
-    """`[H, W, 3]` uint8 sRGB of an encoded picture; `where` names it in the error."""
-    raw = np.frombuffer(data, dtype=np.uint8) if isinstance(data, bytes) else data
-    jpeg_cut = raw[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in raw[-64:].tobytes()
-    picture = None if raw.size == 0 or jpeg_cut else cv2.imdecode(raw, cv2.IMREAD_COLOR)
-    if picture is None:
-        raise UserError(f"{where}: the image is truncated or of an unknown format; replace the file or take it out of the log.")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-
-
-def write_image(path: Path, rgb: np.ndarray) -> None:
-    """`[H, W, 3]` uint8 (or `[H, W]` uint8/uint16) to PNG or JPEG by the suffix."""
-    out = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if rgb.ndim == 3 else rgb
-    flags = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    done, data = cv2.imencode(path.suffix, out, flags)
-    if not done:
-        raise ValueError(f"{path}: cannot encode an array of shape {rgb.shape} and type {rgb.dtype}")
-    # cv2.imwrite reports a full disk as plain False; writing bytes raises the reason.
-    path.write_bytes(data.tobytes())
-
-
-def to_uint8(rgb: np.ndarray) -> np.ndarray:
-    """Colours in [0, 1] as rounded bytes."""
-    return np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def iter_video(path: Path) -> Iterator[np.ndarray]:
@@ -137,12 +104,3 @@ class VideoWriter:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such image; check the path.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: this is a folder, not an image; check the path.") from None

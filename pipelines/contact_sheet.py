@@ -12,7 +12,7 @@ import torch
 
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.image_metrics import frame_scores, mean_scores
-from splatmend.datasets.video import write_image
+from splatmend.datasets.images import write_image
 
 COLUMNS, THUMB_WIDTH, LABEL_HEIGHT = 6, 240, 18
 SCORED_EVERY = 4

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from splatmend.datasets.artifact import plain
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.video import read_image
+from splatmend.datasets.images import read_image
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
 from splatmend.enhance.train.identity import source_key
 

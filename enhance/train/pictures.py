@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splatmend.datasets.video import to_uint8, write_image
+from splatmend.datasets.images import to_uint8, write_image
 
 
 def strip(columns: tuple[torch.Tensor, ...], frames: int = 3) -> np.ndarray:
@@ -20,7 +20,6 @@ def strip(columns: tuple[torch.Tensor, ...], frames: int = 3) -> np.ndarray:
 
 def write_strip(path: Path, columns: tuple[torch.Tensor, ...]) -> None:
     """A strip as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, strip(columns))
 
 

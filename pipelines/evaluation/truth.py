@@ -13,11 +13,12 @@ from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.clip import Clip, ClipFrame, open_clip, plain_images
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, inverse, pose, transform
+from splatmend.datasets.images import to_uint8
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
 from splatmend.datasets.undistort import resized, undistorted
-from splatmend.datasets.video import VIDEO_SUFFIXES, to_uint8
+from splatmend.datasets.video import VIDEO_SUFFIXES
 from splatmend.pipelines.evaluation.flow import Flow, estimated_flow, exact_flow
 from splatmend.pipelines.evaluation.same_shots import check_same_shots, same_calibration, same_pose
 

@@ -10,9 +10,9 @@ from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import Clip, ClipWriter, Encoding, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import yaw_pose
+from splatmend.datasets.images import write_image
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
-from splatmend.datasets.video import write_image
 
 CAMERA = Camera(name="front", width=33, height=25, focal_px=(30.0, 31.0), principal_px=(16.5, 12.5))
 

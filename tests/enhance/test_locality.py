@@ -12,7 +12,7 @@ import torch
 from splatmend.datasets.artifact import Manifest, building, read_manifest
 from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.video import read_image
+from splatmend.datasets.images import read_image
 from splatmend.enhance.artifact import save_enhancer, save_model
 from splatmend.enhance.decoder import TruncatedDecoder
 from splatmend.enhance.locality import Agreement, LocalityConfig, by_distance, fit_decay, influence, measure_locality

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splatmend.datasets.video import write_image
+from splatmend.datasets.images import write_image
 from splatmend.enhance.artifact import load_autoencoder
 from splatmend.enhance.small import small_vae
 from splatmend.enhance.train.autoencoder import train_autoencoder

@@ -14,11 +14,11 @@ from splatmend.datasets.artifact import Manifest, building, plain
 from splatmend.datasets.clip import ClipFrame, ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import pose
+from splatmend.datasets.images import to_uint8
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, street_log
 from splatmend.datasets.street.street import Street
-from splatmend.datasets.video import to_uint8
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
 from splatmend.pipelines.evaluation.truth import ClipTruth, LogTruth, StreetFrame, StreetTruth, open_truth
 

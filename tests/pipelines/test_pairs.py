@@ -12,8 +12,8 @@ import pytest
 from splatmend.datasets.artifact import partial_folder, read_manifest
 from splatmend.datasets.clip import open_clip
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.images import read_image
 from splatmend.datasets.street import StreetConfig
-from splatmend.datasets.video import read_image
 from splatmend.pipelines import pairs as pairs_module
 from splatmend.pipelines.cli import main
 from splatmend.pipelines.pairs import INDEX, PairsConfig, make_pairs, plans, split_of
