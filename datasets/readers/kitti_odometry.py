@@ -14,15 +14,14 @@ import numpy as np
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import BODY_FROM_OPENCV, PoseTrack, inverse, orthonormal, rotation_fault
-from splatmend.datasets.images import image_reader, image_size, numbered_images
+from splatmend.datasets.images import image_size, numbered_images
 from splatmend.datasets.log import Camera, CameraFrame, LidarSweep, SceneLog
-from splatmend.datasets.readers.kitti_raw import camera_from_projection
+from splatmend.datasets.readers.kitti_shared import FRAME_STEP_US, camera_frames, camera_from_projection, note_absent, only_recording
 from splatmend.datasets.readers.text_files import calibration_entry, read_calibration, read_pose_rows, read_seconds_us
 from splatmend.datasets.readers.velodyne import numbered_sweeps, sweep_from_file
 from splatmend.datasets.triangulate import triangulated_points
 
 CAMERA_NUMBERS = ((2, 3), (0, 1))  # colour first, grey where there is no colour
-FRAME_STEP_US = 100_000
 
 
 def recognises(path: Path) -> bool:
@@ -32,11 +31,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> SceneLog:
     """The sequence as a log; `UserError` where files are missing or wrong."""
-    sequences = _sequences(path)
-    if len(sequences) > 1:
-        names = ", ".join(sequence.name for sequence in sequences[:4])
-        raise UserError(f"{path}: there are {len(sequences)} sequences here ({names} ...); give the folder of one of them.")
-    return _read_sequence(sequences[0])
+    return _read_sequence(only_recording(path, _sequences(path), "sequences"))
 
 
 def _sequences(path: Path) -> list[Path]:
@@ -119,24 +114,9 @@ def _timing(folder: Path, images: dict[int, dict[int, Path]], notes: list[str]) 
 
 def _frames(paths: dict[int, Path], camera: Camera, ego_from_camera: np.ndarray, timing: _Timing, notes: list[str]) -> list[CameraFrame]:
     count = len(timing.times_us)
-    if absent := sum(number not in paths for number in range(count)):
-        notes.append(f"{absent} of {count} pictures of {camera.name} are missing and were left out.")
-    frames = []
-    for index, number in enumerate(number for number in sorted(paths) if number < count):
-        world_from_camera = timing.world_from_ego[number] @ ego_from_camera
-        t_us = int(timing.times_us[number])
-        frames.append(
-            CameraFrame(
-                camera=camera.name,
-                index=index,
-                start_us=t_us,
-                end_us=t_us,
-                world_from_camera_start=world_from_camera,
-                world_from_camera_end=world_from_camera,
-                read_image=image_reader(paths[number], camera.width, camera.height),
-            )
-        )
-    return frames
+    note_absent(paths, count, camera, notes)
+    kept = [number for number in sorted(paths) if number < count]
+    return camera_frames(camera, [paths[number] for number in kept], timing.times_us[kept], timing.world_from_ego[kept] @ ego_from_camera)
 
 
 def _sweeps(

@@ -14,9 +14,10 @@ import numpy as np
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, inverse, orthonormal, pose, rotation_fault
-from splatmend.datasets.images import image_reader, image_size, numbered_images
+from splatmend.datasets.images import image_size, numbered_images
 from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.readers.kitti_oxts import read_packets, world_from_imu
+from splatmend.datasets.readers.kitti_shared import FRAME_STEP_US, camera_frames, camera_from_projection, note_absent, only_recording
 from splatmend.datasets.readers.kitti_tracklets import read_tracklets
 from splatmend.datasets.readers.text_files import (
     calibration_entry,
@@ -28,7 +29,6 @@ from splatmend.datasets.readers.text_files import (
 from splatmend.datasets.readers.velodyne import TURN_US, numbered_sweeps, sweep_from_file
 
 CAMERA_NUMBERS = (("02", "03"), ("00", "01"))  # colour first, grey where there is no colour
-FRAME_STEP_US = 100_000  # the cameras are triggered at 10 Hz
 
 
 def recognises(path: Path) -> bool:
@@ -38,11 +38,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> SceneLog:
     """The drive as a log; `UserError` where files are missing or wrong."""
-    drives = _drives(path)
-    if len(drives) > 1:
-        names = ", ".join(drive.name for drive in drives[:4])
-        raise UserError(f"{path}: there are {len(drives)} drives here ({names} ...); give the folder of one of them.")
-    return _Drive.at(drives[0]).log()
+    return _Drive.at(only_recording(path, _drives(path), "drives")).log()
 
 
 def _drives(path: Path) -> list[Path]:
@@ -114,28 +110,12 @@ class _Drive:
         times_us = _stream_times(self.folder / f"image_{number}", len(self.frame_times_us))
         times_us = self.frame_times_us if times_us is None else times_us
         posed = self._posed(times_us)
-        listed = min(len(times_us), len(self.frame_times_us))
-        if absent := sum(frame not in paths for frame in range(listed)):
-            notes.append(f"{absent} of {listed} pictures of {camera.name} are missing and were left out.")
+        note_absent(paths, min(len(times_us), len(self.frame_times_us)), camera, notes)
         if unposed := sum(not posed[frame] for frame in paths):
             notes.append(f"{unposed} picture(s) of {camera.name} lie outside the recorded poses and were left out.")
-        velodyne_from_camera = inverse(camera_from_velodyne)
-        frames = []
-        for index, frame in enumerate(frame for frame in sorted(paths) if posed[frame]):
-            t_us = int(times_us[frame])
-            world_from_camera = self.world_from_velodyne.at(t_us) @ velodyne_from_camera
-            frames.append(
-                CameraFrame(
-                    camera=camera.name,
-                    index=index,
-                    start_us=t_us,
-                    end_us=t_us,
-                    world_from_camera_start=world_from_camera,
-                    world_from_camera_end=world_from_camera,
-                    read_image=image_reader(paths[frame], camera.width, camera.height),
-                )
-            )
-        return frames
+        kept = [frame for frame in sorted(paths) if posed[frame]]
+        world_from_camera = self.world_from_velodyne.at(times_us[kept]) @ inverse(camera_from_velodyne)
+        return camera_frames(camera, [paths[frame] for frame in kept], times_us[kept], world_from_camera)
 
     def _posed(self, times_us: np.ndarray) -> np.ndarray:
         """Which times lie within the recorded poses, give or take half a frame (streams are stamped some milliseconds apart)."""
@@ -246,20 +226,3 @@ def _camera(folder: Path, number: str, paths: dict[int, Path]) -> tuple[Camera, 
             )
     camera, camera_from_rectified = camera_from_projection(path, f"camera_{number}", projection, width, height)
     return camera, camera_from_rectified @ orthonormal(rectified_from_camera_0) @ camera_0_from_velodyne
-
-
-def camera_from_projection(path: Path, name: str, projection: np.ndarray, width: int, height: int) -> tuple[Camera, np.ndarray]:
-    """Camera and camera_from_rectified_0 `[4, 4]` of KITTI's rectified projection `[3, 4]` = K [I | b].
-
-    KITTI calibrates with OpenCV's convention (the first pixel's centre is 0), so half a pixel is added to the principal point.
-    """
-    camera = Camera(
-        name=name,
-        width=width,
-        height=height,
-        focal_px=(float(projection[0, 0]), float(projection[1, 1])),
-        principal_px=(float(projection[0, 2]) + 0.5, float(projection[1, 2]) + 0.5),
-    )
-    if fault := camera.fault():
-        raise UserError(f"{path}: {name} has {fault}; use the calibration of these pictures.")
-    return camera, pose(np.eye(3), np.linalg.solve(projection[:, :3], projection[:, 3]))

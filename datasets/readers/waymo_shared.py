@@ -12,9 +12,9 @@ from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import WAYMO_FROM_OPENCV, PoseTrack, orthonormal, rotation_fault
-from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, ShutterDirection
+from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarPoints, ShutterDirection
 from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS, SKY_CLASS, ActorClass
-from splatmend.datasets.waymo_range_image import uniform_inclinations
+from splatmend.datasets.waymo_range_image import joined_points, points_from_range_image, uniform_inclinations
 
 SHUTTER_NOTE = "Camera {name} states no readout direction; it is taken as a global shutter in the middle of its readout."
 SWEEP_NOTE = "Waymo gives the start of a LiDAR sweep only; point times are spread evenly over 100 ms by range-image column."
@@ -76,6 +76,38 @@ class LidarCalibration:
         if self.values_rad.size != height:
             raise ValueError(f"{self.values_rad.size} beam inclinations for {height} rows")
         return self.values_rad
+
+    def points(
+        self,
+        returns: Iterable[np.ndarray | None],
+        world_from_vehicle: np.ndarray,
+        *,
+        pixel_pose: np.ndarray | None,
+        sweep_start_us: int,
+        where: str,
+    ) -> LidarPoints:
+        """Points of all range images of one sweep (None: a return without one), see `points_from_range_image`.
+
+        `UserError` that begins with `where` if an image does not fit the calibration.
+        """
+        points = []
+        for image in returns:
+            if image is None:
+                continue
+            try:
+                points.append(
+                    points_from_range_image(
+                        image,
+                        self.inclinations_rad(image.shape[0]),
+                        self.vehicle_from_lidar,
+                        world_from_vehicle,
+                        pixel_pose=pixel_pose,
+                        sweep_start_us=sweep_start_us,
+                    )
+                )
+            except ValueError as error:
+                raise UserError(f"{where} has {error}; correct the file.") from error
+        return joined_points(points)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,6 @@ from splatmend.datasets.readers.waymo_shared import (
     rigid_poses,
 )
 from splatmend.datasets.waymo_layout import ACTOR_CLASSES, CAMERA_NAMES, LIDAR_NAMES
-from splatmend.datasets.waymo_range_image import joined_points, points_from_range_image
 
 INSTALL_HINT = "pip install --no-deps waymo-open-dataset-tf-2-12-0"
 
@@ -208,28 +207,14 @@ class _FileReader:
         laser = next(item for item in frame.lasers if item.name == lidar)
         if lidar not in self._lidars:
             raise UserError(f"{where}: LiDAR number {lidar} has a range image but no calibration; add it.")
-        calibration = self._lidars[lidar]
-        world_from_vehicle = rigid_poses(np.array(frame.pose.transform))[0]
-        pixel_pose = self._matrix(laser.ri_return1.range_image_pose_compressed, where)
-        returns = []
-        for compressed in (laser.ri_return1.range_image_compressed, laser.ri_return2.range_image_compressed):
-            image = self._matrix(compressed, where)
-            if image is None:
-                continue
-            try:
-                returns.append(
-                    points_from_range_image(
-                        image,
-                        calibration.inclinations_rad(image.shape[0]),
-                        calibration.vehicle_from_lidar,
-                        world_from_vehicle,
-                        pixel_pose=pixel_pose,
-                        sweep_start_us=frame.timestamp_micros,
-                    )
-                )
-            except ValueError as error:
-                raise UserError(f"{where}: LiDAR {LIDAR_NAMES[lidar]} has {error}; correct the file.") from error
-        return joined_points(returns)
+        laser_returns = (laser.ri_return1.range_image_compressed, laser.ri_return2.range_image_compressed)
+        return self._lidars[lidar].points(
+            (self._matrix(compressed, where) for compressed in laser_returns),
+            rigid_poses(np.array(frame.pose.transform))[0],
+            pixel_pose=self._matrix(laser.ri_return1.range_image_pose_compressed, where),
+            sweep_start_us=frame.timestamp_micros,
+            where=f"{where}: LiDAR {LIDAR_NAMES[lidar]}",
+        )
 
     def _matrix(self, compressed: bytes, where: str) -> np.ndarray | None:
         """`[H, W, C]` float32 of a zlib-compressed `MatrixFloat`; None where there is none."""

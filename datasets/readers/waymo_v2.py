@@ -38,7 +38,6 @@ from splatmend.datasets.readers.waymo_v2_tables import (
     vehicle_poses,
 )
 from splatmend.datasets.waymo_layout import CAMERA, LIDAR, LIDAR_NAMES, TIMESTAMP, column
-from splatmend.datasets.waymo_range_image import joined_points, points_from_range_image
 
 _LINEAR = tuple(f"velocity.linear_velocity.{axis}" for axis in "xyz")
 _ANGULAR = tuple(f"velocity.angular_velocity.{axis}" for axis in "xyz")
@@ -180,26 +179,13 @@ class _SweepReader:
         pixel_pose = None
         if self.pixel_poses is not None and (timestamp_us, lidar) in self._pose_rows:
             pixel_pose = _image(self.pixel_poses, self._pose_rows[timestamp_us, lidar], "lidar_pose", _RETURNS[0])
-        calibration = self._calibrations[lidar]
-        returns = []
-        for name in _RETURNS:
-            image = _image(self._images, row, "lidar", name)
-            if image is None:
-                continue
-            try:
-                returns.append(
-                    points_from_range_image(
-                        image,
-                        calibration.inclinations_rad(image.shape[0]),
-                        calibration.vehicle_from_lidar,
-                        self._poses[timestamp_us],
-                        pixel_pose=pixel_pose,
-                        sweep_start_us=timestamp_us,
-                    )
-                )
-            except ValueError as error:
-                raise UserError(f"{self._images.path} row {row}: LiDAR {LIDAR_NAMES[lidar]} has {error}; correct the file.") from error
-        return joined_points(returns)
+        return self._calibrations[lidar].points(
+            (_image(self._images, row, "lidar", name) for name in _RETURNS),
+            self._poses[timestamp_us],
+            pixel_pose=pixel_pose,
+            sweep_start_us=timestamp_us,
+            where=f"{self._images.path} row {row}: LiDAR {LIDAR_NAMES[lidar]}",
+        )
 
 
 def _image(rows: ParquetRows, row: int, component: str, name: str) -> np.ndarray | None:
