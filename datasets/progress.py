@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,7 +25,7 @@ class ConsoleBar:
         )
         self.task = self.progress.add_task(verb, total=total, text="")
 
-    def __enter__(self) -> ConsoleBar:
+    def __enter__(self) -> Self:
         self.progress.start()
         return self
 

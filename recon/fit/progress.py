@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from splatmend.datasets.progress import ConsoleBar
 
 
-class FitBar:
-    """A progress bar with loss, PSNR, number of Gaussians and time left, on standard error; silent where that is no terminal."""
+class FitBar(ConsoleBar):
+    """A bar with loss, PSNR, number of Gaussians and time left."""
 
     def __init__(self, total: int) -> None:
-        console = Console(stderr=True)
-        self.progress = Progress(
-            TextColumn("fit"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}  PSNR {task.fields[psnr]:.2f} dB  {task.fields[gaussians]:,} Gaussians"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task("fit", total=total, loss=float("nan"), psnr=float("nan"), gaussians=0)
-
-    def __enter__(self) -> FitBar:
-        self.progress.start()
-        return self
+        super().__init__("fit", total)
 
     def __call__(self, row: dict[str, Any]) -> None:
-        self.progress.update(self.task, completed=row["iteration"], loss=row["loss"], psnr=row["psnr"], gaussians=row["gaussians"])
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.progress.stop()
+        text = f"loss {row['loss']:.4f}  PSNR {row['psnr']:.2f} dB  {row['gaussians']:,} Gaussians"
+        self.show(row["iteration"], text=text)
