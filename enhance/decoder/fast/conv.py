@@ -217,9 +217,11 @@ def _backward(
     # Without a gradient of the result only the last frames get one.
     make = torch.empty if grad is not None else torch.zeros
     batch, _, _, height, width = like.shape
-    whole = make((batch, frames + known, height, width, convolution.weight.shape[1]), dtype=like.dtype, device=like.device)
-    whole = whole.permute(0, 4, 1, 2, 3)
-    to_cache, to_x = whole[:, :, :known], whole[:, :, known:]
+    # Apart, since the cache's gradient is kept for the walk through the group before.
+    to_x, to_cache = (
+        make((batch, count, height, width, convolution.weight.shape[1]), dtype=like.dtype, device=like.device).permute(0, 4, 1, 2, 3)
+        for count in (frames, known)
+    )
     if grad is None and added is not None:
         to_x.copy_(added)
     for band in _tail_bands(grad_tail, frames, first) if grad is None else input_bands(_last(grad), convolution, first):
