@@ -19,7 +19,7 @@ from splatmend.datasets.image_metrics import BACKBONE_FILES, LpipsNet, hub_check
 PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT_MSE = "latent_mse"
 _SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
-_PHASES = 4
+_ZOOM = (1.1, 2.2)
 
 
 def _l1(frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -35,18 +35,30 @@ def _ssim(frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _lpips(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Clips of a batch are shown at four pixel phases in turn (the first as it is).
+    return lpips_network(net, str(frames.device))(_pictures(frames), _pictures(target)).sum() / frames.shape[0]
 
-    The networks' first layers have stride 2. With one phase for all, a pattern of period 2 is always met alike, and models learn to
-    draw one where a picture lacks detail.
+
+def _lpips_views(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    views = random_views(torch.cat([frames, target], dim=2))
+    return _lpips(net, *views.split(frames.shape[2], dim=2))
+
+
+def random_views(clips: torch.Tensor) -> torch.Tensor:
+    """Each clip [B, 3, t, H, W] through a magnifying window of its own, the same for all its frames; mirrored or not. Same shape.
+
+    The networks' layers lie on grids of 2, 4 and 8 pixels. Where every picture meets them alike, a model learns to draw what those grids
+    take for detail: weaves and stairs of the same periods. Ensembles of random transforms close that way (E-LPIPS, Kettunen et al. 2019,
+    arXiv 1906.03973); windows enlarged by 1.1 to 2.2 at any offset put a pattern of one period on no grid for long.
     """
-    network = lpips_network(net, str(frames.device))
-    total = torch.zeros((), device=frames.device)
-    for phase in range(min(_PHASES, frames.shape[0])):
-        down, right = divmod(phase, 2)
-        shown = (_pictures(x[phase::_PHASES, ..., down:, right:]) for x in (frames, target))
-        total = total + network(*shown).sum()
-    return total / frames.shape[0]
+    batch, channels, frames, height, width = clips.shape
+    draw = torch.rand(4, batch, device=clips.device)
+    share = 1 / (_ZOOM[0] * (_ZOOM[1] / _ZOOM[0]) ** draw[0])
+    theta = torch.zeros(batch, 2, 3, device=clips.device)
+    theta[:, 0, 0], theta[:, 1, 1] = torch.where(draw[1] < 0.5, share, -share), share
+    theta[:, 0, 2], theta[:, 1, 2] = (1 - share) * (2 * draw[2] - 1), (1 - share) * (2 * draw[3] - 1)
+    grid = F.affine_grid(theta, [batch, channels, height, width], align_corners=False)
+    seen = F.grid_sample(clips.flatten(1, 2), grid.to(clips.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+    return seen.unflatten(1, (channels, frames))
 
 
 PIXEL_TERMS: dict[str, PixelTerm] = {
@@ -56,6 +68,9 @@ PIXEL_TERMS: dict[str, PixelTerm] = {
     "lpips_squeeze": functools.partial(_lpips, "squeeze"),
     "lpips_alex": functools.partial(_lpips, "alex"),
     "lpips_vgg": functools.partial(_lpips, "vgg"),
+    "lpips_squeeze_views": functools.partial(_lpips_views, "squeeze"),
+    "lpips_alex_views": functools.partial(_lpips_views, "alex"),
+    "lpips_vgg_views": functools.partial(_lpips_views, "vgg"),
 }
 """Add a pixel loss here: name -> function of frames and target that sums over frames."""
 
@@ -75,7 +90,7 @@ def check_losses(weights: Mapping[str, float]) -> None:
 def check_networks(weights: Mapping[str, float]) -> None:
     """Raise `UserError` for a perceptual loss whose network's file is missing."""
     for name, weight in weights.items():
-        net = name.removeprefix("lpips_")
+        net = name.removeprefix("lpips_").removesuffix("_views")
         if name.startswith("lpips_") and weight > 0 and not lpips_available(net):  # type: ignore[arg-type]
             path = hub_checkpoints() / BACKBONE_FILES[net]
             raise UserError(

@@ -26,7 +26,7 @@ def small_autoencoder() -> AutoencoderTrainConfig:
         cuda_graph=True,
         clip_frames=17,
         crop_px=(160, 160),
-        losses={"l1": 2.0, "lpips_squeeze": 1.0},
+        losses={"l1": 2.0, "lpips_squeeze_views": 1.0},
         max_seconds=300.0,
     )
 
@@ -46,7 +46,7 @@ def small_onestep() -> OneStepTrainConfig:
         cuda_graph=True,
         clip_frames=17,
         crop_px=(160, 160),
-        losses={"l1": 2.0, "ssim": 0.5, "lpips_squeeze": 1.0},
+        losses={"l1": 2.0, "ssim": 1.0, "lpips_squeeze_views": 1.0},
         truncation=1,
         output="residual",
         transformer="full",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from splatmend.datasets.errors import UserError
-from splatmend.enhance.losses import PixelLoss, check_losses, check_networks, latent_mse, structural_dissimilarity
+from splatmend.enhance.losses import PixelLoss, check_losses, check_networks, latent_mse, random_views, structural_dissimilarity
 
 
 def clips(frames: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,16 +74,42 @@ def test_lpips_sums_over_frames() -> None:
     assert loss(a, b) > 10 * loss(a, a).abs()
 
 
-def test_lpips_shows_the_clips_of_a_batch_at_four_phases() -> None:
+def test_views_are_windows_of_the_clip_at_any_offset() -> None:
+    torch.manual_seed(0)
+    height, width = 24, 40
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    # Pixels that say where they come from, twice as frames.
+    clip = torch.stack([x / width, y / height, torch.zeros_like(x)])[:, None].expand(3, 2, height, width)
+    views = random_views(clip.expand(200, -1, -1, -1, -1))
+    torch.testing.assert_close(views[:, :, 0], views[:, :, 1])
+    across, down = views[:, 0, 0], views[:, 1, 0]
+    # Not to the very border, beyond whose last pixel there is nothing to interpolate.
+    zoom = (height - 5) / height / (down[:, -3, 0] - down[:, 2, 0])
+    assert 1.09 < zoom.min() < 1.2
+    assert 2.0 < zoom.max() < 2.3
+    torch.testing.assert_close((across[:, 0, -3] - across[:, 0, 2]).abs(), (width - 5) / width / zoom, atol=1e-4, rtol=1e-4)
+    mirrored = (across[:, 0, -1] < across[:, 0, 0]).float().mean()
+    assert 0.35 < mirrored < 0.65
+    assert down.min() < 0.05
+    assert down.max() > 0.95
+    phase = (down[:, 0, 0] * height) % 2
+    assert phase.histc(4, 0, 2).min() > 25
+
+
+def test_lpips_of_views_is_lpips_of_what_they_show(monkeypatch: pytest.MonkeyPatch) -> None:
     from splatmend.datasets.image_metrics import lpips_available
 
     if not lpips_available("squeeze"):
         pytest.skip("no SqueezeNet weights in the hub cache")
-    a, b = (x[:1, :, :1].expand(8, -1, -1, -1, -1) for x in clips())
-    loss = PixelLoss({"lpips_squeeze": 1.0})
-    shifted = [loss(a[:1, ..., down:, right:], b[:1, ..., down:, right:]) for down in (0, 1) for right in (0, 1)]
-    torch.testing.assert_close(loss(a, b), torch.stack(shifted).mean(), atol=1e-5, rtol=1e-4)
-    assert torch.stack(shifted).std() > 0
+    a, b = clips()
+    torch.manual_seed(5)
+    found = PixelLoss({"lpips_squeeze_views": 1.0})(a, b)
+    torch.manual_seed(5)
+    expected = PixelLoss({"lpips_squeeze": 1.0})(*random_views(torch.cat([a, b], dim=2)).chunk(2, dim=2))
+    torch.testing.assert_close(found, expected)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nowhere")
+    with pytest.raises(UserError, match=r"vgg16.*missing.*put"):
+        check_networks({"lpips_vgg_views": 1.0})
 
 
 def test_a_recipe_can_be_read_where_its_network_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
