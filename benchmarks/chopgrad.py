@@ -1,11 +1,11 @@
 """Times pixel gradients through the full-size Wan 2.1 decoder (random weights, bf16) and prints a table: `python benchmarks/chopgrad.py`.
 
 A row is LOSS/WAY/FRAMES/HEIGHTxWIDTH. Ways: what `RIVALS` names, the truncated decoder by its settings (`D=1,small,fast` is truncation,
-memory, engine; `,2x2` adds spatial chunks), and under the loss `decode` decoding alone (`reference` or `fast`). `mse` compares with target
-frames that lie on the host and come group by group; `lpips` is LPIPS with a VGG of random weights in bf16, reductions in float32. All
-frames count. `--rows 'mse/D=1,*/81/480x832' 'decode/*'` picks rows, `--list` names them, `--toy` runs the same rows with a tiny model,
-few frames and small pictures on the CPU. Each row is written to `--out` (JSON lines) as soon as it is measured; `--show` prints the
-table of such a file.
+memory, engine; `,2x2` adds spatial chunks, `,B=3` blocks of groups), and under the loss `decode` decoding alone (`reference` or `fast`).
+`mse` compares with target frames that lie on the host and come group by group; `lpips` is LPIPS with a VGG of random weights in bf16,
+reductions in float32. All frames count. `--rows 'mse/D=1,*/81/480x832' 'decode/*'` picks rows, `--list` names them, `--toy` runs the same
+rows with a tiny model, few frames and small pictures on the CPU. Each row is written to `--out` (JSON lines) as soon as it is measured;
+`--show` prints the table of such a file.
 
 Seconds: median of `--repeats` runs after a warm-up on a short clip. Peak: the allocator's highest level during those runs, weights and
 latents included, in 10^9 bytes (on a CPU the bytes that autograd kept). Cosine: gradient against full backpropagation where that row
@@ -82,7 +82,15 @@ class Row:
 
 
 def truncated(
-    loss: str, frames: int, size: tuple[int, int], truncation: int, memory: str, engine: str, chunks: tuple[int, int] | None = None
+    loss: str,
+    frames: int,
+    size: tuple[int, int],
+    truncation: int,
+    memory: str,
+    engine: str,
+    *,
+    chunks: tuple[int, int] | None = None,
+    block: int | None = None,
 ) -> Row:
     """A row of the truncated decoder with explicit settings."""
     way = f"D={truncation},{memory},{engine}"
@@ -90,6 +98,9 @@ def truncated(
     if chunks is not None:
         way += f",{chunks[0]}x{chunks[1]}"
         settings["spatial_chunks"] = chunks
+    if block is not None:
+        way += f",B={block}"
+        settings["block"] = block
     return Row(loss, way, frames, size, tuple(settings.items()))
 
 
@@ -108,7 +119,9 @@ def all_rows() -> Iterator[Row]:
         for frames in (161,) if truncation == 1 else (21, 161):
             yield truncated("mse", frames, small, truncation, memory, "fast")
     for (size, chunks), memory in itertools.product(((small, (2, 2)), (large, (2, 2)), (large, (4, 4))), MEMORY):
-        yield truncated("mse", 81, size, 1, memory, "fast", chunks)
+        yield truncated("mse", 81, size, 1, memory, "fast", chunks=chunks)
+    for block, memory in itertools.product((3, 5), MEMORY):
+        yield truncated("mse", 81, small, 1, memory, "fast", block=block)
     for size, frames, engine in itertools.product(SIZES, FRAMES, ("reference", "fast")):
         yield Row("decode", engine, frames, size)
 
