@@ -114,12 +114,14 @@ class Enhancer(nn.Module):
         truncation: int = 1,
         *,
         memory: Memory = "fast",
+        block: int = 1,
         spatial_chunks: tuple[int, int] = (1, 1),
         halo: int = DEFAULT_HALO,
         share: tuple[int, int] = (0, 1),
     ) -> TruncatedDecoder:
         """A truncated decoder over this model's autoencoder and joins."""
-        return TruncatedDecoder(self.adapter(memory=memory), truncation, spatial_chunks=spatial_chunks, halo=halo, share=share)
+        adapter = self.adapter(memory=memory)
+        return TruncatedDecoder(adapter, truncation, block=block, spatial_chunks=spatial_chunks, halo=halo, share=share)
 
     @property
     def taps(self) -> tuple[str, ...]:

@@ -135,6 +135,8 @@ class OneStepTrainConfig(LoopConfig):
     overlap: int = 2
     decoder_memory: Memory = "fast"
     """What the decoder keeps for its backward pass: fast (everything), balanced, small (least, and slowest)."""
+    decoder_block: int = 1
+    """Groups whose pixel losses are pulled back together: faster, in more memory, and another gradient than D alone gives."""
     transformer_checkpoint: bool = False
     """Keep the input of every transformer block only, and compute its insides again in the backward pass."""
     attention: Attention = "auto"
@@ -168,6 +170,10 @@ class OneStepTrainConfig(LoopConfig):
             raise UserError(f"training: spatial_chunks {self.spatial_chunks} and halo {self.halo} must be 1 and 0 or more; change them.")
         if self.truncation is None and self.spatial_chunks != (1, 1):
             raise UserError("training: spatial_chunks belong to the truncated gradient; give a truncation or leave them out.")
+        if self.decoder_block < 1 or (self.decoder_block > 1 and (self.spatial_chunks != (1, 1) or self.context_parallel > 1)):
+            raise UserError(
+                f"training: decoder_block is {self.decoder_block}; give a number of groups, 1 with spatial_chunks or context_parallel."
+            )
         if self.context_parallel < 1:
             raise UserError(f"training: context_parallel is {self.context_parallel}; give the number of processes per clip, 1 or more.")
         if self.context_parallel > 1 and (self.truncation is None or self.encoder == "full" or self.cuda_graph):

@@ -56,7 +56,12 @@ class OneStepObjective:
         chunks = config.spatial_chunks if processes is None else processes.spatial_chunks(config.spatial_chunks)
         share = (0, 1) if processes is None else processes.share
         self.decoder = enhancer.decoder(
-            config.truncation or 0, memory=config.decoder_memory, spatial_chunks=chunks, halo=config.halo, share=share
+            config.truncation or 0,
+            memory=config.decoder_memory,
+            block=config.decoder_block,
+            spatial_chunks=chunks,
+            halo=config.halo,
+            share=share,
         )
 
     def encode(self, clip: torch.Tensor) -> Encoded:

@@ -77,7 +77,6 @@ def wan21_14b() -> OneStepTrainConfig:
         truncation=1,
         transformer="full",
         decoder="none",
-        decoder_memory="balanced",
         transformer_checkpoint=True,
         host_clips=True,
         checkpoint_every=100,

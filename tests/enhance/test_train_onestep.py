@@ -203,6 +203,13 @@ def test_middle_windows_are_trained(data: DataConfig) -> None:
     assert seen == [3, 3]
 
 
+def test_a_block_as_long_as_the_clip_gives_the_exact_gradient() -> None:
+    exact = gradients(tiny(active=True), config(truncation=None))
+    torch.testing.assert_close(gradients(tiny(active=True), config(truncation=0, decoder_block=5)), exact, atol=1e-6, rtol=1e-4)
+    with pytest.raises(UserError, match="decoder_block"):
+        config(decoder_block=2, spatial_chunks=(1, 2))
+
+
 def test_decoder_lora_is_folded_into_a_plain_autoencoder(data: DataConfig, tmp_path: Path) -> None:
     enhancer = tiny(active=True)
     before = enhancer.vae.decoder.conv_in.weight.detach().clone()
