@@ -109,7 +109,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     except TypeError as fault:
         raise UserError(f"{folder / MANIFEST}: a needed entry is missing ({fault}); write the artefact again.") from None
     if kind is not None and manifest.kind != kind:
-        raise UserError(f"{folder}: this is a {manifest.kind}, but a {kind} is needed here; give another folder.")
+        raise UserError(f"{folder}: it is of the kind {manifest.kind}, but {kind} is needed here; give another folder.")
     return manifest
 
 

@@ -112,7 +112,7 @@ def load_autoencoder(folder: Path) -> AutoencoderKLWan:
     """The autoencoder of a folder that the first training stage (or the second) wrote, in float32."""
     manifest = read_manifest(folder)
     if manifest.kind not in (AUTOENCODER_KIND, KIND):
-        raise UserError(f"{folder}: this is a {manifest.kind}, but an autoencoder or enhancer is needed here; give another folder.")
+        raise UserError(f"{folder}: it is of the kind {manifest.kind}, but autoencoder or enhancer is needed here; give another folder.")
     return load_part(AutoencoderKLWan, folder / "vae", torch.float32)
 
 

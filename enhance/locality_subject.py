@@ -72,7 +72,7 @@ def _from_diffusers(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
             config = read_json(part / "config.json")
             name = config.get("_class_name") if isinstance(config, dict) else None
             if name != "AutoencoderKLWan":
-                raise UserError(f"{part}: it holds a {name}, but an AutoencoderKLWan is needed here; give another folder.")
+                raise UserError(f"{part}: what it holds is {name}, but AutoencoderKLWan is needed here; give another folder.")
             return load_part(AutoencoderKLWan, part, dtype)
     raise UserError(f"{folder}: it holds no autoencoder (neither config.json nor vae/config.json); give another folder.")
 

@@ -52,7 +52,7 @@ def open_source(name: str, street: StreetConfig, device: str = "auto") -> PairSo
         seed = name.removeprefix(STREET_PREFIX)
         if not seed.isdecimal():
             raise UserError(f"{name}: the seed must be a whole number; write for instance street:7.")
-        from splatmend.pipelines.stages import torch_device
+        from splatmend.pipelines.device import torch_device
 
         built = build_street(replace(street, seed=int(seed)), device=torch_device(device))
         truth: Truth = StreetTruth(street=built, path=Path(name))

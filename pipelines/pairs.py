@@ -99,8 +99,8 @@ def make_pairs(
     With `resume` an interrupted run's finished pairs and scenes are kept. Raises `UserError` for a source that is none, a strategy that it
     cannot serve, or a resumed run with other settings.
     """
+    from splatmend.pipelines.device import torch_device
     from splatmend.pipelines.pair_sources import open_source
-    from splatmend.pipelines.stages import torch_device
 
     torch_device(device)
     opened = [open_source(source, config.street, device) for source in sources]
@@ -177,7 +177,7 @@ def _snapshots(config: PairsConfig) -> tuple[int, ...]:
 
 def _fit_config(name: str, config: PairsConfig, device: str) -> FitConfig:
     """A fit by its name: `sparseN`, or `whole` with the snapshots."""
-    from splatmend.pipelines.stages import torch_device
+    from splatmend.pipelines.device import torch_device
 
     fit = replace(config.fit, device=torch_device(device))
     if name.startswith("sparse"):
@@ -230,7 +230,7 @@ def _make_pair(source: PairSource, plan: PairPlan, folder: Path, config: PairsCo
 
 
 def _scene(source: PairSource, plan: PairPlan, folder: Path, config: PairsConfig, device: str) -> Scene:
-    from splatmend.pipelines.stages import torch_device
+    from splatmend.pipelines.device import torch_device
     from splatmend.recon.fit.fit import fit
     from splatmend.recon.scene_files import load_scene
 

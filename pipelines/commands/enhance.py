@@ -47,7 +47,7 @@ def run(options: Options) -> int:
     from splatmend.enhance.stream import enhance_clip, enhance_video
     from splatmend.enhance.transformer import inference_dtype
     from splatmend.pipelines.commands.output import refuse_existing
-    from splatmend.pipelines.stages import torch_device
+    from splatmend.pipelines.device import torch_device
 
     check_strength(options.strength)
     suffix = options.out.suffix.lower()

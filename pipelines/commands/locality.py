@@ -38,7 +38,7 @@ def run(options: Options) -> int:
     from splatmend.enhance.locality import measure_locality
     from splatmend.pipelines.clip_sets import members
     from splatmend.pipelines.commands.output import refuse_existing
-    from splatmend.pipelines.stages import torch_device
+    from splatmend.pipelines.device import torch_device
 
     refuse_existing(options.out, options.overwrite)
     device = torch.device(torch_device(options.device))

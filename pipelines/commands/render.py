@@ -35,7 +35,7 @@ class Options:
 def run(options: Options) -> int:
     from splatmend.datasets.progress import ConsoleBar
     from splatmend.pipelines.commands.output import refuse_existing
-    from splatmend.pipelines.stages import torch_device
+    from splatmend.pipelines.device import torch_device
     from splatmend.recon.render_clip import render_clip
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory

@@ -57,7 +57,7 @@ def test_faults_of_manifests_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no splatmend artefact"):
         read_manifest(tmp_path)
     _write(tmp_path / "a", "one")
-    with pytest.raises(UserError, match="this is a clip, but a scene"):
+    with pytest.raises(UserError, match="of the kind clip, but scene"):
         read_manifest(tmp_path / "a", "scene")
     path = tmp_path / "a" / "manifest.json"
     raw = json.loads(path.read_text())

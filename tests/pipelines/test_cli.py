@@ -92,7 +92,7 @@ def test_missing_paths(capsys: pytest.CaptureFixture[str], tmp_path: Path, clip:
 
 def test_wrong_kind_unknown_version_and_broken_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path) -> None:
     before = left(tmp_path)
-    assert "this is a clip, but a scene is needed" in complaint(capsys, "render", clip, "--out", tmp_path / "out")
+    assert "of the kind clip, but scene is needed" in complaint(capsys, "render", clip, "--out", tmp_path / "out")
     manifest = json.loads((clip / "manifest.json").read_text())
     (clip / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
     assert "format version 99" in complaint(capsys, "evaluate", clip, "--truth", clip, "--out", tmp_path / "scores")
