@@ -116,7 +116,10 @@ def sentence_for(fault: BaseException, output: str = "the output") -> str | None
         about_disk = disk_sentence(cause, output)
         if about_disk is not None:
             return about_disk
-        if type(cause).__name__ == "OutOfMemoryError":
+        kinds = [kind.__name__ for kind in type(cause).__mro__]
+        if "DecoderMemoryError" in kinds:
+            return str(cause)
+        if "OutOfMemoryError" in kinds:
             return "the accelerator's memory is full; use smaller pictures, fewer Gaussians or a shorter window."
         if isinstance(cause, MemoryError):
             return "the memory is full; use smaller pictures, fewer Gaussians or a shorter window."

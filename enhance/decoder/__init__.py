@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter, SideFeatures, SplitDecoderAdapter
+from splatmend.enhance.decoder.advice import DecoderMemoryError
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import FrameLoss
 from splatmend.enhance.decoder.gradients import LossAndGrad, surrogate
@@ -21,6 +22,7 @@ from splatmend.enhance.decoder.wan_plan import Memory
 __all__ = [
     "Cache",
     "DecoderAdapter",
+    "DecoderMemoryError",
     "EncodedGroup",
     "Engine",
     "FrameLoss",

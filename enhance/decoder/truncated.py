@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
 from splatmend.enhance.decoder.adapter import DecoderAdapter, SideFeatures, SplitDecoderAdapter
+from splatmend.enhance.decoder.advice import DecoderMemoryError, advice
 from splatmend.enhance.decoder.backprop import TruncatedBackprop
 from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
 from splatmend.enhance.decoder.engine import Engine
@@ -150,7 +151,8 @@ class TruncatedDecoder:
         is held meanwhile, as large as the decoded clip. A halo as wide as the convolutions reach is exact.
 
         Raises `ValueError` for latents of a wrong rank or channel count, `valid_frames` out of range, a parameter without gradient,
-        a loss that is no scalar or depends on nothing, or side features that do not match the joins.
+        a loss that is no scalar or depends on nothing, or side features that do not match the joins; `DecoderMemoryError` (a
+        `torch.OutOfMemoryError`) where the device's memory is full, saying which setting takes less.
         """
         self._check_latents(z)
         valid, groups = valid_part(z.shape[2], self.adapter.temporal_factor, valid_frames)
@@ -158,11 +160,27 @@ class TruncatedDecoder:
         sums = GradientSums(z, params)
         loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params)
         clip = _Clip(z, side, groups, sums, list(params))
-        if self.spatial_chunks == (1, 1):
-            self._backprop_whole(clip, loss)
-        else:
-            self._backprop_chunks(clip, loss)
+        fault = None
+        try:
+            if self.spatial_chunks == (1, 1):
+                self._backprop_whole(clip, loss)
+            else:
+                self._backprop_chunks(clip, loss)
+        except torch.OutOfMemoryError as full:
+            # Not raised from here: its traceback would hold on to the graphs.
+            fault = str(full)
+        if fault is not None:
+            self._complain_of_memory(z, fault)
         return sums.result(loss.mean())
+
+    def _complain_of_memory(self, z: torch.Tensor, fault: str) -> NoReturn:
+        def walk(adapter: WanAdapter, piece: torch.Tensor) -> LossAndGrad:
+            leaner = TruncatedDecoder(adapter, self.truncation, block=self.block)
+            return leaner.loss_and_grad(piece, lambda frames, span, previous: frames.square().sum())
+
+        error = DecoderMemoryError(advice(self.adapter, z, walk))
+        error.add_note(fault)
+        raise error
 
     def _backprop_whole(self, clip: _Clip, loss: ClipLoss) -> None:
         def pull(index: int, frames: torch.Tensor) -> torch.Tensor:

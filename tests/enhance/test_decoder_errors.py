@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from torch import nn
 
 from splatmend.enhance.decoder import DecoderAdapter, TruncatedDecoder, WanAdapter
@@ -107,3 +110,33 @@ def test_cache_tensors_must_be_as_many(vae):
     _, cache = adapter.decode_group(Z[:, :, :1], adapter.initial_decoder_cache(), 0)
     with pytest.raises(ValueError, match="tensors, got 1"):
         adapter.replace_cache_tensors(cache, adapter.cache_tensors(cache)[:1])
+
+
+@pytest.mark.parametrize(("memory", "settings"), [("fast", "memory='balanced' or memory='small'"), ("small", "spatial_chunks")])
+def test_full_memory_names_the_settings_that_take_less(vae, memory, settings):
+    def greedy(frames, span, previous):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    decoder = TruncatedDecoder(vae, memory=memory)
+    pixels = 2 * decoder.adapter.spatial_factor
+    with pytest.raises(torch.OutOfMemoryError, match=settings) as caught:
+        decoder.loss_and_grad(torch.zeros(1, 4, 2, 2, 2, dtype=torch.float64), greedy)
+    assert f"full at 1 x {pixels}x{pixels} with memory='{memory}'" in str(caught.value)
+    assert "Tried to allocate" in caught.value.__notes__[0]
+
+
+@pytest.mark.gpu
+def test_full_memory_of_a_gpu_says_what_each_setting_needs():
+    total = torch.cuda.mem_get_info()[1]
+    vae = AutoencoderKLWan(base_dim=32, z_dim=4).to("cuda", torch.bfloat16).requires_grad_(False)
+    z = torch.zeros(1, 4, 5, 64, 64, device="cuda", dtype=torch.bfloat16)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**29) / total)
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            TruncatedDecoder(vae).loss_and_grad(z, lambda frames, span, previous: frames.square().sum())
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    needs = [float(number) for number in re.findall(r"about ([0-9.]+)", str(caught.value))]
+    assert len(needs) == 3
+    assert needs[0] > needs[1] > 0
+    assert needs[0] > needs[2] > 0

@@ -15,6 +15,7 @@ import pytest
 
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import ClipWriter
+from splatmend.enhance.decoder.advice import DecoderMemoryError
 from splatmend.pipelines import cli
 from splatmend.pipelines.cli import VERBS, main, sentence_for
 
@@ -163,6 +164,7 @@ def test_faults_become_sentences() -> None:
     import torch
 
     assert "accelerator's memory" in str(sentence_for(torch.OutOfMemoryError("CUDA out of memory")))
+    assert sentence_for(DecoderMemoryError("take memory='small'.")) == "take memory='small'."
     assert sentence_for(ValueError("a bug")) is None
     assert "/ro/x: it lies on a read-only file system" in str(sentence_for(OSError(30, "Read-only file system", "/ro/x")))
     assert sentence_for(OSError(13, "Permission denied")) is None  # of a socket, perhaps

@@ -1,0 +1,57 @@
+"""What to change where a device's memory is full, and what it would save: measured there, on a small piece of the clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+
+from splatmend.enhance.decoder.wan import WanAdapter
+from splatmend.enhance.decoder.wan_plan import Memory
+
+TILE = 16
+"""Height and width in latents of the piece: small enough to fit anywhere, and activations grow with the area."""
+GROUPS = 5
+
+Walk = Callable[[WanAdapter, torch.Tensor], object]
+"""`walk(adapter, z)` takes a squared loss's gradient for latents z [B, C, L, h, w]."""
+
+
+class DecoderMemoryError(torch.OutOfMemoryError):
+    """A device's memory was full while a clip's gradient was taken; the message is the advice."""
+
+
+def advice(adapter: object, z: torch.Tensor, walk: Walk) -> str:
+    """One sentence: what is full, and what the settings that keep less would need at the size of `z` [B, C, L, h, w].
+
+    Figures only for CUDA devices, and where no side features join: elsewhere the settings alone.
+    """
+    if not isinstance(adapter, WanAdapter):
+        return "the memory is full; use spatial_chunks, or smaller or fewer clips at a time."
+    height, width = (size * adapter.spatial_factor for size in z.shape[-2:])
+    full = f"the memory is full at {z.shape[0]} x {height}x{width} with memory='{adapter.decoder.memory}'"
+    rest = "spatial_chunks=(2, 2) leaves about a third of a decoder's activations"
+    leaner = list(get_args(Memory))[get_args(Memory).index(adapter.decoder.memory) + 1 :]
+    if not z.is_cuda or adapter.decoder.join:
+        settings = " or ".join(f"memory='{memory}'" for memory in leaner)
+        return f"{full}; " + (f"take {settings}; " if settings else "") + f"{rest}."
+    needs = {memory: _gigabytes(adapter, memory, z, walk) for memory in (adapter.decoder.memory, *leaner)}
+    own = needs.pop(adapter.decoder.memory)
+    others = "".join(f", memory='{memory}' about {gigabytes:.1f}" for memory, gigabytes in needs.items())
+    return f"{full}, which needs about {own:.1f} GB{others}; {rest}."
+
+
+def _gigabytes(adapter: WanAdapter, memory: Memory, z: torch.Tensor, walk: Walk) -> float:
+    """What a gradient at the size of `z` takes beside the weights, from the allocator's peak on a piece of it."""
+    tile = min(TILE, z.shape[-2]), min(TILE, z.shape[-1])
+    piece = torch.zeros(1, z.shape[1], min(GROUPS, z.shape[2]), *tile, dtype=z.dtype, device=z.device)
+    leaner = WanAdapter(adapter.vae, memory=memory, engine=adapter.decoder.engine)
+    # Once without looking, since the first call makes the fast layers' weights.
+    walk(leaner, piece)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(z.device)
+    before = torch.cuda.memory_allocated(z.device)
+    walk(leaner, piece)
+    peak = torch.cuda.max_memory_allocated(z.device) - before
+    return peak * z.shape[0] * (z.shape[-2] * z.shape[-1]) / (tile[0] * tile[1]) / 1e9
