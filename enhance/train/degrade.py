@@ -1,9 +1,9 @@
 """Synthetic splat-like artefacts on real video, so that any video adds to the pairs that splats give.
 
 What splats do wrong away from their training views: regions blur or lose resolution, double (geometry seen at two depths), thin
-needles and soft floaters hang before the scene and move with a parallax of their own, coverage has holes, and colour and exposure
-drift. All artefacts move coherently over the clip. Random numbers are drawn on the CPU from a given generator, so a clip's artefacts
-do not depend on the device.
+needles and soft floaters hang before the scene and move with a parallax of their own, coverage has holes, and parts have another colour
+or exposure. All artefacts move coherently over the clip. Random numbers are drawn on the CPU from a given generator, so a clip's
+artefacts do not depend on the device.
 
 Shape letters: B batch, T frames, H W pixels, N splats.
 """
@@ -27,7 +27,7 @@ class DegradeConfig:
     needles: float = 0.7
     floaters: float = 0.6
     holes: float = 0.35
-    colour: float = 0.6
+    colour: float = 0.35
     max_needles: int = 40
     max_floaters: int = 8
 
@@ -74,7 +74,7 @@ def _degrade_one(x: torch.Tensor, draw: _Draw, config: DegradeConfig) -> torch.T
         hole = _region(draw, out, draw.one(0.02, 0.15), sharp=12.0)
         out = _mix(out, draw(-1.0, 0.2, 1, 3, 1, 1).expand_as(out), hole)
     if draw.chance(config.colour):
-        out = _colour(out, draw)
+        out = _mix(out, _colour(out, draw), _region(draw, out, draw.one(0.2, 0.6)))
     return out.transpose(0, 1)
 
 
@@ -170,9 +170,12 @@ def _splats(
 
 
 def _colour(x: torch.Tensor, draw: _Draw) -> torch.Tensor:
-    """A colour cast and an exposure that drifts over the clip."""
-    time = torch.linspace(0, 1, x.shape[0], device=x.device).view(-1, 1, 1, 1)
-    cast = draw(0.85, 1.15, 1, 3, 1, 1)
-    exposure = draw(0.8, 1.2, 1, 1, 1, 1) + time * draw(-0.15, 0.15, 1, 1, 1, 1)
-    lift = draw(-0.06, 0.06, 1, 3, 1, 1)
+    """A slight colour cast and an exposure that drifts over the clip, for a part of the picture.
+
+    Nothing in a picture tells of a cast over all of it, so a model that is to undo one learns to shift the colours of good pictures.
+    """
+    time = torch.linspace(-0.5, 0.5, x.shape[0], device=x.device).view(-1, 1, 1, 1)
+    cast = draw(0.93, 1.07, 1, 3, 1, 1)
+    exposure = draw(0.9, 1.1, 1, 1, 1, 1) + time * draw(-0.15, 0.15, 1, 1, 1, 1)
+    lift = draw(-0.04, 0.04, 1, 3, 1, 1)
     return (x + 1) * cast * exposure - 1 + lift

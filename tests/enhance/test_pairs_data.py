@@ -170,3 +170,14 @@ def test_artefacts_follow_the_generator() -> None:
     a, b, c = (degrade(x, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_colour_is_wrong_in_parts_only() -> None:
+    """A cast over all of a picture cannot be told from the picture itself."""
+    alone = DegradeConfig(blur=0, low_resolution=0, ghost=0, needles=0, floaters=0, holes=0, colour=1)
+    clip = torch.full((12, 3, 5, 32, 48), 0.1)
+    change = (degrade(clip, torch.Generator().manual_seed(0), alone) - clip).abs().amax(dim=1)
+    greatest = change.flatten(1).amax(dim=1)
+    assert greatest.min() > 0.01
+    left = (change < 0.2 * greatest.view(-1, 1, 1, 1)).float().flatten(1).mean(dim=1)
+    assert left.mean() > 0.3
