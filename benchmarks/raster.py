@@ -15,8 +15,10 @@ from measured_on import hardware
 from torch import Tensor
 
 from splatmend.recon.raster import RasterOutput, rasterize
+from splatmend.recon.raster.api import Model
 
 SIZES = [(20_000, 320, 192), (100_000, 640, 384), (400_000, 1280, 768)]
+MODELS: tuple[Model, ...] = ("ewa", "ray")
 CHANNELS = 4
 
 
@@ -46,13 +48,13 @@ def seconds(device: str) -> float:
     return time.perf_counter()
 
 
-def measure(count: int, width: int, height: int, device: str, repeats: int) -> tuple[RasterOutput, float, float, float]:
+def measure(model: Model, count: int, width: int, height: int, device: str, repeats: int) -> tuple[RasterOutput, float, float, float]:
     """One picture and the medians of forward, backward and total time in milliseconds; the first two runs (compilation) do not count."""
     leaves, view, intrinsics = random_gaussians(count, width, height, device)
     times = []
     for _ in range(repeats + 2):
         start = seconds(device)
-        output = rasterize(*leaves, view, intrinsics, width, height)
+        output = rasterize(*leaves, view, intrinsics, width, height, model=model)
         middle = seconds(device)
         (output.channels.sum() + output.opacity.sum()).backward()
         end = seconds(device)
@@ -67,13 +69,14 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=100_000, help="leave out rows with more Gaussians than this")
     chosen = parser.parse_args()
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    print("| hardware | backend | Gaussians | picture | channels | mean opacity | forward ms | backward ms | total ms |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| hardware | model | backend | Gaussians | picture | channels | mean opacity | forward ms | backward ms | total ms |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for device in devices:
-        for count, width, height in (size for size in SIZES if size[0] <= chosen.largest):
-            output, forward, backward, total = measure(count, width, height, device, chosen.repeats)
+        rows = [(model, *size) for model in MODELS for size in SIZES if size[0] <= chosen.largest]
+        for model, count, width, height in rows:
+            output, forward, backward, total = measure(model, count, width, height, device, chosen.repeats)
             print(
-                f"| {hardware(cuda=device == 'cuda')} | {output.stats.backend} | {count:,} | {width}x{height} | {CHANNELS} "
+                f"| {hardware(cuda=device == 'cuda')} | {model} | {output.stats.backend} | {count:,} | {width}x{height} | {CHANNELS} "
                 f"| {output.opacity.mean().item():.2f} | {forward:.1f} | {backward:.1f} | {total:.1f} |"
             )
 

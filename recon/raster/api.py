@@ -13,7 +13,10 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, float32
 
-from splatmend.recon.raster import cpu, gsplat_backend
+from splatmend.datasets.geometry import inverse
+from splatmend.datasets.log import Camera
+from splatmend.recon.raster import cpu, gsplat_backend, ray_cpu
+from splatmend.recon.raster.camera_rays import RayCamera
 from splatmend.recon.raster.types import RasterInputs, RasterOutput
 
 Model = Literal["ewa", "ray"]
@@ -22,6 +25,7 @@ Backend = Literal["cpu", "gsplat"]
 _RASTERIZERS: dict[tuple[str, str], Callable[[RasterInputs], RasterOutput]] = {
     ("ewa", "cpu"): cpu.rasterize_ewa,
     ("ewa", "gsplat"): gsplat_backend.rasterize_ewa,
+    ("ray", "cpu"): ray_cpu.rasterize_ray,
 }
 
 
@@ -42,12 +46,15 @@ def rasterize(
     far_m: float = 1e10,
     eps2d: float = 0.3,
     background: Float[Tensor, "C"] | None = None,
+    ray_camera: RayCamera | None = None,
 ) -> RasterOutput:
-    """Draw 3D Gaussians with one pinhole camera (x right, y down, z forward).
+    """Draw 3D Gaussians with one camera (x right, y down, z forward).
 
     Differentiable with respect to means, quaternions, scales, opacities, channels and background; not to the camera. The picture
-    is that of gsplat 1.5.3's `rasterization(..., rasterize_mode="classic", sh_degree=None, packed=False)`: a 2D conic per Gaussian
-    (EWA), alpha skipped below 1/255 and capped at 0.999, a pixel closed at transmittance 1e-4, pixel centres at +0.5.
+    is that of gsplat 1.5.3's `rasterization(..., rasterize_mode="classic", sh_degree=None, packed=False)`: alpha skipped below 1/255
+    and capped at 0.999, a pixel closed at transmittance 1e-4, pixel centres at +0.5. `ewa` draws a 2D conic per Gaussian with a
+    pinhole. `ray` (`with_ut=True, with_eval3d=True`) evaluates each Gaussian along the pixel's own ray, so that it draws any lens
+    and rolling shutters; both models draw front to back by the z of the centres.
 
     Args:
         means: centres in the world, metres, `[N, 3]`.
@@ -61,8 +68,10 @@ def rasterize(
         model: splat model.
         backend: where to draw; by default gsplat for CUDA tensors and the CPU kernels for the others.
         near_m, far_m: Gaussians whose centre has a camera z outside this range are not drawn.
-        eps2d: variance added to both axes of the projected covariance, square pixels.
+        eps2d: variance added to both axes of the projected covariance, square pixels (`ewa`).
         background: value of each channel behind everything; zero by default, `[C]`.
+        ray_camera: lens and shutter of the `ray` model, in the world of the means; by default the pinhole at `camera_from_world`, which
+            stays the pose that depths and planes count in.
 
     Raises:
         ValueError: for a model or backend that does not exist, a shape or dtype that does not fit, or a near plane at or behind
@@ -86,8 +95,11 @@ def rasterize(
         near_m=near_m,
         far_m=far_m,
         eps2d=eps2d,
+        ray_camera=ray_camera,
     )
-    _check(inputs, backend, background)
+    _check(inputs, model, backend, background)
+    if model == "ray" and ray_camera is None:
+        inputs = replace(inputs, ray_camera=_pinhole(inputs))
     output = _RASTERIZERS[model, backend](inputs)
     if background is None:
         return output
@@ -96,7 +108,15 @@ def rasterize(
     return replace(output, channels=output.channels + behind)
 
 
-def _check(inputs: RasterInputs, backend: str, background: Tensor | None) -> None:
+def _pinhole(inputs: RasterInputs) -> RayCamera:
+    """The camera of `camera_from_world` and `intrinsics`, all lines at once."""
+    (fx, _, cx), (_, fy, cy), _ = inputs.intrinsics.tolist()
+    camera = Camera(name="pinhole", width=inputs.width, height=inputs.height, focal_px=(fx, fy), principal_px=(cx, cy))
+    world_from_camera = inverse(inputs.camera_from_world.double().cpu().numpy())
+    return RayCamera(camera=camera, world_from_first=world_from_camera, world_from_last=world_from_camera)
+
+
+def _check(inputs: RasterInputs, model: str, backend: str, background: Tensor | None) -> None:
     count = inputs.means.shape[0]
     shapes = {
         "means": (count, 3),
@@ -123,3 +143,9 @@ def _check(inputs: RasterInputs, backend: str, background: Tensor | None) -> Non
         raise ValueError(f"the picture must have pixels, not {inputs.width} x {inputs.height}")
     if not 0.0 < inputs.near_m < inputs.far_m:
         raise ValueError(f"0 < near_m < far_m must hold, not near_m={inputs.near_m}, far_m={inputs.far_m}")
+    if inputs.ray_camera is not None:
+        if model != "ray":
+            raise ValueError(f"a ray_camera needs the splat model 'ray', not {model!r}")
+        camera = inputs.ray_camera.camera
+        if (camera.width, camera.height) != (inputs.width, inputs.height):
+            raise ValueError(f"the ray_camera has {camera.width} x {camera.height} pixels, the picture {inputs.width} x {inputs.height}")

@@ -62,16 +62,11 @@ def _tile_range(mean, extent, tiles):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _touches(left, top, a, b, c, limit):
-    """Whether the ellipse `0.5 (a x^2 + 2 b x y + c y^2) <= limit` reaches the pixel centres of the tile at (left, top).
+def touches(x0, x1, y0, y1, a, b, c, limit):
+    """Whether the ellipse `0.5 (a x^2 + 2 b x y + c y^2) <= limit` reaches the box [x0, x1] x [y0, y1], given relative to its mean.
 
-    `left` and `top` are relative to the mean. The smallest value of a convex form over a box lies at the mean, if that is inside,
-    or else on an edge, where it is a parabola.
+    The smallest value of a convex form over a box lies at the mean, if that is inside, or else on an edge, where it is a parabola.
     """
-    x0 = left + 0.5
-    x1 = left + TILE_PX - 0.5
-    y0 = top + 0.5
-    y1 = top + TILE_PX - 0.5
     if x0 <= 0.0 and x1 >= 0.0 and y0 <= 0.0 and y1 >= 0.0:
         return True
     smallest = math.inf
@@ -99,7 +94,8 @@ def _visit(n, means2d, conics, opacities, extents, tiles_x, tiles_y, tiles):
     count = 0
     for tile_y in range(first_y, last_y):
         for tile_x in range(first_x, last_x):
-            if most == 1 or _touches(tile_x * TILE_PX - mean_x, tile_y * TILE_PX - mean_y, a, b, c, limit):
+            left, top = tile_x * TILE_PX - mean_x, tile_y * TILE_PX - mean_y
+            if most == 1 or touches(left + 0.5, left + TILE_PX - 0.5, top + 0.5, top + TILE_PX - 0.5, a, b, c, limit):
                 tiles[count] = tile_y * tiles_x + tile_x
                 count += 1
     return tiles, count

@@ -18,13 +18,14 @@ from splatmend.recon.raster.threads import in_shares
 from splatmend.recon.raster.types import RasterInputs, RasterOutput, RasterStats
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The tensor's values outside the graph, in C order."""
     return tensor.detach().contiguous().numpy()
 
 
-def _by_fours(channels: Tensor) -> np.ndarray:
+def by_fours(channels: Tensor) -> np.ndarray:
     """`[N, C]` padded with zeros to a multiple of four channels, as the tile kernels take them."""
-    return _array(torch.nn.functional.pad(channels.detach(), (0, -channels.shape[1] % 4)))
+    return as_array(torch.nn.functional.pad(channels.detach(), (0, -channels.shape[1] % 4)))
 
 
 class _Project(torch.autograd.Function):
@@ -37,12 +38,12 @@ class _Project(torch.autograd.Function):
         depths = np.zeros(count, np.float32)
         extents = np.zeros((count, 2), np.float32)
         radii = np.empty((count, 2), np.int32)
-        view = _array(inputs.camera_from_world.double())
+        view = as_array(inputs.camera_from_world.double())
         intrinsics = inputs.intrinsics.double()
-        pinhole = _array(torch.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]))
+        pinhole = as_array(torch.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]))
         in_shares(
             projection.project_forward,
-            _array(means), _array(quats), _array(scales), _array(opacities), view, pinhole,
+            as_array(means), as_array(quats), as_array(scales), as_array(opacities), view, pinhole,
             inputs.width, inputs.height, float(inputs.near_m), float(inputs.far_m), float(inputs.eps2d),
             means2d, conics, depths, extents, radii,
         )  # fmt: skip
@@ -59,8 +60,8 @@ class _Project(torch.autograd.Function):
         grad_means, grad_quats, grad_scales = torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales)
         in_shares(
             projection.project_backward,
-            _array(means), _array(quats), _array(scales), ctx.view, ctx.pinhole, ctx.width, ctx.height,
-            _array(conics), _array(radii), _array(grad_means2d), _array(grad_conics),
+            as_array(means), as_array(quats), as_array(scales), ctx.view, ctx.pinhole, ctx.width, ctx.height,
+            as_array(conics), as_array(radii), as_array(grad_means2d), as_array(grad_conics),
             grad_means.numpy(), grad_quats.numpy(), grad_scales.numpy(),
         )  # fmt: skip
         return grad_means, grad_quats, grad_scales, None, None
@@ -89,12 +90,12 @@ class _Blend(torch.autograd.Function):
         picture = np.empty((height, width, channels.shape[1]), np.float32)
         light_left = np.empty((height, width), np.float32)
         lasts = np.empty((height, width), np.int32)
-        splats = (_array(means2d), _array(conics), _array(extents), _array(opacities))
-        order = binning.depth_order(_array(depths), _array(radii))
+        splats = (as_array(means2d), as_array(conics), as_array(extents), as_array(opacities))
+        order = binning.depth_order(as_array(depths), as_array(radii))
         lists = binning.bin_gaussians(order, splats[0], splats[1], splats[3], splats[2], tiles_x, tiles_y)
         in_shares(
             tiles.draw,
-            lists.tile_starts, lists.pair_gaussians, *splats, _by_fours(channels), tiles_x, picture, light_left, lasts,
+            lists.tile_starts, lists.pair_gaussians, *splats, by_fours(channels), tiles_x, picture, light_left, lasts,
         )  # fmt: skip
         ctx.save_for_backward(means2d, conics, extents, opacities, channels)
         ctx.kept = _Kept(tiles_x, order, lists, light_left, lasts)
@@ -106,13 +107,13 @@ class _Blend(torch.autograd.Function):
         means2d, conics, extents, opacities, channels = ctx.saved_tensors
         kept: _Kept = ctx.kept
         lists = kept.lists
-        padded = _by_fours(channels)
+        padded = by_fours(channels)
         pair_grads = np.empty((len(lists.pair_gaussians), 6 + padded.shape[1]), np.float32)
         in_shares(
             tiles.undraw,
             lists.tile_starts, lists.pair_gaussians, lists.pair_slots,
-            _array(means2d), _array(conics), _array(extents), _array(opacities), padded, kept.tiles_x,
-            kept.light_left, kept.lasts, _array(grad_picture), _array(grad_opacity), pair_grads,
+            as_array(means2d), as_array(conics), as_array(extents), as_array(opacities), padded, kept.tiles_x,
+            kept.light_left, kept.lasts, as_array(grad_picture), as_array(grad_opacity), pair_grads,
         )  # fmt: skip
         sums = [np.zeros(tensor.shape, np.float32) for tensor in (means2d, conics, opacities, channels)]
         in_shares(tiles.gather_pairs, kept.order, lists.slot_starts, pair_grads, *sums)

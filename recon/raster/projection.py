@@ -25,13 +25,24 @@ FOV_MARGIN = 0.3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _rotation(w, x, y, z):
+def rotation(w, x, y, z):
     """Rotation matrix of a unit quaternion, row by row."""
     return (
         1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - w * z), 2.0 * (x * z + w * y),
         2.0 * (x * y + w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - w * x),
         2.0 * (x * z - w * y), 2.0 * (y * z + w * x), 1.0 - 2.0 * (x * x + y * y),
     )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def quaternion_gradient(g_r, qw, qi, qj, qk, norm):
+    """Gradient of a quaternion of length `norm` and direction `q` from that of its rotation matrix, `g_r [9]` row by row."""
+    g_w = 2.0 * (qi * (g_r[7] - g_r[5]) + qj * (g_r[2] - g_r[6]) + qk * (g_r[3] - g_r[1]))
+    g_i = 2.0 * (-2.0 * qi * (g_r[4] + g_r[8]) + qj * (g_r[1] + g_r[3]) + qk * (g_r[2] + g_r[6]) + qw * (g_r[7] - g_r[5]))
+    g_j = 2.0 * (qi * (g_r[1] + g_r[3]) - 2.0 * qj * (g_r[0] + g_r[8]) + qk * (g_r[5] + g_r[7]) + qw * (g_r[2] - g_r[6]))
+    g_k = 2.0 * (qi * (g_r[2] + g_r[6]) + qj * (g_r[5] + g_r[7]) - 2.0 * qk * (g_r[0] + g_r[4]) + qw * (g_r[3] - g_r[1]))
+    along = g_w * qw + g_i * qi + g_j * qj + g_k * qk
+    return (g_w - along * qw) / norm, (g_i - along * qi) / norm, (g_j - along * qj) / norm, (g_k - along * qk) / norm
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -46,7 +57,7 @@ def _splat_axes(view, quat, scale, x, y, z, pinhole, width, height):
     """Both rows of `T = J W R S` (pixels), of which `T T^T` is the 2D covariance without the blur."""
     w, i, j, k = np.float64(quat[0]), np.float64(quat[1]), np.float64(quat[2]), np.float64(quat[3])
     inverse_norm = 1.0 / math.sqrt(w * w + i * i + j * j + k * k)
-    r = _rotation(w * inverse_norm, i * inverse_norm, j * inverse_norm, k * inverse_norm)
+    r = rotation(w * inverse_norm, i * inverse_norm, j * inverse_norm, k * inverse_norm)
     low_x, high_x = _ray_limits(pinhole[0], pinhole[2], width)
     low_y, high_y = _ray_limits(pinhole[1], pinhole[3], height)
     j00 = pinhole[0] / z
@@ -181,7 +192,7 @@ def _unproject_one(
         np.float64(quats[n, 0]) ** 2 + np.float64(quats[n, 1]) ** 2 + np.float64(quats[n, 2]) ** 2 + np.float64(quats[n, 3]) ** 2
     )
     qw, qi, qj, qk = quats[n, 0] / norm, quats[n, 1] / norm, quats[n, 2] / norm, quats[n, 3] / norm
-    r = _rotation(qw, qi, qj, qk)
+    r = rotation(qw, qi, qj, qk)
     ray_x, ray_y = x / z, y / z
     clamped_x = min(high_x, max(low_x, ray_x))
     clamped_y = min(high_y, max(low_y, ray_y))
@@ -211,16 +222,7 @@ def _unproject_one(
         for m in range(3):
             g_r[3 * m + k] = scale * (view[0, m] * g_axis_x + view[1, m] * g_axis_y + view[2, m] * g_axis_z)
 
-    # Rotation to unit quaternion, then through the normalisation.
-    g_w = 2.0 * (qi * (g_r[7] - g_r[5]) + qj * (g_r[2] - g_r[6]) + qk * (g_r[3] - g_r[1]))
-    g_i = 2.0 * (-2.0 * qi * (g_r[4] + g_r[8]) + qj * (g_r[1] + g_r[3]) + qk * (g_r[2] + g_r[6]) + qw * (g_r[7] - g_r[5]))
-    g_j = 2.0 * (qi * (g_r[1] + g_r[3]) - 2.0 * qj * (g_r[0] + g_r[8]) + qk * (g_r[5] + g_r[7]) + qw * (g_r[2] - g_r[6]))
-    g_k = 2.0 * (qi * (g_r[2] + g_r[6]) + qj * (g_r[5] + g_r[7]) - 2.0 * qk * (g_r[0] + g_r[4]) + qw * (g_r[3] - g_r[1]))
-    along = g_w * qw + g_i * qi + g_j * qj + g_k * qk
-    grad_quats[n, 0] = (g_w - along * qw) / norm
-    grad_quats[n, 1] = (g_i - along * qi) / norm
-    grad_quats[n, 2] = (g_j - along * qj) / norm
-    grad_quats[n, 3] = (g_k - along * qk) / norm
+    grad_quats[n, 0], grad_quats[n, 1], grad_quats[n, 2], grad_quats[n, 3] = quaternion_gradient(g_r, qw, qi, qj, qk, norm)
 
     # Jacobian and projected mean to the camera-frame mean. A clamped ray depends on z no longer.
     g_u, g_v = np.float64(grad_means2d[n, 0]), np.float64(grad_means2d[n, 1])

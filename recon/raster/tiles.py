@@ -20,28 +20,29 @@ from numba import njit
 from splatmend.recon.raster.binning import TILE_PX
 
 # Compiled kernels freeze these numbers; all must be float32, or the loops would widen to float64.
-_ZERO = np.float32(0.0)
-_ONE = np.float32(1.0)
-_HALF = np.float32(0.5)
-_ALPHA_THRESHOLD = np.float32(1.0 / 255.0)
-_ALPHA_CAP = np.float32(0.999)
-_STOP = np.float32(1e-4)
+ZERO = np.float32(0.0)
+ONE = np.float32(1.0)
+HALF = np.float32(0.5)
+ALPHA_THRESHOLD = np.float32(1.0 / 255.0)
+ALPHA_CAP = np.float32(0.999)
+STOP = np.float32(1e-4)
 
-_PLANE = TILE_PX * TILE_PX
+PLANE = TILE_PX * TILE_PX
 # Planes of the workspace.
-_X = np.uint64(0 * _PLANE)  # pixel centre in the tile
-_Y = np.uint64(1 * _PLANE)
-_ALPHA = np.uint64(2 * _PLANE)
-_WEIGHT = np.uint64(3 * _PLANE)  # alpha times transmittance in front
-_LIGHT = np.uint64(4 * _PLANE)  # transmittance in front of the current Gaussian, 0 once the pixel is closed
-_LEFT = np.uint64(5 * _PLANE)  # transmittance behind the last Gaussian drawn
-_LAST = np.uint64(6 * _PLANE)  # one more than the place in the tile's list of the last Gaussian drawn
-_BEHIND = np.uint64(7 * _PLANE)  # backward: what lies behind, times its gradient
-_SHADE = np.uint64(8 * _PLANE)  # backward: the Gaussian's channels times the pixel's gradient
-_CHANNELS = np.uint64(9 * _PLANE)  # one plane per channel, in groups of four
-_CHANNEL_1, _CHANNEL_2, _CHANNEL_3 = (np.uint64(channel * _PLANE) for channel in (1, 2, 3))
+X = np.uint64(0 * PLANE)  # pixel centre in the tile
+Y = np.uint64(1 * PLANE)
+ALPHA = np.uint64(2 * PLANE)
+WEIGHT = np.uint64(3 * PLANE)  # alpha times transmittance in front
+LIGHT = np.uint64(4 * PLANE)  # transmittance in front of the current Gaussian, 0 once the pixel is closed
+LEFT = np.uint64(5 * PLANE)  # transmittance behind the last Gaussian drawn
+LAST = np.uint64(6 * PLANE)  # one more than the place in the tile's list of the last Gaussian drawn
+BEHIND = np.uint64(7 * PLANE)  # backward: what lies behind, times its gradient
+SHADE = np.uint64(8 * PLANE)  # backward: the Gaussian's channels times the pixel's gradient
+# Planes 9 to 23 belong to the rays of `ray_tiles`.
+CHANNELS = np.uint64(24 * PLANE)  # one plane per channel, in groups of four
+_CHANNEL_1, _CHANNEL_2, _CHANNEL_3 = (np.uint64(channel * PLANE) for channel in (1, 2, 3))
 
-_CHECK_EVERY = 16
+CHECK_EVERY = 16
 """Gaussians between two looks at whether the whole tile is closed."""
 
 # exp(u - 3/4) as a polynomial in u for |u| <= 3/4, so that exp(-x) = exp(-x/4)^4 for 0 <= x <= 6: its relative error is 2e-8.
@@ -51,11 +52,11 @@ _CENTRE = np.float32(0.75)
 _EXP_SERIES = np.polynomial.Chebyshev.interpolate(lambda u: np.exp(u - 0.75), 7, domain=[-0.75, 0.75])
 _E0, _E1, _E2, _E3, _E4, _E5, _E6, _E7 = (np.float32(c) for c in _EXP_SERIES.convert(kind=np.polynomial.Polynomial).coef)
 
-_EXACT = {"contract"}
-_REASSOCIATE = {"contract", "reassoc", "nsz"}
+EXACT = {"contract"}
+REASSOCIATE = {"contract", "reassoc", "nsz"}
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=EXACT)
 def exp_negative(x: np.float32) -> np.float32:
     """`exp(-x)` in float32 for `x` in [0, 6] with a relative error below 1e-6; larger `x` gives `exp(-6)`.
 
@@ -74,52 +75,52 @@ def exp_negative(x: np.float32) -> np.float32:
     return p * p
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=EXACT)
 def _write_alphas(work, begin, end, mean_x, mean_y, a, b, c, opacity):
     """Alpha of one Gaussian at the pixels [begin, end) of the tile.
 
     Both directions call this one function, so that they take the same side of every threshold.
     """
     for p in range(begin, end):
-        x = mean_x - work[_X + p]
-        y = mean_y - work[_Y + p]
-        sigma = _HALF * (a * x * x + c * y * y) + b * x * y
-        alpha = min(_ALPHA_CAP, opacity * exp_negative(sigma))
-        work[_ALPHA + p] = alpha if (sigma >= _ZERO and alpha >= _ALPHA_THRESHOLD) else _ZERO
+        x = mean_x - work[X + p]
+        y = mean_y - work[Y + p]
+        sigma = HALF * (a * x * x + c * y * y) + b * x * y
+        alpha = min(ALPHA_CAP, opacity * exp_negative(sigma))
+        work[ALPHA + p] = alpha if (sigma >= ZERO and alpha >= ALPHA_THRESHOLD) else ZERO
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
-def _blend(work, begin, end, place):
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=EXACT)
+def blend(work, begin, end, place):
     """Let one Gaussian take its share of the light at each pixel."""
     for p in range(begin, end):
-        alpha = work[_ALPHA + p]
-        light = work[_LIGHT + p]
-        behind = light * (_ONE - alpha)
-        closed = behind <= _STOP
-        drawn = (not closed) and alpha > _ZERO
-        work[_WEIGHT + p] = alpha * light if not closed else _ZERO
-        work[_LIGHT + p] = behind if not closed else _ZERO
-        work[_LEFT + p] = behind if not closed else work[_LEFT + p]
-        work[_LAST + p] = place if drawn else work[_LAST + p]
+        alpha = work[ALPHA + p]
+        light = work[LIGHT + p]
+        behind = light * (ONE - alpha)
+        closed = behind <= STOP
+        drawn = (not closed) and alpha > ZERO
+        work[WEIGHT + p] = alpha * light if not closed else ZERO
+        work[LIGHT + p] = behind if not closed else ZERO
+        work[LEFT + p] = behind if not closed else work[LEFT + p]
+        work[LAST + p] = place if drawn else work[LAST + p]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
-def _add_channels(work, begin, end, plane, c0, c1, c2, c3):
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=EXACT)
+def add_channels(work, begin, end, plane, c0, c1, c2, c3):
     """Add four channels, weighted, to their planes."""
     for p in range(begin, end):
-        weight = work[_WEIGHT + p]
+        weight = work[WEIGHT + p]
         work[plane + p] += weight * c0
         work[plane + _CHANNEL_1 + p] += weight * c1
         work[plane + _CHANNEL_2 + p] += weight * c2
         work[plane + _CHANNEL_3 + p] += weight * c3
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_REASSOCIATE)
-def _open_pixels(work):
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATE)
+def open_pixels(work):
     """Number of pixels that still take light."""
-    count = _ZERO
-    for p in range(np.uint64(_PLANE)):
-        count += _ONE if work[_LIGHT + p] > _ZERO else _ZERO
+    count = ZERO
+    for p in range(np.uint64(PLANE)):
+        count += ONE if work[LIGHT + p] > ZERO else ZERO
     return count
 
 
@@ -132,11 +133,11 @@ def _pixel_range(mean_y, extent_y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _new_workspace(channels):
-    work = np.zeros((9 + channels) * _PLANE, np.float32)
-    for p in range(_PLANE):
-        work[_X + np.uint64(p)] = np.float32(p % TILE_PX) + _HALF
-        work[_Y + np.uint64(p)] = np.float32(p // TILE_PX) + _HALF
+def new_workspace(channels):
+    work = np.zeros(CHANNELS + np.uint64(channels * PLANE), np.float32)
+    for p in range(PLANE):
+        work[X + np.uint64(p)] = np.float32(p % TILE_PX) + HALF
+        work[Y + np.uint64(p)] = np.float32(p // TILE_PX) + HALF
     return work
 
 
@@ -144,37 +145,37 @@ def _new_workspace(channels):
 def _draw_tile(left, top, gaussians, means2d, conics, extents, opacities, channels, picture, light_left, lasts):
     height, width, picture_channels = picture.shape
     padded = channels.shape[1]
-    work = _new_workspace(padded)
+    work = new_workspace(padded)
     rows = min(TILE_PX, height - top)
     columns = min(TILE_PX, width - left)
     for row in range(rows):
         for column in range(columns):
             p = np.uint64(row * TILE_PX + column)
-            work[_LIGHT + p] = _ONE
-            work[_LEFT + p] = _ONE
+            work[LIGHT + p] = ONE
+            work[LEFT + p] = ONE
 
     for place in range(gaussians.shape[0]):
-        if place % _CHECK_EVERY == 0 and _open_pixels(work) == _ZERO:
+        if place % CHECK_EVERY == 0 and open_pixels(work) == ZERO:
             break
         n = gaussians[place]
         mean_x = means2d[n, 0] - np.float32(left)
         mean_y = means2d[n, 1] - np.float32(top)
         begin, end = _pixel_range(mean_y, extents[n, 1])
         _write_alphas(work, begin, end, mean_x, mean_y, conics[n, 0], conics[n, 1], conics[n, 2], opacities[n])
-        _blend(work, begin, end, np.float32(place + 1))
+        blend(work, begin, end, np.float32(place + 1))
         for channel in range(0, padded, 4):
-            plane = _CHANNELS + np.uint64(channel * _PLANE)
-            _add_channels(
+            plane = CHANNELS + np.uint64(channel * PLANE)
+            add_channels(
                 work, begin, end, plane, channels[n, channel], channels[n, channel + 1], channels[n, channel + 2], channels[n, channel + 3]
             )  # fmt: skip
 
     for row in range(rows):
         for column in range(columns):
             p = np.uint64(row * TILE_PX + column)
-            light_left[top + row, left + column] = work[_LEFT + p]
-            lasts[top + row, left + column] = int(work[_LAST + p])
+            light_left[top + row, left + column] = work[LEFT + p]
+            lasts[top + row, left + column] = int(work[LAST + p])
             for channel in range(picture_channels):
-                picture[top + row, left + column, channel] = work[_CHANNELS + np.uint64(channel * _PLANE) + p]
+                picture[top + row, left + column, channel] = work[CHANNELS + np.uint64(channel * PLANE) + p]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -201,43 +202,43 @@ def draw(
         _draw_tile(left, top, gaussians, means2d, conics, extents, opacities, channels, picture, light_left, lasts)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
-def _shade(work, begin, end, plane, c0, c1, c2, c3, first):
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=EXACT)
+def shade(work, begin, end, plane, c0, c1, c2, c3, first):
     """Add four channels times the gradients of the picture to the shade; the first four start it."""
     for p in range(begin, end):
         here = (
             work[plane + p] * c0 + work[plane + _CHANNEL_1 + p] * c1 + work[plane + _CHANNEL_2 + p] * c2 + work[plane + _CHANNEL_3 + p] * c3
         )
-        work[_SHADE + p] = here if first else here + work[_SHADE + p]
+        work[SHADE + p] = here if first else here + work[SHADE + p]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_REASSOCIATE)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATE)
 def _unblend(work, begin, end, place, mean_x, mean_y):
     """Step back behind one Gaussian; returns the moments over pixels of the gradient of sigma: 1, x, y, xx, xy, yy.
 
     With shade `s = c . grad`, transmittance `T` in front and `B` the sum of `s_j alpha_j T_j` behind (less the gradient of the
     transmittance that is left, times it): `d / d alpha = T s - B / (1 - alpha)` and `d / d sigma = -alpha d / d alpha`.
     """
-    m = _ZERO
-    m_x = _ZERO
-    m_y = _ZERO
-    m_xx = _ZERO
-    m_xy = _ZERO
-    m_yy = _ZERO
+    m = ZERO
+    m_x = ZERO
+    m_y = ZERO
+    m_xx = ZERO
+    m_xy = ZERO
+    m_yy = ZERO
     for p in range(begin, end):
-        alpha = work[_ALPHA + p] if work[_LAST + p] > place else _ZERO
-        inverse = _ONE / (_ONE - alpha)
-        light = work[_LIGHT + p] * inverse
+        alpha = work[ALPHA + p] if work[LAST + p] > place else ZERO
+        inverse = ONE / (ONE - alpha)
+        light = work[LIGHT + p] * inverse
         weight = alpha * light
-        shade = work[_SHADE + p]
-        behind = work[_BEHIND + p]
+        shade = work[SHADE + p]
+        behind = work[BEHIND + p]
         grad = alpha * (behind * inverse - light * shade)
-        grad = grad if alpha < _ALPHA_CAP else _ZERO
-        work[_LIGHT + p] = light
-        work[_WEIGHT + p] = weight
-        work[_BEHIND + p] = behind + shade * weight
-        x = mean_x - work[_X + p]
-        y = mean_y - work[_Y + p]
+        grad = grad if alpha < ALPHA_CAP else ZERO
+        work[LIGHT + p] = light
+        work[WEIGHT + p] = weight
+        work[BEHIND + p] = behind + shade * weight
+        x = mean_x - work[X + p]
+        y = mean_y - work[Y + p]
         m += grad
         m_x += grad * x
         m_y += grad * y
@@ -247,15 +248,15 @@ def _unblend(work, begin, end, place, mean_x, mean_y):
     return m, m_x, m_y, m_xx, m_xy, m_yy
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_REASSOCIATE)
-def _channel_grads(work, begin, end, plane):
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=REASSOCIATE)
+def channel_grads(work, begin, end, plane):
     """Gradients of four channels of one Gaussian."""
-    g0 = _ZERO
-    g1 = _ZERO
-    g2 = _ZERO
-    g3 = _ZERO
+    g0 = ZERO
+    g1 = ZERO
+    g2 = ZERO
+    g3 = ZERO
     for p in range(begin, end):
-        weight = work[_WEIGHT + p]
+        weight = work[WEIGHT + p]
         g0 += weight * work[plane + p]
         g1 += weight * work[plane + _CHANNEL_1 + p]
         g2 += weight * work[plane + _CHANNEL_2 + p]
@@ -264,27 +265,34 @@ def _channel_grads(work, begin, end, plane):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _undraw_tile(
-    left, top, gaussians, slots, means2d, conics, extents, opacities, channels, light_left, lasts, grad_picture, grad_opacity, pair_grads
-):  # fmt: skip
+def load_gradients(work, left, top, light_left, lasts, grad_picture, grad_opacity):
+    """Start the way back in a new workspace; returns one more than the place of the last Gaussian that the tile drew."""
     height, width, picture_channels = grad_picture.shape
-    padded = channels.shape[1]
-    work = _new_workspace(padded)
     drawn = 0
     for row in range(min(TILE_PX, height - top)):
         for column in range(min(TILE_PX, width - left)):
             p = np.uint64(row * TILE_PX + column)
             here = light_left[top + row, left + column]
-            work[_LIGHT + p] = here
-            work[_LAST + p] = np.float32(lasts[top + row, left + column])
+            work[LIGHT + p] = here
+            work[LAST + p] = np.float32(lasts[top + row, left + column])
             # Opacity is one minus the light that is left.
-            work[_BEHIND + p] = -here * grad_opacity[top + row, left + column]
+            work[BEHIND + p] = -here * grad_opacity[top + row, left + column]
             drawn = max(drawn, lasts[top + row, left + column])
             for channel in range(picture_channels):
-                work[_CHANNELS + np.uint64(channel * _PLANE) + p] = grad_picture[top + row, left + column, channel]
+                work[CHANNELS + np.uint64(channel * PLANE) + p] = grad_picture[top + row, left + column, channel]
+    return drawn
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _undraw_tile(
+    left, top, gaussians, slots, means2d, conics, extents, opacities, channels, light_left, lasts, grad_picture, grad_opacity, pair_grads
+):  # fmt: skip
+    padded = channels.shape[1]
+    work = new_workspace(padded)
+    drawn = load_gradients(work, left, top, light_left, lasts, grad_picture, grad_opacity)
 
     for place in range(drawn, gaussians.shape[0]):
-        pair_grads[slots[place], :] = _ZERO
+        pair_grads[slots[place], :] = ZERO
     for place in range(drawn - 1, -1, -1):
         n = gaussians[place]
         mean_x = means2d[n, 0] - np.float32(left)
@@ -293,8 +301,8 @@ def _undraw_tile(
         begin, end = _pixel_range(mean_y, extents[n, 1])
         _write_alphas(work, begin, end, mean_x, mean_y, a, b, c, opacity)
         for channel in range(0, padded, 4):
-            plane = _CHANNELS + np.uint64(channel * _PLANE)
-            _shade(
+            plane = CHANNELS + np.uint64(channel * PLANE)
+            shade(
                 work, begin, end, plane,
                 channels[n, channel], channels[n, channel + 1], channels[n, channel + 2], channels[n, channel + 3],
                 channel == 0,
@@ -303,12 +311,12 @@ def _undraw_tile(
         grads = pair_grads[slots[place]]
         grads[0] = a * m_x + b * m_y
         grads[1] = b * m_x + c * m_y
-        grads[2] = _HALF * m_xx
+        grads[2] = HALF * m_xx
         grads[3] = m_xy
-        grads[4] = _HALF * m_yy
+        grads[4] = HALF * m_yy
         grads[5] = -m / opacity
         for channel in range(0, padded, 4):
-            g0, g1, g2, g3 = _channel_grads(work, begin, end, _CHANNELS + np.uint64(channel * _PLANE))
+            g0, g1, g2, g3 = channel_grads(work, begin, end, CHANNELS + np.uint64(channel * PLANE))
             grads[6 + channel] = g0
             grads[7 + channel] = g1
             grads[8 + channel] = g2

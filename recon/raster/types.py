@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from splatmend.recon.raster.camera_rays import RayCamera
+
 
 @dataclass(frozen=True, kw_only=True)
 class RasterInputs:
-    """Gaussians in one world frame and one pinhole camera; every tensor is float32 and on one device."""
+    """Gaussians in one world frame and one camera; every tensor is float32 and on one device. The `ray` model has a `ray_camera`."""
 
     means: Float[Tensor, "N 3"]
     quats_wxyz: Float[Tensor, "N 4"]
@@ -27,6 +29,7 @@ class RasterInputs:
     near_m: float
     far_m: float
     eps2d: float
+    ray_camera: RayCamera | None
 
 
 @dataclass(frozen=True, kw_only=True)

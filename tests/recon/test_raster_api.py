@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from raster_scenes import random_scene
 
+from splatmend.datasets.log import Camera
 from splatmend.recon.raster import rasterize
+from splatmend.recon.raster.camera_rays import RayCamera
 from splatmend.recon.raster.gsplat_backend import without_camera_axis
+
+RAY_CAMERA = RayCamera(
+    camera=Camera(name="small", width=8, height=8, focal_px=(8.0, 8.0), principal_px=(4.0, 4.0)),
+    world_from_first=np.eye(4),
+    world_from_last=np.eye(4),
+)
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
@@ -29,7 +38,9 @@ def test_cpu_tensors_are_drawn_by_the_cpu_kernels() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": "ray"}, "'ray' on backend 'cpu'; available: 'ewa' on 'cpu'"),
+        ({"model": "mesh"}, "'mesh' on backend 'cpu'; available: 'ewa' on 'cpu'"),
+        ({"ray_camera": RAY_CAMERA}, "needs the splat model 'ray', not 'ewa'"),
+        ({"ray_camera": RAY_CAMERA, "model": "ray"}, "has 8 x 8 pixels, the picture 45 x 37"),
         ({"backend": "opengl"}, "'ewa' on backend 'opengl'"),
         ({"backend": "gsplat"}, "means must be float32 on cuda"),
         ({"quats_wxyz": torch.zeros(9, 4)}, r"quats_wxyz must be \[10, 4\], not \[9, 4\]"),
@@ -74,8 +85,9 @@ def test_only_the_gradients_asked_for_are_computed() -> None:
     assert given["means"].grad is None
 
 
-def test_broken_gaussians_are_not_drawn() -> None:
-    given = arguments()
+@pytest.mark.parametrize("model", ["ewa", "ray"])
+def test_broken_gaussians_are_not_drawn(model: str) -> None:
+    given = arguments(model=model)
     for name, row, value in (
         ("means", 0, float("nan")),
         ("scales", 1, float("inf")),

@@ -1,0 +1,121 @@
+"""The ray of every pixel: lens distortion and rolling shutter as one mechanism.
+
+The `ray` model never projects a Gaussian through a lens; it asks of each pixel along which ray, from which place, it looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.spatial.transform import Rotation
+
+from splatmend.datasets.geometry import PoseTrack, distort, inverse, largest_ideal_radius
+from splatmend.datasets.log import Camera
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.undistort import ideal_from_pixels
+
+_WIDEST_RAD = np.radians(85.0)
+"""Rays farther than this from the axis are left out: their ideal coordinates run away."""
+_CLOCK_US = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayCamera:
+    """A camera with its lens and the poses `[4, 4]` float64 from which its first and last line (row, or column for sideways shutters,
+    counted in the order of the picture) look; lines between them look from interpolated poses. Both are the same for a global shutter."""
+
+    camera: Camera
+    world_from_first: Float[np.ndarray, "4 4"]
+    world_from_last: Float[np.ndarray, "4 4"]
+
+    @staticmethod
+    def of(shot: Shot) -> RayCamera:
+        """The camera of a shot: a line is read in the middle of its share of the readout (`splatmend.datasets.shot`)."""
+        if shot.camera.shutter == "global" or shot.start_us == shot.end_us:
+            return RayCamera(camera=shot.camera, world_from_first=shot.world_from_camera, world_from_last=shot.world_from_camera)
+        sideways = shot.camera.shutter in ("left_to_right", "right_to_left")
+        half_line = 0.5 / (shot.camera.width if sideways else shot.camera.height)
+        track = PoseTrack(
+            times_us=np.array([0, _CLOCK_US]), world_from_body=np.stack([shot.world_from_camera_start, shot.world_from_camera_end])
+        )
+        first, last = (track.at(round(share * _CLOCK_US)) for share in (half_line, 1 - half_line))
+        if shot.camera.shutter in ("bottom_to_top", "right_to_left"):
+            first, last = last, first
+        return RayCamera(camera=shot.camera, world_from_first=first, world_from_last=last)
+
+    @property
+    def rolls(self) -> bool:
+        """Whether lines look from different poses."""
+        return not np.array_equal(self.world_from_first, self.world_from_last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRays:
+    """Rays in one common camera frame, float64. `directions` have z = 1 in the frame of their own line; pixels that the lens does not
+    reach are not `valid` (their direction is that of the axis)."""
+
+    origins: Float[np.ndarray, "H W 3"]
+    directions: Float[np.ndarray, "H W 3"]
+    valid: Bool[np.ndarray, "H W"]
+
+
+def pixel_rays(ray_camera: RayCamera, common_from_world: Float[np.ndarray, "4 4"]) -> PixelRays:
+    """Rays through the pixel centres, in a frame into which `common_from_world` leads."""
+    camera = ray_camera.camera
+    directions, valid = lens_rays(camera)
+    common_from_line = common_from_world @ _line_poses(ray_camera)
+    if camera.shutter in ("left_to_right", "right_to_left"):
+        common_from_line = common_from_line[None]
+    else:
+        common_from_line = common_from_line[:, None]
+    turned = np.matmul(common_from_line[..., :3, :3], directions[..., None])[..., 0]
+    origins = np.broadcast_to(common_from_line[..., :3, 3], turned.shape)
+    return PixelRays(origins=origins, directions=turned, valid=valid)
+
+
+def _line_poses(ray_camera: RayCamera) -> np.ndarray:
+    camera = ray_camera.camera
+    count = camera.width if camera.shutter in ("left_to_right", "right_to_left") else camera.height
+    first, last = ray_camera.world_from_first, ray_camera.world_from_last
+    if not ray_camera.rolls or count == 1:
+        return np.broadcast_to(first, (count, 4, 4))
+    share = np.arange(count) / (count - 1)
+    turn = Rotation.from_matrix((inverse(first) @ last)[:3, :3]).as_rotvec()
+    out = np.zeros((count, 4, 4))
+    out[:, :3, :3] = first[:3, :3] @ Rotation.from_rotvec(share[:, None] * turn).as_matrix()
+    out[:, :3, 3] = first[:3, 3] + share[:, None] * (last[:3, 3] - first[:3, 3])
+    out[:, 3, 3] = 1.0
+    return out
+
+
+@lru_cache(maxsize=16)
+def lens_rays(camera: Camera) -> tuple[Float[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
+    """Directions (z = 1) of pixel centres in the camera's frame, and which pixels the lens model reaches; not to be written to."""
+    columns, rows = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2)
+    with np.errstate(all="ignore"):
+        ideal = _fisheye_ideal(camera, pixels) if camera.distortion_model == "opencv_fisheye" else ideal_from_pixels(camera, pixels)
+        back = distort(camera, ideal) * np.asarray(camera.focal_px) + np.asarray(camera.principal_px)
+        radius = np.linalg.norm(ideal, axis=-1)
+        valid = (np.abs(back - pixels).max(axis=-1) < 1e-3) & (radius < min(largest_ideal_radius(camera), np.tan(_WIDEST_RAD)))
+    directions = np.concatenate([np.where(valid[:, None], ideal, 0.0), np.ones((len(ideal), 1))], axis=1)
+    directions, valid = directions.reshape(camera.height, camera.width, 3), valid.reshape(camera.height, camera.width)
+    directions.flags.writeable = valid.flags.writeable = False
+    return directions, valid
+
+
+def _fisheye_ideal(camera: Camera, pixels: np.ndarray) -> np.ndarray:
+    """Ideal coordinates by Newton's method on the angle from the axis, which stays tame where its tangent runs away."""
+    bent = (pixels - np.asarray(camera.principal_px)) / np.asarray(camera.focal_px)
+    target = np.linalg.norm(bent, axis=-1)
+    k = camera.distortion
+    theta = np.minimum(target, np.pi / 2)
+    for _ in range(20):
+        t2 = theta**2
+        value = theta * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3]))))
+        slope = 1 + t2 * (3 * k[0] + t2 * (5 * k[1] + t2 * (7 * k[2] + t2 * 9 * k[3])))
+        theta = np.clip(theta - (value - target) / np.where(np.abs(slope) < 1e-9, 1e-9, slope), 0.0, np.pi / 2)
+    return bent * (np.tan(theta) / np.maximum(target, 1e-12))[:, None]
