@@ -33,13 +33,19 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from splatmend.datasets.errors import UserError
     from splatmend.datasets.progress import ConsoleBar
+    from splatmend.datasets.video import VIDEO_SUFFIXES
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.device import torch_device
     from splatmend.recon.render_clip import render_clip
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory
 
+    if options.out.suffix.lower() in VIDEO_SUFFIXES:
+        raise UserError(
+            f"{options.out}: a render is a folder with its cameras; leave the ending out, and --encoding h264 puts frames.mp4 into it."
+        )
     refuse_existing(options.out, options.overwrite)
     scene = load_scene(options.scene, device=torch_device(options.device))
     trajectory = build_trajectory(scene, options.trajectory)

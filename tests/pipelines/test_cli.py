@@ -93,6 +93,8 @@ def test_missing_paths(capsys: pytest.CaptureFixture[str], tmp_path: Path, clip:
 
 def test_wrong_kind_unknown_version_and_broken_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, clip: Path) -> None:
     before = left(tmp_path)
+    assert "a render is a folder with its cameras" in complaint(capsys, "render", clip, "--out", tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
     assert "of the kind clip, but scene is needed" in complaint(capsys, "render", clip, "--out", tmp_path / "out")
     manifest = json.loads((clip / "manifest.json").read_text())
     (clip / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
