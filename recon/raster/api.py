@@ -26,6 +26,7 @@ _RASTERIZERS: dict[tuple[str, str], Callable[[RasterInputs], RasterOutput]] = {
     ("ewa", "cpu"): cpu.rasterize_ewa,
     ("ewa", "gsplat"): gsplat_backend.rasterize_ewa,
     ("ray", "cpu"): ray_cpu.rasterize_ray,
+    ("ray", "gsplat"): gsplat_backend.rasterize_ray,
 }
 
 

@@ -1,4 +1,4 @@
-"""The `ewa` model on CUDA by gsplat.
+"""Both models on CUDA by gsplat.
 
 The only module that imports gsplat, and only inside the call: on a machine with a compiler but without a GPU the import would start
 a long build.
@@ -6,9 +6,14 @@ a long build.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from splatmend.datasets.geometry import inverse
+from splatmend.recon.raster.camera_rays import RayCamera
 from splatmend.recon.raster.types import RasterInputs, RasterOutput, RasterStats
 
 
@@ -27,6 +32,11 @@ def without_camera_axis(means2d: Tensor) -> Tensor:
     return flat
 
 
+def _need_cuda() -> None:
+    if not torch.cuda.is_available():
+        raise RuntimeError("the gsplat backend needs a CUDA device, and torch sees none")
+
+
 def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
     """Draw with the `ewa` model on CUDA; see `splatmend.recon.raster.rasterize`.
 
@@ -35,11 +45,10 @@ def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
     Raises:
         RuntimeError: where torch sees no CUDA device.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeError("the gsplat backend needs a CUDA device, and torch sees none")
+    _need_cuda()
     if inputs.means.shape[0] == 0:
         # gsplat divides by the number of Gaussians and ends the process.
-        return _nothing(inputs)
+        return _nothing(inputs, "ewa")
     from gsplat import rasterization
 
     picture, opacity, meta = rasterization(
@@ -72,14 +81,97 @@ def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
     )
 
 
-def _nothing(inputs: RasterInputs) -> RasterOutput:
+def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
+    """Draw with the `ray` model on CUDA; see `splatmend.recon.raster.rasterize`.
+
+    gsplat cuts each Gaussian at a box from the unscented transform and leaves out those with a sigma point more than a tenth of the
+    picture outside it or at a ray that its undistortion does not reach; the CPU kernels bound exactly and draw them. Its projection gives
+    no gradient, so there are no `means2d`.
+
+    Raises:
+        RuntimeError: where torch sees no CUDA device.
+    """
+    _need_cuda()
+    if inputs.means.shape[0] == 0:
+        return _nothing(inputs, "ray")
+    from gsplat import rasterization
+
+    assert inputs.ray_camera is not None
+    # Around the camera, where float32 is finest; there gsplat's poses between lines, whose views are interpolated, lie on ours too.
+    eye = inverse(inputs.camera_from_world.double().cpu().numpy())[:3, 3]
+    picture, opacity, meta = rasterization(
+        inputs.means - inputs.means.new_tensor(eye),
+        inputs.quats_wxyz,
+        inputs.scales,
+        inputs.opacities,
+        inputs.channels,
+        Ks=inputs.intrinsics[None],
+        width=inputs.width,
+        height=inputs.height,
+        near_plane=inputs.near_m,
+        far_plane=inputs.far_m,
+        eps2d=inputs.eps2d,
+        sh_degree=None,
+        packed=False,
+        render_mode="RGB",
+        rasterize_mode="classic",
+        with_ut=True,
+        with_eval3d=True,
+        **_lens(inputs.ray_camera, inputs.means.device),
+        **_shutter(inputs.ray_camera, eye, inputs.means.device),
+    )
+    radii_px = meta["radii"][0].amax(dim=-1).int()
+    return RasterOutput(
+        channels=picture[0],
+        opacity=opacity[0, ..., 0],
+        means2d=None,
+        radii_px=radii_px,
+        visible=radii_px > 0,
+        stats=RasterStats(model="ray", backend="gsplat", intersections=int(meta["flatten_ids"].shape[0])),
+    )
+
+
+def _lens(ray_camera: RayCamera, device: torch.device) -> dict[str, Any]:
+    """gsplat's arguments for the lens: it takes six radial coefficients of a pinhole and the tangential ones apart."""
+    camera = ray_camera.camera
+    if camera.distortion_model == "none":
+        return {"camera_model": "pinhole"}
+    if camera.distortion_model == "opencv_fisheye":
+        return {"camera_model": "fisheye", "radial_coeffs": torch.tensor([camera.distortion], device=device)}
+    k1, k2, p1, p2, k3 = camera.distortion
+    return {
+        "camera_model": "pinhole",
+        "radial_coeffs": torch.tensor([[k1, k2, k3, 0.0, 0.0, 0.0]], device=device),
+        "tangential_coeffs": torch.tensor([[p1, p2]], device=device),
+    }
+
+
+def _shutter(ray_camera: RayCamera, eye: np.ndarray, device: torch.device) -> dict[str, Any]:
+    """gsplat's arguments for the poses. Its start and end are those of the first and last line in time; since ours are ordered by the
+    picture, two of its directions are enough."""
+    from gsplat import RollingShutterType
+
+    around_eye = np.eye(4)
+    around_eye[:3, 3] = -eye
+    first, last = (
+        torch.as_tensor(inverse(around_eye @ world_from_line), dtype=torch.float32, device=device)[None]
+        for world_from_line in (ray_camera.world_from_first, ray_camera.world_from_last)
+    )
+    if not ray_camera.rolls:
+        return {"viewmats": first}
+    sideways = ray_camera.camera.shutter in ("left_to_right", "right_to_left")
+    kind = RollingShutterType.ROLLING_LEFT_TO_RIGHT if sideways else RollingShutterType.ROLLING_TOP_TO_BOTTOM
+    return {"viewmats": first, "viewmats_rs": last, "rolling_shutter": kind}
+
+
+def _nothing(inputs: RasterInputs, model: str) -> RasterOutput:
     """The picture of no Gaussians, joined to the inputs' graph."""
     none = inputs.channels.sum()
     return RasterOutput(
         channels=none + inputs.means.new_zeros(inputs.height, inputs.width, inputs.channels.shape[1]),
         opacity=none + inputs.means.new_zeros(inputs.height, inputs.width),
-        means2d=inputs.means.new_zeros(0, 2),
+        means2d=inputs.means.new_zeros(0, 2) if model == "ewa" else None,
         radii_px=torch.zeros(0, dtype=torch.int32, device=inputs.means.device),
         visible=torch.zeros(0, dtype=torch.bool, device=inputs.means.device),
-        stats=RasterStats(model="ewa", backend="gsplat", intersections=0),
+        stats=RasterStats(model=model, backend="gsplat", intersections=0),
     )

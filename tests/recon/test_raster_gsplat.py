@@ -6,8 +6,11 @@ import pytest
 import torch
 from raster_checks import check_against_oracle
 from raster_scenes import SCENES, random_scene
+from test_raster_ray import LENSES, SHUTTERS, shot_of
 
+from splatmend.datasets.geometry import inverse
 from splatmend.recon.raster import rasterize
+from splatmend.recon.raster.camera_rays import RayCamera
 
 pytestmark = pytest.mark.gpu
 
@@ -49,3 +52,31 @@ def test_an_empty_scene_is_the_background() -> None:
     output = rasterize(*scene.parameters("cuda"), *scene.camera("cuda"), background=background)
     torch.testing.assert_close(output.channels, background.expand(scene.height, scene.width, 4))
     assert output.stats.intersections == 0
+
+
+@pytest.mark.parametrize("lens", LENSES)
+@pytest.mark.parametrize("shutter", SHUTTERS)
+def test_ray_model_agrees_with_the_cpu(lens: str, shutter: str) -> None:
+    """Inside the picture: near its border gsplat leaves Gaussians out by their sigma points, and cuts all at a box in pixels."""
+    scene = random_scene(150, width=96, height=80, seed=21, splat_px=1.5)
+    shot = shot_of(scene, lens, shutter)
+    inner = (slice(20, -20), slice(20, -20))
+    pictures, gradients = [], []
+    for device in ("cpu", "cuda"):
+        leaves = scene.parameters(device)
+        view = torch.from_numpy(inverse(shot.world_from_camera)).float().to(device)
+        output = rasterize(*leaves, view, *scene.camera(device)[1:], model="ray", ray_camera=RayCamera.of(shot))
+        pictures.append(output.channels[inner].cpu())
+        output.channels[inner].square().sum().backward()
+        gradients.append([leaf.grad.cpu() for leaf in leaves])
+    assert pictures[0].abs().max() > 0.3
+    assert ((pictures[0] - pictures[1]).abs() > 2e-3).float().mean() < 0.02
+    for cpu, gpu in zip(*gradients, strict=True):
+        assert torch.nn.functional.cosine_similarity(cpu.flatten(), gpu.flatten(), dim=0) > 0.99
+
+
+def test_an_empty_scene_has_no_rays_to_answer() -> None:
+    scene = random_scene(0)
+    output = rasterize(*scene.parameters("cuda"), *scene.camera("cuda"), model="ray")
+    assert output.channels.abs().max() == 0.0
+    assert output.means2d is None
