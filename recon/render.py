@@ -7,7 +7,7 @@ a channel of our own (camera z of each Gaussian), so that it gives gradients to 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,14 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import inverse
+from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.point_projection import readout_fraction
 from splatmend.datasets.shot import Shot
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.gaussians import concatenate
 from splatmend.recon.harmonics import colours
-from splatmend.recon.nodes import Node
+from splatmend.recon.nodes import Node, RigidActor
 from splatmend.recon.raster import RasterStats, rasterize
 from splatmend.recon.raster.api import Backend
+from splatmend.recon.raster.camera_rays import RayCamera, pixel_rays
 from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_directions
 
@@ -59,7 +61,10 @@ def render(
     sh_degree: int | None = None,
     device: str | torch.device | None = None,
 ) -> RenderOutput:
-    """Draw a scene as a shot sees it, with every actor where it is in the middle of the exposure.
+    """Draw a scene as a shot sees it, with the splat model that it was fitted with (`Scene.camera_model`).
+
+    `ewa` takes the shot's pose and the actors' places in the middle of the exposure. `ray` draws lens distortion and, row by row, the
+    camera's way during the readout, with every actor where it is when the row that sees its centre is read.
 
     Args:
         scene: what to draw; differentiable with respect to its tensors.
@@ -74,19 +79,20 @@ def render(
         device: where to draw; by default where the scene is.
 
     Raises:
-        UserError: for a camera with distortion, which the `ewa` model cannot draw, or an unknown actor in `without`.
+        UserError: for a camera with distortion and a scene of the `ewa` model, or an unknown actor in `without`.
     """
     camera = shot.camera
-    if camera.distortion_model != "none":
+    model = scene.camera_model
+    if camera.distortion_model != "none" and model == "ewa":
         raise UserError(
             f"camera {camera.name}: its {camera.distortion_model} lens distortion cannot be drawn with the pinhole (ewa) model; "
-            "give a camera without distortion."
+            "give a camera without distortion, or fit the scene with camera_model ray."
         )
     if unknown := set(without) - set(scene.actors):
         raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {_listed(scene.actors)}.")
     if device is not None:
         scene = scene.to(device)
-    parts = list(_drawn_nodes(scene, shot.mid_us, without, actor_poses))
+    parts = list(_drawn_nodes(scene, shot, without, actor_poses))
     wanted_rgb, wanted_actors = "rgb" in channels, "actors" in channels
     camera_from_scene = _tensor(inverse(shot.world_from_camera) @ _translation(scene.origin_world_m), scene.device)
     placed, columns = [], []
@@ -115,16 +121,23 @@ def render(
         torch.as_tensor(camera.intrinsics, dtype=torch.float32, device=scene.device),
         camera.width,
         camera.height,
+        model=model,
         backend=backend,
+        ray_camera=_in_scene(RayCamera.of(shot), scene) if model == "ray" else None,
     )
     rgb = raster.channels[..., :3] if wanted_rgb else None
     if rgb is not None and scene.sky is not None:
-        rgb = rgb + (1.0 - raster.opacity)[..., None] * scene.sky.colours(ray_directions(shot, scene.device))
+        rgb = rgb + (1.0 - raster.opacity)[..., None] * scene.sky.colours(ray_directions(shot, scene.device, model))
     if rgb is not None and exposure is not None:
         rgb = apply_exposure(rgb, scene.exposure.at(camera.name, shot.mid_us) if isinstance(exposure, str) else exposure)
+    depth_m = None
+    if "depth" in channels:
+        depth_m = normalised_depth(raster.channels[..., -1], raster.opacity)
+        if model == "ray":
+            depth_m = torch.where(raster.opacity > 0, _depth_of_rows(depth_m, shot), depth_m)
     return RenderOutput(
         rgb=rgb,
-        depth_m=normalised_depth(raster.channels[..., -1], raster.opacity) if "depth" in channels else None,
+        depth_m=depth_m,
         opacity=raster.opacity,
         extra={"actors": raster.channels[..., -2]} if wanted_actors else {},
         stats=raster.stats,
@@ -136,17 +149,60 @@ def normalised_depth(blended: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"
     return blended / opacity.clamp_min(1e-6)
 
 
-def _drawn_nodes(scene: Scene, t_us: int, without: Collection[str], actor_poses: ActorPoses | None) -> list[tuple[Node, np.ndarray, bool]]:
-    background_pose = scene.background.world_from_node(t_us)
+def _depth_of_rows(depth_m: Float[Tensor, "H W"], shot: Shot) -> Float[Tensor, "H W"]:
+    """Camera z at the time of each row, of points on the pixels' rays with that camera z in the middle of the exposure."""
+    ray_camera = RayCamera.of(shot)
+    if not ray_camera.rolls:
+        return depth_m
+    rays = pixel_rays(ray_camera, inverse(shot.world_from_camera))
+    # Directions have z = 1 in the frame of their own row, so a ray's parameter is the depth there.
+    return (depth_m - _tensor(rays.origins[..., 2], depth_m.device)) / _tensor(rays.directions[..., 2], depth_m.device)
+
+
+def _in_scene(ray_camera: RayCamera, scene: Scene) -> RayCamera:
+    scene_from_world = _translation(-scene.origin_world_m)
+    return replace(
+        ray_camera,
+        world_from_first=scene_from_world @ ray_camera.world_from_first,
+        world_from_last=scene_from_world @ ray_camera.world_from_last,
+    )
+
+
+def _drawn_nodes(scene: Scene, shot: Shot, without: Collection[str], actor_poses: ActorPoses | None) -> list[tuple[Node, np.ndarray, bool]]:
+    background_pose = scene.background.world_from_node(shot.mid_us)
     assert background_pose is not None  # a static node is always there
     nodes: list[tuple[Node, np.ndarray, bool]] = [(scene.background, background_pose, False)]
     for actor_id, actor in scene.actors.items():
         if actor_id in without:
             continue
-        pose = actor.world_from_node(t_us) if actor_poses is None else actor_poses(actor_id, t_us)
+
+        def place(t_us: int, actor_id: str = actor_id, actor: RigidActor = actor) -> np.ndarray | None:
+            return actor.world_from_node(t_us) if actor_poses is None else actor_poses(actor_id, t_us)
+
+        pose = place(shot.mid_us)
+        if pose is not None and scene.camera_model == "ray":
+            pose = _when_seen(place, pose, shot)
         if pose is not None:
             nodes.append((actor, pose, True))
     return nodes
+
+
+def _when_seen(place: Callable[[int], np.ndarray | None], pose: np.ndarray, shot: Shot) -> np.ndarray:
+    """The actor's pose at the time of the row (or column) that sees its centre; its pose in the middle where none does."""
+    if shot.camera.shutter == "global" or shot.start_us == shot.end_us:
+        return pose
+    seen = pose
+    for _ in range(2):  # the row moves by a few pixels only
+        in_camera = transform(inverse(shot.world_from_camera), seen[None, :3, 3])
+        pixels, _inside = project(shot.camera, in_camera)
+        if np.isnan(pixels).any():
+            return pose
+        t_us = shot.start_us + round(float(readout_fraction(shot.camera, pixels)[0]) * (shot.end_us - shot.start_us))
+        there = place(t_us)
+        if there is None:
+            return pose
+        seen = there
+    return seen
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

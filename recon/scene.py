@@ -14,6 +14,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.nodes import RigidActor, StaticNode
+from splatmend.recon.raster.api import Model
 from splatmend.recon.sky import SkyMap
 
 Role = Literal["train", "held_out", "left_out"]
@@ -21,9 +22,9 @@ Role = Literal["train", "held_out", "left_out"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedShot:
-    """A recorded frame without distortion, at the size of the fit. `frame_index` counts its camera's frames in the log.
+    """A recorded frame as it was fitted: at that size, and without distortion in scenes of the `ewa` model.
 
-    `role`: fitted ("train"), kept back to be scored ("held_out"), or not used at all ("left_out", of a fit to few views).
+    `frame_index` counts its camera's frames in the log. `role`: fitted ("train"), kept back to be scored ("held_out"), or not used at all ("left_out", of a fit to few views).
     """
 
     shot: Shot
@@ -38,7 +39,8 @@ class RecordedShot:
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """Everything that is needed to render. `metric` says whether a unit is a metre; where it is not, `median_camera_step` (median
-    distance between neighbouring poses of a camera) is the natural unit of length. `facts` is what the fit measured."""
+    distance between neighbouring poses of a camera) is the natural unit of length. `camera_model` is the splat model that the Gaussians
+    were fitted with and must be drawn with. `facts` is what the fit measured."""
 
     background: StaticNode
     actors: Mapping[str, RigidActor]
@@ -51,6 +53,7 @@ class Scene:
     source: str
     log_id: str
     median_camera_step: float
+    camera_model: Model = "ewa"
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -78,6 +78,7 @@ def scene_facts(scene: Scene) -> dict[str, Any]:
         "up_world": list(scene.up_world),
         "origin_world_m": scene.origin_world_m.tolist(),
         "median_camera_step": scene.median_camera_step,
+        "camera_model": scene.camera_model,
         "gaussians": {"background": len(scene.background.gaussians), "actors": {k: len(a.gaussians) for k, a in scene.actors.items()}},
     }
 
@@ -109,6 +110,8 @@ def load_scene(path: Path, device: str | torch.device = "cpu") -> Scene:
             source=str(facts["source"]),
             log_id=str(facts["log_id"]),
             median_camera_step=float(facts["median_camera_step"]),
+            # Scenes from before there was a choice do not say.
+            camera_model=facts.get("camera_model", "ewa"),
             facts=facts,
         )
     except (KeyError, TypeError, ValueError) as fault:

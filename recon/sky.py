@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from splatmend.datasets.shot import Shot
+from splatmend.recon.raster.api import Model
+from splatmend.recon.raster.camera_rays import RayCamera, pixel_rays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,12 @@ class SkyMap:
         return seen[0].permute(1, 2, 0).sigmoid()
 
 
-def ray_directions(shot: Shot, device: str | torch.device = "cpu") -> Float[Tensor, "H W 3"]:
-    """Directions in the world (not normalised: camera z is 1) through the pixel centres of an undistorted camera at mid exposure."""
+def ray_directions(shot: Shot, device: str | torch.device = "cpu", model: Model = "ewa") -> Float[Tensor, "H W 3"]:
+    """Directions in the world (not normalised: camera z is 1) through the pixel centres: those of an undistorted camera at mid exposure
+    for `ewa`, those of the lens and of each row's own time for `ray`."""
     camera = shot.camera
+    if model == "ray":
+        return torch.as_tensor(pixel_rays(RayCamera.of(shot), np.eye(4)).directions, dtype=torch.float32, device=device)
     x = (torch.arange(camera.width, device=device) + 0.5 - camera.principal_px[0]) / camera.focal_px[0]
     y = (torch.arange(camera.height, device=device) + 0.5 - camera.principal_px[1]) / camera.focal_px[1]
     rows, columns = torch.meshgrid(y, x, indexing="ij")

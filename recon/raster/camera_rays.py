@@ -72,7 +72,7 @@ def pixel_rays(ray_camera: RayCamera, common_from_world: Float[np.ndarray, "4 4"
     else:
         common_from_line = common_from_line[:, None]
     turned = np.matmul(common_from_line[..., :3, :3], directions[..., None])[..., 0]
-    origins = np.broadcast_to(common_from_line[..., :3, 3], turned.shape)
+    origins = np.ascontiguousarray(np.broadcast_to(common_from_line[..., :3, 3], turned.shape))
     return PixelRays(origins=origins, directions=turned, valid=valid)
 
 
