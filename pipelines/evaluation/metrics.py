@@ -1,6 +1,7 @@
 """The registry of metrics. A metric looks at one frame (and the one before) and gives a number, or None with a reason.
 
-Add one with `register(Metric(...))`; `splatmend evaluate` scores everything that is registered.
+Add one with `register(Metric(...))`; `splatmend evaluate` scores everything that is registered. What compares all frames of a clip with
+real ones is a `Distribution`.
 """
 
 from __future__ import annotations
@@ -8,33 +9,66 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
 from splatmend.datasets.image_metrics import LpipsNet, frame_scores, lpips_available, lpips_network, network_free_scores
+from splatmend.pipelines.evaluation.distributions import InceptionSet, inception, inception_available
 from splatmend.pipelines.evaluation.flow import Flow
 
 NETWORK_MISSING = "network missing"
+FEW_VIEWS = 3
+"""What fewer training views have seen than this is seen by few."""
+SEE_THROUGH = 0.5
+"""A pixel with less opacity than this shows what lies behind the scene."""
+
+Need = Literal["truth", "flow", "network", "own_flow", "scene"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneView:
+    """What the scene itself says of one rendered frame.
+
+    `opacity [H, W]` in [0, 1]; `views` (any shape) how many training views saw what a pixel shows, counted up to `FEW_VIEWS`;
+    `depth_error_m [P]` rendered less measured depth at LiDAR points (empty where there are none).
+    """
+
+    opacity: np.ndarray
+    views: np.ndarray
+    depth_error_m: np.ndarray
 
 
 @dataclass(frozen=True)
 class FrameView:
-    """What a metric may look at: pictures `[H, W, 3]` float32 in [0, 1]; those before and the flow are None at a clip's first frame."""
+    """What a metric may look at: pictures `[H, W, 3]` float32 in [0, 1]; those before and the flows are None at a clip's first frame.
+
+    `flow` is the truth's, `own_flow` that of the rendered clip itself. `truth` is None where nothing is known to be true, `scene` where
+    the picture is no render.
+    """
 
     picture: torch.Tensor
-    truth: torch.Tensor
+    truth: torch.Tensor | None = None
     previous_picture: torch.Tensor | None = None
     flow: Flow | None = None
+    own_flow: Flow | None = None
+    scene: SceneView | None = None
+
+    @property
+    def known_truth(self) -> torch.Tensor:
+        """The true picture, for metrics that say they need it."""
+        if self.truth is None:
+            raise ValueError("this metric needs a true picture")
+        return self.truth
 
     @cached_property
     def pixel_scores(self) -> Mapping[str, float]:
-        return frame_scores(self.picture, self.truth, lpips_net=None)
+        return frame_scores(self.picture, self.known_truth, lpips_net=None)
 
     @cached_property
     def structure_scores(self) -> Mapping[str, float]:
-        return network_free_scores(self.picture, self.truth)
+        return network_free_scores(self.picture, self.known_truth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,23 +82,67 @@ class Metric:
     label: str
     direction: Literal["higher", "lower"]
     function: Callable[[FrameView], float | None]
-    needs: tuple[Literal["truth", "flow", "network"], ...] = ("truth",)
+    needs: tuple[Need, ...] = ("truth",)
     missing: Callable[[], str | None] = lambda: None
     undefined: str = "not defined here"
+    decimals: int = 3
+
+    @property
+    def suits_clips(self) -> bool:
+        """Whether clips and a truth are all that it looks at."""
+        return "truth" in self.needs
+
+
+class FrameSet(Protocol):
+    """Gathers real frames once, then the frames of one clip after another. Frames are `[H, W, 3]` uint8."""
+
+    def add_real(self, frame: np.ndarray) -> None: ...
+
+    def add(self, frame: np.ndarray) -> None: ...
+
+    def value(self) -> float | None:
+        """The distance of the clip's frames from the real ones, None for fewer than two of either; forgets the clip's."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """How far all frames of a clip are from real frames of other poses. `start(device)` begins an empty set; the other fields are those
+    of `Metric`."""
+
+    name: str
+    label: str
+    start: Callable[[torch.device], FrameSet]
+    direction: Literal["higher", "lower"] = "lower"
+    missing: Callable[[], str | None] = lambda: None
+    undefined: str = "needs real frames"
     decimals: int = 3
 
 
 @dataclass(kw_only=True)
 class Registry:
-    """Metrics by name, in the order in which tables show them."""
+    """Metrics and distributions by name, in the order in which tables show them."""
 
     metrics: dict[str, Metric] = field(default_factory=dict)
+    distributions: dict[str, Distribution] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.metrics, *self.distributions)
 
     def register(self, metric: Metric) -> Metric:
-        if metric.name in self.metrics:
-            raise ValueError(f"a metric called {metric.name} is registered already")
+        self._refuse_double(metric.name)
         self.metrics[metric.name] = metric
         return metric
+
+    def register_distribution(self, distribution: Distribution) -> Distribution:
+        self._refuse_double(distribution.name)
+        self.distributions[distribution.name] = distribution
+        return distribution
+
+    def _refuse_double(self, name: str) -> None:
+        if name in self.names:
+            raise ValueError(f"a metric called {name} is registered already")
 
 
 REGISTRY = Registry()
@@ -73,7 +151,7 @@ register = REGISTRY.register
 
 def _lpips(net: LpipsNet) -> Metric:
     def score(view: FrameView) -> float:
-        a, b = (x.permute(2, 0, 1)[None] * 2 - 1 for x in (view.picture, view.truth))
+        a, b = (x.permute(2, 0, 1)[None] * 2 - 1 for x in (view.picture, view.known_truth))
         with torch.no_grad():
             return float(lpips_network(net, str(view.picture.device))(a, b))
 
@@ -93,11 +171,36 @@ def warping_error(view: FrameView) -> float | None:
     After Lai et al. 2018 (Learning Blind Video Temporal Consistency), with the absolute instead of the squared difference. The truth
     itself scores above zero (reflections, noise, flow errors): compare with its row.
     """
-    if view.previous_picture is None or view.flow is None or view.flow.visible.mean() < 0.05:
+    return _warped_difference(view, view.flow)
+
+
+def own_warping_error(view: FrameView) -> float | None:
+    """As `warping_error`, by the flow that is estimated between the rendered frames themselves: for shots that have no truth.
+
+    What flickers so much that no flow can follow it counts as hidden, so compare clips of the same render only.
+    """
+    return _warped_difference(view, view.own_flow)
+
+
+def _warped_difference(view: FrameView, flow: Flow | None) -> float | None:
+    if view.previous_picture is None or flow is None or flow.visible.mean() < 0.05:
         return None
-    warped = view.flow.warp(view.previous_picture.cpu().numpy())
+    warped = flow.warp(view.previous_picture.cpu().numpy())
     difference = np.abs(warped - view.picture.cpu().numpy()).mean(-1)
-    return 100.0 * float(difference[view.flow.visible].mean())
+    return 100.0 * float(difference[flow.visible].mean())
+
+
+def _depth(summary: Callable[[np.ndarray], float]) -> Callable[[FrameView], float | None]:
+    def score(view: FrameView) -> float | None:
+        if view.scene is None or not len(view.scene.depth_error_m):
+            return None
+        return float(summary(np.abs(view.scene.depth_error_m)))
+
+    return score
+
+
+def _share(chosen: Callable[[SceneView], np.ndarray]) -> Callable[[FrameView], float | None]:
+    return lambda view: None if view.scene is None else 100.0 * float(chosen(view.scene).mean())
 
 
 register(
@@ -127,3 +230,42 @@ register(
         undefined="needs consecutive frames",
     )
 )
+register(
+    Metric(
+        name="own_warping_error",
+        label="warping error, own flow (DIS)",
+        direction="lower",
+        function=own_warping_error,
+        needs=("own_flow",),
+        undefined="needs consecutive frames",
+    )
+)
+for _name, _label, _summary in (
+    ("lidar_depth_median_m", "LiDAR depth, median (m)", lambda error_m: float(np.median(error_m))),
+    ("lidar_depth_mean_m", "LiDAR depth, mean (m)", lambda error_m: float(np.mean(error_m))),
+    ("lidar_depth_over_1m", "LiDAR depth, over 1 m (%)", lambda error_m: 100.0 * float(np.mean(error_m > 1.0))),
+):
+    register(
+        Metric(
+            name=_name, label=_label, direction="lower", function=_depth(_summary), needs=("scene",), undefined="no LiDAR at these times"
+        )
+    )
+for _name, _label, _chosen in (
+    ("see_through", "see-through (%)", lambda scene: scene.opacity < SEE_THROUGH),
+    ("never_seen", "never seen (%)", lambda scene: scene.views == 0),
+    ("seen_by_few", f"seen by under {FEW_VIEWS} (%)", lambda scene: scene.views < FEW_VIEWS),
+):
+    register(Metric(name=_name, label=_label, direction="lower", function=_share(_chosen), needs=("scene",), decimals=2))
+for _name, _label, _start, _decimals in (
+    ("kid", "KID x 1000", lambda device: InceptionSet("kid", inception(), device), 2),
+    ("fid", "FID", lambda device: InceptionSet("fid", inception(), device), 1),
+):
+    REGISTRY.register_distribution(
+        Distribution(
+            name=_name,
+            label=_label,
+            start=_start,
+            missing=lambda: None if inception_available() else NETWORK_MISSING,
+            decimals=_decimals,
+        )
+    )

@@ -42,29 +42,34 @@ class EvaluateConfig:
     """Names of metrics; none means all."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.metrics if name not in REGISTRY.metrics]
+        unknown = [name for name in self.metrics if name not in REGISTRY.names]
         if unknown:
-            raise UserError(f"metrics: {unknown[0]} is not known; choose among {', '.join(REGISTRY.metrics)}.")
+            raise UserError(f"metrics: {unknown[0]} is not known; choose among {', '.join(REGISTRY.names)}.")
 
     def chosen(self) -> list[Metric]:
-        """The metrics in the order of the registry."""
-        return [metric for metric in REGISTRY.metrics.values() if not self.metrics or metric.name in self.metrics]
+        """The metrics for clips in the order of the registry; `UserError` where one is named that looks at a scene."""
+        suited = [metric for metric in REGISTRY.metrics.values() if metric.suits_clips]
+        strange = set(self.metrics) - {metric.name for metric in suited}
+        if strange:
+            raise UserError(f"metrics: {sorted(strange)[0]} is measured on a scene; give a scene instead of a clip, or leave it out.")
+        return [metric for metric in suited if not self.metrics or metric.name in self.metrics]
 
 
 @dataclass(kw_only=True)
-class _Row:
-    """One clip's scores as they come."""
+class Row:
+    """One clip's scores as they come: an entry per frame, metrics by name (absent or None where not defined)."""
 
     name: str
     frames: list[dict[str, Any]] = field(default_factory=list)
 
-    def summary(self, metrics: Sequence[Metric]) -> dict[str, Any]:
+    def summary(self, metrics: Sequence[Metric]) -> dict[str, dict[str, Any]]:
+        """Means over the frames that have a value, and how many those are."""
         means, counts = {}, {}
         for metric in metrics:
             values = [frame[metric.name] for frame in self.frames if frame.get(metric.name) is not None]
             counts[metric.name] = len(values)
             means[metric.name] = sum(values) / len(values) if values else None
-        return {"mean": means, "count": counts, "per_frame": self.frames}
+        return {"mean": means, "count": counts}
 
 
 def evaluate(
@@ -121,8 +126,8 @@ class _Tally:
     config: EvaluateConfig
     device: torch.device
     metrics: Sequence[Metric]
-    rows: dict[str, _Row]
-    floor: _Row = field(default_factory=lambda: _Row(name="truth"))
+    rows: dict[str, Row]
+    floor: Row = field(default_factory=lambda: Row(name="truth"))
     flow: str | None = None
     marked: bool = False
 
@@ -134,7 +139,7 @@ class _Tally:
         """Score one part's frames."""
         cameras = next(iter(part.values())).frames
         before: dict[str, tuple[TrueFrame, dict[str, torch.Tensor]]] = {}
-        for index, (pictures, true) in enumerate(zip(_lockstep(part), truth.frames(cameras))):
+        for index, (pictures, true) in enumerate(zip(lockstep(part), truth.frames(cameras))):
             # A frame that the truth does not know is grey, so that the video stays in step with the clips.
             if video is not None:
                 video.write(np.full_like(next(iter(pictures.values())), 128) if true is None else true.rgb)
@@ -144,8 +149,8 @@ class _Tally:
             if true is None:
                 before.pop(camera, None)
                 continue
-            views = {name: _tensor(_fitting(picture, true, part[name]), true, self.device) for name, picture in pictures.items()}
-            views["truth"] = _tensor(true.rgb, None, self.device)
+            views = {name: picture_tensor(_fitting(picture, true, part[name]), true, self.device) for name, picture in pictures.items()}
+            views["truth"] = picture_tensor(true.rgb, None, self.device)
             if counts:
                 last_true, last_views = before.get(camera, (None, {}))
                 flow = true.flow_from(last_true) if self.needs_flow and last_true is not None else None
@@ -173,7 +178,7 @@ def _score(
     metrics = config.chosen()
     missing = {metric.name: metric.missing() for metric in metrics}
     usable = [metric for metric in metrics if missing[metric.name] is None]
-    tally = _Tally(config=config, device=device, metrics=usable, rows={name: _Row(name=name) for name in parts[0]})
+    tally = _Tally(config=config, device=device, metrics=usable, rows={name: Row(name=name) for name in parts[0]})
     for number, part in enumerate(parts):
         tally.add(part, truth, video, number)
     rows, floor = tally.rows, tally.floor
@@ -183,9 +188,9 @@ def _score(
         raise UserError(
             f"{next(iter(parts[0].values())).path}: there is no frame to score ({what}); choose other --frames or another truth."
         )
-    summaries = {name: row.summary(metrics) for name, row in rows.items()}
+    summaries = {name: row.summary(metrics) | {"per_frame": row.frames} for name, row in rows.items()}
     if floor.frames:
-        summaries["truth"] = floor.summary(metrics)
+        summaries["truth"] = floor.summary(metrics) | {"per_frame": floor.frames}
     described = {}
     for metric in metrics:
         reason = missing[metric.name]
@@ -206,7 +211,8 @@ def _counts(frame: ClipFrame, choice: FrameChoice) -> bool:
     return choice == "all" or bool(frame.extra.get("held_out", False))
 
 
-def _lockstep(clips: Mapping[str, Clip]) -> Iterator[dict[str, np.ndarray]]:
+def lockstep(clips: Mapping[str, Clip]) -> Iterator[dict[str, np.ndarray]]:
+    """Frame after frame of clips of one length, by their names."""
     for pictures in zip(*(clip.iter_rgb() for clip in clips.values())):
         yield dict(zip(clips, pictures))
 
@@ -220,7 +226,7 @@ def _fitting(picture: np.ndarray, true: TrueFrame, clip: Clip) -> np.ndarray:
     return picture
 
 
-def _tensor(picture: np.ndarray, true: TrueFrame | None, device: torch.device) -> torch.Tensor:
+def picture_tensor(picture: np.ndarray, true: TrueFrame | None, device: torch.device) -> torch.Tensor:
     """`[H, W, 3]` float32 in [0, 1]; where the recording is not valid the picture takes the truth's value."""
     if true is not None and true.valid is not None:
         picture = np.where(true.valid[..., None], picture, true.rgb)
