@@ -1,34 +1,40 @@
-"""`splatmend evaluate`: scores of clips against the truth."""
+"""`splatmend evaluate`: scores of clips against the truth, or of a scene on and off its recorded path."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from splatmend.datasets.errors import UserError
 from splatmend.pipelines.evaluation.scores import EvaluateConfig
+from splatmend.pipelines.evaluation.viewpoints import ViewpointsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Score clips against the truth; with two clips of the same shots (raw, enhanced) the table shows the difference."""
+    """Score clips against the truth (with two clips of the same shots, raw and enhanced, the table shows the difference), or a scene along
+    its recorded path, beside it, and from cameras that the fit left out."""
 
-    clip: Positional[Path]
-    """Clip to score (a clip, a video file or a folder of images)."""
+    clip_or_scene: Positional[Path]
+    """Clip to score (a clip, a video file or a folder of images), or scene to render and score."""
     enhanced: Path | None = None
     """The same shots after enhancement: a second row."""
     also: tuple[Path, ...] = ()
     """More clips of the same shots: rows named as their folders."""
     truth: Path
     """A clip of the same shots (also a video file or a folder of images), the log that the scene was fitted to, or a folder that
-    `splatmend street` wrote."""
+    `splatmend street` wrote. A scene takes its log or street only."""
     out: Path
     """Folder of the scores to write."""
     config: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)
     """What counts."""
+    viewpoints: Annotated[ViewpointsConfig, arg(name="")] = field(default_factory=ViewpointsConfig)
+    """Where a scene is judged."""
+    model: str = "none"
+    """Folder of an enhancer or "bundled", for rows of a scene's enhanced renders; none leaves them out."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
@@ -36,15 +42,30 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from splatmend.pipelines.commands.output import refuse_existing
+    from splatmend.pipelines.evaluation.scene_scores import is_scene
+
+    refuse_existing(options.out, options.overwrite)
+    if is_scene(options.clip_or_scene):
+        _run_scene(options)
+    else:
+        _run_clips(options)
+    print(f"scores: {options.out / 'scores.json'}")
+    return 0
+
+
+def _run_clips(options: Options) -> None:
     from rich.console import Console
 
-    from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.evaluation.scores import evaluate
     from splatmend.pipelines.evaluation.table import score_table
     from splatmend.pipelines.evaluation.truth import open_truth
 
-    refuse_existing(options.out, options.overwrite)
-    clips = {"raw": options.clip}
+    if options.viewpoints.asks or options.model != "none":
+        raise UserError(
+            f"{options.clip_or_scene}: shift, height, yaw, camera, max-frames and model are for scenes; give a scene, or leave them out."
+        )
+    clips = {"raw": options.clip_or_scene}
     if options.enhanced is not None:
         clips["enhanced"] = options.enhanced
     for path in options.also:
@@ -53,5 +74,54 @@ def run(options: Options) -> int:
         clips[path.stem] = path
     scores = evaluate(clips, open_truth(options.truth), options.out, options.config, device=options.device, overwrite=options.overwrite)
     Console().print(score_table(scores))
-    print(f"scores: {options.out / 'scores.json'}")
-    return 0
+
+
+def _run_scene(options: Options) -> None:
+    from rich.console import Console
+
+    from splatmend.datasets.progress import ConsoleBar
+    from splatmend.datasets.readers.registry import open_log
+    from splatmend.pipelines.evaluation.scene_scores import evaluate_scene
+    from splatmend.pipelines.evaluation.scene_table import scene_tables
+    from splatmend.pipelines.evaluation.truth import ClipTruth, StreetTruth, open_truth
+
+    scene = options.clip_or_scene
+    if options.enhanced is not None or options.also:
+        raise UserError(f"{scene}: this is a scene, whose enhanced rows come from --model; leave --enhanced and --also out.")
+    truth = open_truth(options.truth)
+    if isinstance(truth, ClipTruth):
+        raise UserError(f"{options.truth}: a scene is held against its log or street, not a clip; give one of these.")
+    enhance, facts = _enhancing(options)
+    with ConsoleBar("evaluate", 1) as bar:
+        scores = evaluate_scene(
+            scene,
+            open_log(options.truth),
+            truth if isinstance(truth, StreetTruth) else None,
+            options.out,
+            options.viewpoints,
+            options.config,
+            enhance=enhance,
+            facts=facts,
+            device=options.device,
+            overwrite=options.overwrite,
+            on_progress=bar.show,
+        )
+    for table in scene_tables(scores):
+        Console().print(table)
+    print(f"strips: {options.out / 'strips'}")
+
+
+def _enhancing(options: Options) -> tuple[Any, dict[str, Any]]:
+    """What enhances a clip into a folder, with the enhancer's facts; (None, {}) without a model."""
+    if options.model == "none":
+        return None, {}
+    from splatmend.enhance.artifact import load_enhancer
+    from splatmend.enhance.stream import enhance_clip
+    from splatmend.enhance.transformer import inference_dtype
+    from splatmend.pipelines.device import torch_device
+    from splatmend.pipelines.enhancer_facts import enhancer_facts
+    from splatmend.pipelines.recipes import enhancer_folder
+
+    folder, device = enhancer_folder(options.model), torch_device(options.device)
+    enhancer = load_enhancer(folder, device=device, dtype=inference_dtype(device))
+    return lambda clip, out: enhance_clip(enhancer, clip, out), {"enhancer": enhancer_facts(folder, enhancer.spec)}

@@ -1,0 +1,120 @@
+"""What the training views have seen: for each pixel of a render, how many of them looked at the surface that it shows.
+
+A pixel's surface point (rendered depth) counts as seen by a training view if it falls into its frustum and lies no farther than what that
+view shows there. Pixels that one sees through stand for points at infinity: only a view that sees through there as well has seen them. So
+open sky is seen, and a hole that opens behind a building is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+
+from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.undistort import ideal_from_pixels
+from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, SEE_THROUGH
+from splatmend.recon.raster.api import Backend
+from splatmend.recon.render import render
+from splatmend.recon.scene import Scene
+
+VIEW_WIDTH_PX = 320
+"""Training views are drawn no wider than this: their depth maps stay in memory, 70 MB for 600 views."""
+MOST_POINTS = 20_000
+"""Pixels of a render that are asked after, spread evenly."""
+_FAR = 1e5
+_RELATIVE_SLACK, _SLACK = 0.05, 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingViews:
+    """The training shots of a scene with `depths`: camera z `[h, w]` float16 each, infinite where one sees through."""
+
+    scene: Scene
+    shots: tuple[Shot, ...]
+    depths: tuple[np.ndarray, ...]
+
+    @staticmethod
+    def of(scene: Scene, *, backend: Backend | None = None, on_view: Callable[[], None] = lambda: None) -> TrainingViews:
+        """Renders the depth of every shot that the scene was fitted to; `on_view` is called after each."""
+        shots = tuple(_narrow(recorded.shot) for recorded in scene.shots if recorded.role == "train")
+        depths = []
+        for shot in shots:
+            with torch.no_grad():
+                drawn = render(scene, shot, ("depth",), backend=backend)
+            assert drawn.depth_m is not None
+            depth, opacity = drawn.depth_m.cpu().numpy(), drawn.opacity.cpu().numpy()
+            # The farthest of the neighbours, so that roads seen at a grazing angle do not hide themselves.
+            farthest = cv2.dilate(np.where(opacity < SEE_THROUGH, np.float32(np.inf), depth), np.ones((3, 3), np.uint8))
+            depths.append(farthest.astype(np.float16))
+            on_view()
+        return TrainingViews(scene=scene, shots=shots, depths=tuple(depths))
+
+    def counts(self, shot: Shot, depth_m: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+        """How many training views saw what a render shows, at most `FEW_VIEWS`, `[h, w]` uint8: every n-th pixel of every n-th row.
+
+        Args:
+            shot: the render's camera, pose and time.
+            depth_m, opacity: of the render, `[H, W]`.
+
+        Points in an actor's box go with the actor.
+        """
+        stride = int(np.ceil(np.sqrt(depth_m.size / MOST_POINTS)))
+        rows, columns = np.meshgrid(
+            np.arange(stride // 2, depth_m.shape[0], stride), np.arange(stride // 2, depth_m.shape[1], stride), indexing="ij"
+        )
+        depth = np.where(opacity < SEE_THROUGH, _FAR, depth_m)[rows, columns].reshape(-1).astype(np.float64)
+        pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5
+        rays = np.concatenate([ideal_from_pixels(shot.camera, pixels), np.ones((len(pixels), 1))], axis=1)
+        points = transform(shot.world_from_camera, rays * depth[:, None])
+        riding = self._riders(points, shot.mid_us)
+        found = np.zeros(len(points), dtype=np.uint8)
+        for index in sorted(range(len(self.shots)), key=lambda i: abs(self.shots[i].mid_us - shot.mid_us)):
+            asked = np.nonzero(found < FEW_VIEWS)[0]
+            if not len(asked):
+                break
+            found[asked] += self._sees(index, points[asked], asked, riding)
+        return found.reshape(rows.shape)
+
+    def _riders(self, points: np.ndarray, t_us: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Per actor: which points lie in its box, `[N]` bool, and all points in its frame."""
+        riding = {}
+        for actor_id, actor in self.scene.actors.items():
+            world_from_actor = actor.world_from_node(t_us)
+            if world_from_actor is None:
+                continue
+            local = transform(inverse(world_from_actor), points)
+            inside = (np.abs(local) <= 0.55 * np.asarray(actor.track.size_m)).all(-1)
+            if inside.any():
+                riding[actor_id] = (inside, local)
+        return riding
+
+    def _sees(self, index: int, points: np.ndarray, asked: np.ndarray, riding: dict[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        shot, depth = self.shots[index], self.depths[index]
+        there = np.ones(len(points), dtype=bool)
+        points = points.copy()
+        for actor_id, (inside, local) in riding.items():
+            mine = inside[asked]
+            world_from_actor = self.scene.actors[actor_id].world_from_node(shot.mid_us)
+            if world_from_actor is None:
+                there &= ~mine
+            else:
+                points[mine] = transform(world_from_actor, local[asked][mine])
+        in_camera = transform(inverse(shot.world_from_camera), points)
+        pixels, inside = project(shot.camera, in_camera)
+        seen = np.zeros(len(points), dtype=bool)
+        columns, rows = np.floor(pixels[inside]).astype(np.int64).T
+        slack = _SLACK * (1.0 if self.scene.metric else self.scene.median_camera_step)
+        seen[inside] = in_camera[inside, 2] <= depth[rows, columns].astype(np.float64) * (1.0 + _RELATIVE_SLACK) + slack
+        return seen & there
+
+
+def _narrow(shot: Shot) -> Shot:
+    camera = shot.camera
+    if camera.width <= VIEW_WIDTH_PX:
+        return shot
+    return replace(shot, camera=camera.resized(VIEW_WIDTH_PX, max(8, round(camera.height * VIEW_WIDTH_PX / camera.width))))

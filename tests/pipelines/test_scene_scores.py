@@ -1,0 +1,259 @@
+"""A scene judged on and off its recorded path: a tiny street, fitted to one of its two cameras."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from splatmend.datasets.artifact import read_manifest
+from splatmend.datasets.clip import Clip
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.images import read_image
+from splatmend.datasets.readers.registry import open_log
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.street import StreetConfig, build_street, street_log, write_street
+from splatmend.pipelines.cli import main
+from splatmend.pipelines.evaluation.distributions import InceptionSet
+from splatmend.pipelines.evaluation.lidar_depth import depth_errors_m
+from splatmend.pipelines.evaluation.metrics import NETWORK_MISSING
+from splatmend.pipelines.evaluation.scene_scores import evaluate_scene
+from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
+from splatmend.pipelines.evaluation.strips import NEVER_SEEN_RGB, unseen_overlay
+from splatmend.pipelines.evaluation.truth import open_truth
+from splatmend.pipelines.evaluation.viewpoints import ViewpointsConfig
+from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.fit.fit import fit
+from splatmend.recon.render_clip import render_clip
+from splatmend.recon.scene_files import load_scene
+from splatmend.recon.trajectory import TrajectoryConfig, build_trajectory
+
+STREET = StreetConfig(
+    seed=3,
+    duration_s=0.6,
+    width=64,
+    height=48,
+    cameras=("FRONT", "FRONT_LEFT"),
+    supersample=1,
+    lidar_beams=24,
+    lidar_columns=256,
+    moving_cars=1,
+    parked_cars=1,
+)
+FIT = FitConfig(
+    iterations=60,
+    sh_degree=0,
+    sky_rows=8,
+    data=DataConfig(cameras=("FRONT",), holdout_every=3),
+    init=InitConfig(point_count=2_000, ray_count=500, actor_count=50),
+    densify=DensifyConfig(cap=2_500, actor_cap=60, start=5, every=10),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`street`, `scene` and the `scores` that the command line made of them."""
+    out = tmp_path_factory.mktemp("scene")
+    write_street(build_street(STREET), out / "street")
+    fit(open_log(out / "street"), out / "scene", replace(FIT, device="cpu"))
+    arguments = ["evaluate", out / "scene", "--truth", out / "street", "--out", out / "scores", "--device", "cpu"]
+    assert main([str(a) for a in [*arguments, "--shift", "2", "-2", "--height", "1", "--yaw", "90", "--max-frames", "4"]]) == 0
+    return out
+
+
+def read(scores: Path) -> dict:
+    return json.loads((scores / "scores.json").read_text())
+
+
+def test_each_path_is_a_row_with_a_strip_and_lines(folder: Path) -> None:
+    scores = read(folder / "scores")
+    names = ["recorded", "left 2 m", "right 2 m", "up 1 m", "turned left 90 deg", "camera FRONT_LEFT"]
+    assert list(scores["rows"]) == names
+    assert [row["frames"] for row in scores["rows"].values()] == [4] * 6
+    lines = [json.loads(line) for line in (folder / "scores" / "per_frame.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [name for name in names for _ in range(4)]
+    psnrs = [line["psnr"] for line in lines if line["row"] == "left 2 m"]
+    assert scores["rows"]["left 2 m"]["mean"]["psnr"] == pytest.approx(np.mean(psnrs))
+    assert sorted(path.name for path in (folder / "scores").iterdir()) == ["manifest.json", "per_frame.jsonl", "scores.json", "strips"]
+    # Render, truth, and what is unseen, of four frames each, under a band each.
+    assert read_image(folder / "scores" / "strips" / "left-2-m.png").shape == (3 * (240 + 18), 4 * 320, 3)
+    assert len(list((folder / "scores" / "strips").iterdir())) == 6
+    assert read_manifest(folder / "scores").kind == "scene_scores"
+
+
+def test_pictures_beside_the_path_score_as_a_clip_of_them_does(folder: Path, tmp_path: Path) -> None:
+    scene = load_scene(folder / "scene")
+    render_clip(scene, build_trajectory(scene, TrajectoryConfig(left=-2.0, ease_s=0.0, frames=4)), tmp_path / "clip")
+    expected = evaluate({"raw": tmp_path / "clip"}, open_truth(folder / "street"), tmp_path / "scores", EvaluateConfig())
+    row = read(folder / "scores")["rows"]["right 2 m"]
+    for name, value in expected["rows"]["raw"]["mean"].items():
+        assert row["mean"][name] == (None if value is None else pytest.approx(value, abs=1e-6)), name
+    assert row["count"]["warping_error"] == 3
+
+
+def test_only_held_out_frames_of_the_recorded_path_meet_the_truth(folder: Path) -> None:
+    row = read(folder / "scores")["rows"]["recorded"]
+    assert row["count"]["psnr"] == sum(recorded.held_out for recorded in load_scene(folder / "scene").shots[:4]) == 1
+    assert row["count"]["never_seen"] == 4
+    assert row["count"]["own_warping_error"] == 3
+
+
+def test_the_scene_is_judged_without_a_truth(folder: Path) -> None:
+    rows = read(folder / "scores")["rows"]
+    means = {name: row["mean"] for name, row in rows.items()}
+    assert means["recorded"]["never_seen"] < 10
+    assert means["turned left 90 deg"]["never_seen"] > 80
+    assert means["recorded"]["never_seen"] < means["left 2 m"]["never_seen"] < means["left 2 m"]["seen_by_few"]
+    assert 0 < means["recorded"]["lidar_depth_median_m"] < 3
+    assert means["recorded"]["lidar_depth_median_m"] < means["recorded"]["lidar_depth_mean_m"]
+
+
+def test_other_logs_have_a_truth_where_pictures_were_taken(folder: Path, tmp_path: Path) -> None:
+    """The same log without its oracle, and with enhanced rows of clips that are left as they are."""
+
+    def same(clip: Clip, out: Path) -> Path:
+        return shutil.copytree(clip.path, out)
+
+    where = ViewpointsConfig(shift=(2.0,), max_frames=4)
+    log = open_log(folder / "street")
+    seen: list[tuple[int, int]] = []
+    scores = evaluate_scene(
+        folder / "scene",
+        log,
+        None,
+        tmp_path / "scores",
+        where,
+        EvaluateConfig(),
+        enhance=same,
+        device="cpu",
+        on_progress=lambda done, of: seen.append((done, of)),
+    )
+    assert seen == [(done, 4 + 3 * 4) for done in range(1, 17)]  # training views, then frames
+    rows, oracle = scores["rows"], read(folder / "scores")["rows"]
+    assert list(rows) == [f"{path}{kind}" for path in ("recorded", "left 2 m", "camera FRONT_LEFT") for kind in ("", ", enhanced")]
+    assert rows["left 2 m"]["mean"]["psnr"] is None
+    assert rows["left 2 m"]["mean"]["never_seen"] == oracle["left 2 m"]["mean"]["never_seen"]
+    # Recorded pictures and the oracle's are the same, but for how the log stores them.
+    for name in ("recorded", "camera FRONT_LEFT"):
+        assert rows[name]["mean"]["psnr"] == pytest.approx(oracle[name]["mean"]["psnr"], abs=0.3)
+    for name in ("recorded", "left 2 m", "camera FRONT_LEFT"):
+        raw, enhanced = rows[name]["mean"], rows[f"{name}, enhanced"]["mean"]
+        assert enhanced["psnr"] == raw["psnr"]
+        assert enhanced["own_warping_error"] == raw["own_warping_error"]
+        assert enhanced["never_seen"] is None
+
+
+def test_a_missing_network_is_no_number(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def scored(out: str) -> dict:
+        where = ViewpointsConfig(shift=(2.0,), max_frames=3)
+        config = EvaluateConfig(metrics=("kid", "fid"))
+        return evaluate_scene(folder / "scene", open_log(folder / "street"), None, tmp_path / out, where, config, device="cpu")
+
+    monkeypatch.setattr("splatmend.pipelines.evaluation.metrics.inception_available", lambda: False)
+    absent = scored("absent")
+    assert {name: metric["missing"] for name, metric in absent["metrics"].items()} == {"kid": NETWORK_MISSING, "fid": NETWORK_MISSING}
+    assert absent["rows"]["left 2 m"]["mean"] == {"kid": None, "fid": None}
+    monkeypatch.setattr("splatmend.pipelines.evaluation.metrics.inception_available", lambda: True)
+    monkeypatch.setattr("splatmend.pipelines.evaluation.metrics.inception", MeanColour)
+    there = scored("there")["rows"]
+    assert there["left 2 m"]["mean"]["fid"] > 0
+    assert there["left 2 m"]["count"] == {"kid": 3, "fid": 3}
+    assert there["camera FRONT_LEFT"]["mean"] == {"kid": None, "fid": None}  # its real frames are other ones
+
+
+class MeanColour(torch.nn.Module):
+    """Stands for the network: three features per picture."""
+
+    num_features = 3
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.float().mean(dim=(2, 3))
+
+
+def test_distances_of_sets_are_the_formulas() -> None:
+    generator = np.random.default_rng(0)
+    frames = [np.full((8, 8, 3), colour, np.uint8) for colour in generator.integers(50, 150, (30, 1, 1, 3))]
+    for kind in ("kid", "fid"):
+        gathered = InceptionSet(kind, MeanColour(), torch.device("cpu"))
+        for frame in frames:
+            gathered.add_real(frame)
+        distances = []
+        for brighter in (0, 40, 0):
+            for frame in frames:
+                gathered.add(frame + np.uint8(brighter))
+            distances.append(gathered.value())
+        # The Frechet distance of two Gaussians with equal covariance is the squared distance of their means.
+        if kind == "fid":
+            assert distances == pytest.approx([0.0, 3 * 40.0**2, 0.0], abs=0.5)
+        assert distances[0] == distances[2] < distances[1]
+        gathered.add(frames[0])
+        assert gathered.value() is None
+
+
+@pytest.mark.parametrize("left_m", [0.0, 2.0])
+def test_the_oracles_depth_agrees_with_lidar_and_a_wrong_one_does_not(left_m: float) -> None:
+    street = build_street(STREET)
+    shot = street.shot("FRONT", 2)
+    moved = shot.world_from_camera.copy()
+    moved[:3, 3] -= left_m * moved[:3, 0]
+    shot = Shot.still(shot.camera, moved, shot.mid_us)
+    depth_m = street.render(shot, supersample=1).depth_m
+    errors = depth_errors_m(street_log(street), shot, depth_m)
+    assert len(errors) > 100
+    assert np.median(np.abs(errors)) < 0.15
+    assert np.median(depth_errors_m(street_log(street), shot, depth_m + 2.0) - errors) == pytest.approx(2.0)
+    assert len(depth_errors_m(replace(street_log(street), metric=False), shot, depth_m)) == 0
+
+
+def test_unseen_pixels_are_red() -> None:
+    views = np.full((4, 6), 3, np.uint8)
+    views[:, 3:] = 0
+    shown = unseen_overlay(np.full((8, 12, 3), 100, np.uint8), views)
+    assert (shown[:, :6] == 100).all()
+    np.testing.assert_allclose(shown[:, 6:], np.broadcast_to(0.35 * 100 + 0.65 * np.asarray(NEVER_SEEN_RGB), (8, 6, 3)), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shift", "0"], "numbers other than 0"),
+        (["--yaw", "5", "5"], "twice"),
+        (["--enhanced", "x"], "leave --enhanced and --also out"),
+        (["--metrics", "kid", "--frames", "held_out"], "leave --frames out"),
+        (["--camera", "BACK"], "no camera BACK"),
+        (["--model", "absent"], "no enhancer"),
+        (["--max-frames", "0"], "at least 1"),
+    ],
+)
+def test_what_a_scene_cannot_do_is_refused(
+    folder: Path, tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(folder / "scene"), "--truth", str(folder / "street"), "--out", str(tmp_path / "x"), "--device", "cpu"]
+    assert main([*command, *arguments]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wrong_truth_and_flags_of_scenes_for_clips_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = load_scene(folder / "scene")
+    clip = render_clip(scene, build_trajectory(scene, TrajectoryConfig(frames=2)), tmp_path / "clip")
+    out = ["--out", str(tmp_path / "x"), "--device", "cpu"]
+    for arguments, said in (
+        ([folder / "scene", "--truth", clip], "not a clip"),
+        ([clip, "--truth", folder / "street", "--shift", "1"], "are for scenes"),
+        ([clip, "--truth", folder / "street", "--metrics", "never_seen"], "give a scene"),
+    ):
+        assert main(["evaluate", *map(str, arguments), *out]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    other = open_log(folder / "street")
+    other = replace(other, frames=other.frames[2:])
+    with pytest.raises(UserError, match="lacks frames of the recorded path"):
+        evaluate_scene(folder / "scene", other, None, tmp_path / "x", ViewpointsConfig(), EvaluateConfig(), device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip"]
