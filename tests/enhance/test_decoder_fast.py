@@ -65,6 +65,32 @@ def test_trained_layers_keep_their_gradients(tiny_wan, layout):
     torch.testing.assert_close(result.grad_params, expected.grad_params, rtol=1e-5, atol=1e-7)
 
 
+@LAYOUTS
+@pytest.mark.parametrize("memory", ["fast", "small"])
+def test_everything_trained_gets_the_model_s_gradients(tiny_wan, layout, memory):
+    vae, z = tiny_wan(layout).requires_grad_(), randn(1, 4, 4, 3, 3)
+    params = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    expected = TruncatedDecoder(vae, 1, engine="reference").loss_and_grad(z, squared, params=params)
+    result = TruncatedDecoder(vae, 1, engine="fast", memory=memory).loss_and_grad(z, squared, params=params)
+    torch.testing.assert_close(result.loss, expected.loss, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(result.grad_z, expected.grad_z, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(result.grad_params, expected.grad_params, rtol=1e-5, atol=1e-7)
+
+
+@LAYOUTS
+def test_a_trained_encoder_gets_the_model_s_gradients(tiny_wan, layout):
+    vae = tiny_wan(layout).requires_grad_()
+    side = 2 * TruncatedDecoder(vae).adapter.spatial_factor
+    clip = randn(1, 3, 9, side, side).clamp(-1, 1)
+    params = list(vae.encoder.parameters())
+    results = []
+    for engine in ("reference", "fast"):
+        latents = TruncatedDecoder(vae, engine=engine).encode(clip)
+        weights = torch.arange(latents.numel(), dtype=latents.dtype).view_as(latents)
+        results.append(torch.autograd.grad((latents * weights).sum(), params, allow_unused=True, materialize_grads=True))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
+
+
 def test_moved_weights_are_seen(tiny_wan):
     vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
     decoder = TruncatedDecoder(vae, engine="fast")

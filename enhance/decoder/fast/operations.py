@@ -1,6 +1,7 @@
 """diffusers' Wan modules run through the fast layers, with the modules' own weights.
 
-A module that the fast layers cannot stand in for (trained or wrapped weights, another activation) runs as it is.
+Convolutions with trained weights run stacked as well (`trained`), their normalisations as they are. A module that no fast layer can
+stand in for (wrapped weights, another activation) runs as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch import nn
 from splatmend.enhance.decoder.fast.attention import attention
 from splatmend.enhance.decoder.fast.conv import LAST, FrozenNorm, causal_conv, residual_block, upsampling_conv
 from splatmend.enhance.decoder.fast.frozen import FrozenWeights
+from splatmend.enhance.decoder.fast.norm import EPSILON as NORM_EPSILON
+from splatmend.enhance.decoder.fast.trained import trained_causal_conv
 from splatmend.enhance.decoder.wan_blocks import ReferenceOperations, Slots
 
 
@@ -33,7 +36,7 @@ class FastOperations(ReferenceOperations):
 
     def convolution(self, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         if not _plain_causal(convolution):
-            return super().convolution(convolution, x, slots)
+            return self._trained(convolution, x, slots) if _trained_causal(convolution) else super().convolution(convolution, x, slots)
         dtype = _compute_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
             y, tail = causal_conv(x.to(dtype), _cache(slots), self._weights.of(convolution, dtype))
@@ -43,7 +46,7 @@ class FastOperations(ReferenceOperations):
         self, norm: nn.Module, nonlinearity: nn.Module, convolution: nn.Module, x: torch.Tensor, slots: Slots
     ) -> tuple[torch.Tensor, Slots]:
         if not (_plain_causal(convolution) and _plain_norm(norm) and _is_silu(nonlinearity)):
-            return super().head(norm, nonlinearity, convolution, x, slots)
+            return self.convolution(convolution, _activated(norm, nonlinearity, x), slots)
         dtype = _compute_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
             y, tail = causal_conv(x.to(dtype), _cache(slots), self._weights.of(convolution, dtype), _norm(norm))
@@ -52,6 +55,8 @@ class FastOperations(ReferenceOperations):
     def block(self, module: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         if type(module) is WanResidualBlock and _plain_residual(module):
             return self._residual(module, x, slots)
+        if type(module) is WanResidualBlock and not _hooked(module):
+            return self._trained_residual(module, x, slots)
         if type(module) is WanResample and _plain_upsampler(module):
             return self._upsample(module, x, slots)
         if type(module) is WanAttentionBlock and _plain_attention(module):
@@ -68,6 +73,19 @@ class FastOperations(ReferenceOperations):
             shortcut = None if plain else self._weights.of(module.conv_shortcut, dtype)
             y, *tails = residual_block(x.to(dtype), caches, (one, two), norms, shortcut)
         return y, tuple(tails)
+
+    def _trained_residual(self, module: Any, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        """The module's own steps one by one, so that each convolution runs as it can."""
+        around = module.conv_shortcut(x)
+        y, first = self.convolution(module.conv1, _activated(module.norm1, module.nonlinearity, x), slots[:1])
+        y, second = self.convolution(module.conv2, module.dropout(_activated(module.norm2, module.nonlinearity, y)), slots[1:2])
+        return y + around, (*first, *second)
+
+    def _trained(self, convolution: Any, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
+        dtype = _compute_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y, tail = trained_causal_conv(x, _cache(slots), convolution.weight, convolution.bias, dtype)
+        return y, (tail,)
 
     def _attention(self, module: Any, x: torch.Tensor) -> torch.Tensor:
         dtype = _compute_dtype(x)
@@ -97,6 +115,19 @@ def _norm(module: Any) -> FrozenNorm:
     return FrozenNorm(module.gamma.detach().flatten(), module.scale)
 
 
+def _activated(norm: Any, nonlinearity: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Normalisation and activation, of whatever is trained."""
+    if type(norm) is not WanRMS_norm or not norm.channel_first or isinstance(norm.bias, nn.Parameter):
+        return nonlinearity(norm(x))
+    dtype = _compute_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        rows = x.to(dtype).contiguous(memory_format=LAST).permute(0, 2, 3, 4, 1)
+        channels = rows.shape[-1]
+        # |x| / sqrt(C) is the root mean square, so its epsilon is that of the model's own in other units.
+        normal = F.rms_norm(rows, (channels,), norm.gamma.flatten().to(rows.dtype), NORM_EPSILON**2 / channels)
+        return nonlinearity(normal.permute(0, 4, 1, 2, 3))
+
+
 def _cache(slots: Slots) -> torch.Tensor | None:
     slot = slots[0] if slots else None
     return slot if isinstance(slot, torch.Tensor) else None
@@ -120,6 +151,11 @@ def _is_frozen(*modules: nn.Module) -> bool:
 def _plain_causal(module: nn.Module) -> bool:
     plain = type(module) is WanCausalConv3d and module.stride == (1, 1, 1) and module.kernel_size[0] == 3
     return plain and not _hooked(module) and _is_frozen(module)
+
+
+def _trained_causal(module: Any) -> bool:
+    plain = type(module) is WanCausalConv3d and module.stride == (1, 1, 1) and module.kernel_size[0] == 3
+    return plain and not _hooked(module) and module.weight.requires_grad
 
 
 def _plain_norm(module: nn.Module) -> bool:
