@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import torch
 
-from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.shot import Shot
-from splatmend.datasets.undistort import ideal_from_pixels
 from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, SEE_THROUGH
+from splatmend.pipelines.evaluation.readout import as_drawn, project_by_line, surface_points
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.render import render
 from splatmend.recon.scene import Scene
@@ -41,7 +41,7 @@ class TrainingViews:
     @staticmethod
     def of(scene: Scene, *, backend: Backend | None = None, on_view: Callable[[], None] = lambda: None) -> TrainingViews:
         """Renders the depth of every shot that the scene was fitted to; `on_view` is called after each."""
-        shots = tuple(_narrow(recorded.shot) for recorded in scene.shots if recorded.role == "train")
+        shots = tuple(as_drawn(scene.camera_model, _narrow(recorded.shot)) for recorded in scene.shots if recorded.role == "train")
         depths = []
         for shot in shots:
             with torch.no_grad():
@@ -69,8 +69,7 @@ class TrainingViews:
         )
         depth = np.where(opacity < SEE_THROUGH, _FAR, depth_m)[rows, columns].reshape(-1).astype(np.float64)
         pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5
-        rays = np.concatenate([ideal_from_pixels(shot.camera, pixels), np.ones((len(pixels), 1))], axis=1)
-        points = transform(shot.world_from_camera, rays * depth[:, None])
+        points = surface_points(as_drawn(self.scene.camera_model, shot), pixels, depth)
         riding = self._riders(points, shot.mid_us)
         found = np.zeros(len(points), dtype=np.uint8)
         for index in sorted(range(len(self.shots)), key=lambda i: abs(self.shots[i].mid_us - shot.mid_us)):
@@ -104,12 +103,11 @@ class TrainingViews:
                 there &= ~mine
             else:
                 points[mine] = transform(world_from_actor, local[asked][mine])
-        in_camera = transform(inverse(shot.world_from_camera), points)
-        pixels, inside = project(shot.camera, in_camera)
+        pixels, z, inside = project_by_line(shot, points)
         seen = np.zeros(len(points), dtype=bool)
         columns, rows = np.floor(pixels[inside]).astype(np.int64).T
         slack = _SLACK * (1.0 if self.scene.metric else self.scene.median_camera_step)
-        seen[inside] = in_camera[inside, 2] <= depth[rows, columns].astype(np.float64) * (1.0 + _RELATIVE_SLACK) + slack
+        seen[inside] = z[inside] <= depth[rows, columns].astype(np.float64) * (1.0 + _RELATIVE_SLACK) + slack
         return seen & there
 
 

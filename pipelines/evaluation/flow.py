@@ -13,8 +13,8 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.shot import Shot, readout_times_us
+from splatmend.datasets.shot import Shot
+from splatmend.pipelines.evaluation.readout import project_by_line, surface_points
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,52 +65,17 @@ def exact_flow(
     Sky pixels are not visible. A point is hidden where the previous frame sees something more than 2 % + 5 cm nearer.
     """
     height, width = depth_m.shape
-    poses = _line_poses(shot)
-    lines = _lines(shot, height, width)
-    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    camera = shot.camera
-    rays = np.stack(
-        [(columns - camera.principal_px[0]) / camera.focal_px[0], (rows - camera.principal_px[1]) / camera.focal_px[1], np.ones_like(rows)],
-        axis=-1,
-    )
+    centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     surface = np.isfinite(depth_m) & (depth_m > 0)
-    points = transform(poses[lines], rays * np.where(surface, depth_m, 1.0)[..., None])
+    points = surface_points(shot, centres.reshape(-1, 2), np.where(surface, depth_m, 1.0).reshape(-1)).reshape(height, width, 3)
     if previous_from_present is not None:
         points = previous_from_present(points)
-    pixels, z = _project_by_line(previous, points)
-    xy = (pixels - np.stack([columns, rows], axis=-1)).astype(np.float32)
+    pixels, z, _ = project_by_line(previous, points)
+    xy = (pixels - centres).astype(np.float32)
     xy = np.nan_to_num(xy, nan=1e6, posinf=1e6, neginf=-1e6)
     seen_depth = np.where(np.isfinite(previous_depth_m) & (previous_depth_m > 0), previous_depth_m, 1e6).astype(np.float32)
     seen = Flow(xy_px=xy, visible=surface, source="exact").warp(seen_depth)
     return Flow(xy_px=xy, visible=surface & (z > 0) & _inside(xy) & (seen > z * 0.98 - 0.05), source="exact")
-
-
-def _lines(shot: Shot, height: int, width: int) -> np.ndarray:
-    """Which line of the readout each pixel belongs to, `[H, W]`."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    return columns if _sideways(shot) else rows
-
-
-def _sideways(shot: Shot) -> bool:
-    return shot.camera.shutter in ("left_to_right", "right_to_left")
-
-
-def _line_poses(shot: Shot) -> np.ndarray:
-    """World from camera when each line of the readout is read, `[L, 4, 4]`."""
-    return shot.track.at(readout_times_us(shot))
-
-
-def _project_by_line(shot: Shot, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and camera z of world points for a shot: first with the pose in the middle, then with the pose of the line it fell on."""
-    middle, _ = project(shot.camera, transform(inverse(shot.world_from_camera), points))
-    if shot.start_us == shot.end_us or shot.camera.shutter == "global":
-        return middle, transform(inverse(shot.world_from_camera), points)[..., 2]
-    sideways = _sideways(shot)
-    last = (shot.camera.width if sideways else shot.camera.height) - 1
-    line = np.clip(np.nan_to_num(middle[..., 0 if sideways else 1]), 0, last).astype(np.int64)
-    local = transform(inverse(_line_poses(shot))[line], points)
-    pixels, _ = project(shot.camera, local)
-    return pixels, local[..., 2]
 
 
 def _inside(xy: np.ndarray) -> np.ndarray:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.shot import Shot
+from splatmend.pipelines.evaluation.readout import project_by_line
 from splatmend.recon.fit.data import nearest_sweeps, unoccluded
 
 
 def depth_errors_m(log: SceneLog, shot: Shot, depth_m: np.ndarray) -> np.ndarray:
-    """Rendered less measured camera z `[P]` in metres, at the pixels where points of the sweeps nearest in time fall.
+    """Rendered less measured camera z `[P]` in metres, at the pixels where points of the sweeps nearest in time fall (each in the line
+    that was read when it was there; give a still shot for renders that stand still).
 
     Also for shots that nobody took: points that such a camera cannot see, for nearer ones stand before them, are left out. Empty where no
     sweep is near in time, or lengths are no metres.
@@ -20,8 +21,7 @@ def depth_errors_m(log: SceneLog, shot: Shot, depth_m: np.ndarray) -> np.ndarray
     if not sweeps:
         return np.zeros(0)
     points = np.concatenate([sweep.read_points().xyz_world_m for sweep in sweeps])
-    in_camera = transform(inverse(shot.world_from_camera), points)
-    pixels, inside = project(shot.camera, in_camera)
+    pixels, z, inside = project_by_line(shot, points)
     columns, rows = np.floor(pixels[inside]).astype(np.int64).T
-    flat, measured_m = unoccluded(columns, rows, in_camera[inside, 2], shot.camera.width, shot.camera.height)
+    flat, measured_m = unoccluded(columns, rows, z[inside], shot.camera.width, shot.camera.height)
     return depth_m.reshape(-1)[flat].astype(np.float64) - measured_m

@@ -35,7 +35,10 @@ def same_pose(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def same_calibration(a: Camera, b: Camera) -> bool:
-    """Whether two cameras have pictures of one size and agree to a twentieth of a pixel (or a thousandth) in what maps rays to pixels."""
+    """Whether two cameras have pictures of one size and one distortion, and agree to a twentieth of a pixel (or a thousandth) in the rest
+    of what maps rays to pixels."""
+    if a.distortion_model != b.distortion_model or not np.allclose(a.distortion, b.distortion, rtol=1e-3, atol=1e-6):
+        return False
     own, asked = ((*c.focal_px, *c.principal_px, c.width, c.height) for c in (a, b))
     return bool(np.allclose(own, asked, rtol=1e-3, atol=0.05)) and (a.width, a.height) == (b.width, b.height)
 

@@ -29,6 +29,7 @@ from splatmend.pipelines.evaluation.coverage import TrainingViews
 from splatmend.pipelines.evaluation.flow import estimated_flow
 from splatmend.pipelines.evaluation.lidar_depth import depth_errors_m
 from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, REGISTRY, SEE_THROUGH, Distribution, FrameSet, FrameView, Metric, SceneView
+from splatmend.pipelines.evaluation.readout import as_drawn
 from splatmend.pipelines.evaluation.scores import SCORES, EvaluateConfig, Row, lockstep, picture_tensor
 from splatmend.pipelines.evaluation.strips import Strip, unseen_overlay
 from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth, TrueFrame
@@ -257,7 +258,7 @@ class _Evaluation:
         return SceneView(
             opacity=opacity,
             views=self.views.counts(shot, depth_m, opacity),
-            depth_error_m=depth_errors_m(self.judges.log, shot, depth_m),
+            depth_error_m=depth_errors_m(self.judges.log, as_drawn(self.scene.camera_model, shot), depth_m),
         )
 
 

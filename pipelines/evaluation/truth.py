@@ -88,7 +88,7 @@ class ClipTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class LogTruth:
-    """The recorded frames, undistorted and resized to the clip's cameras as the fit saw them; matched by camera and start time."""
+    """The recorded frames, resized (and undistorted) to the clip's cameras as the fit saw them; matched by camera and start time."""
 
     log: SceneLog
 
@@ -179,15 +179,16 @@ def open_truth(path: Path) -> Truth:
 
 
 def _fitted_to(log: SceneLog, cameras: Sequence[ClipFrame]) -> SceneLog:
-    """The log without distortion, with the pictures of each camera at the size of the clip's."""
+    """The log with the pictures of each camera at the size of the clip's, and without distortion where the clip has none."""
     wanted: dict[str, Camera] = {frame.shot.camera.name: frame.shot.camera for frame in cameras if frame.shot is not None}
-    ideal = undistorted(log)
     frames: list[CameraFrame] = []
     kept: dict[str, Camera] = {}
     for name, camera in wanted.items():
-        if name not in ideal.cameras:
-            raise UserError(f"{log.path}: the log has no camera {name}, which the clip shows; its cameras are {', '.join(ideal.cameras)}.")
-        one = replace(ideal, cameras={name: ideal.cameras[name]}, frames=ideal.frames_of(name))
+        if name not in log.cameras:
+            raise UserError(f"{log.path}: the log has no camera {name}, which the clip shows; its cameras are {', '.join(log.cameras)}.")
+        one = replace(log, cameras={name: log.cameras[name]}, frames=log.frames_of(name))
+        if camera.distortion_model == "none":
+            one = undistorted(one)
         if one.cameras[name].width != camera.width:
             one = resized(one, width=camera.width)
         found = one.cameras[name]
@@ -198,4 +199,4 @@ def _fitted_to(log: SceneLog, cameras: Sequence[ClipFrame]) -> SceneLog:
         kept[name] = found
         frames.extend(one.frames)
     frames.sort(key=lambda frame: (frame.start_us, frame.camera))
-    return replace(ideal, cameras=kept, frames=tuple(frames))
+    return replace(log, cameras=kept, frames=tuple(frames))

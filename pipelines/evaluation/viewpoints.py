@@ -89,7 +89,9 @@ def _left_out_cameras(scene: Scene, log: SceneLog, max_frames: int | None, rate_
     for name in log.cameras:
         if name in scene.cameras:
             continue
-        alone = undistorted(replace(log, cameras={name: log.cameras[name]}, frames=log.frames_of(name)))
+        alone = replace(log, cameras={name: log.cameras[name]}, frames=log.frames_of(name))
+        if scene.camera_model == "ewa":
+            alone = undistorted(alone)
         alone = resized(alone, max_width=widest)
         shots = tuple(Shot.of(frame, alone.cameras[name]) for frame in alone.frames[:max_frames])
         if not shots:

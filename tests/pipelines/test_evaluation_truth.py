@@ -19,6 +19,7 @@ from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, street_log
 from splatmend.datasets.street.street import Street
+from splatmend.datasets.undistort import undistorted_camera
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
 from splatmend.pipelines.evaluation.truth import ClipTruth, LogTruth, StreetFrame, StreetTruth, open_truth
 
@@ -147,6 +148,20 @@ def test_a_street_moves_what_the_clip_moves(street: Street) -> None:
         inside = (x >= 0) & (x < 64) & (y >= 0) & (y < 48)
         assert (frame.ids[y[inside], x[inside]] == max(frame.paths)).mean() > 0.8
     assert columns[1] < columns[0] - 1  # higher in the picture
+
+
+@pytest.mark.parametrize("bent", [True, False])
+def test_recorded_frames_are_undistorted_only_for_clips_without_distortion(street: Street, bent: bool) -> None:
+    log = street_log(street)
+    camera = replace(log.cameras["FRONT"], distortion_model="opencv", distortion=(-0.2, 0.0, 0.0, 0.0, 0.0))
+    log = replace(log, cameras={"FRONT": camera})
+    seen = Shot.of(log.frames[1], camera if bent else undistorted_camera(camera))
+    (found,) = LogTruth(log=log).frames([ClipFrame(shot=seen)])
+    assert found is not None
+    assert (found.rgb == log.frames[1].read_image()).all() == bent
+    other = replace(seen, camera=replace(camera, distortion=(-0.1, 0.0, 0.0, 0.0, 0.0)))
+    with pytest.raises(UserError, match="another calibration"):
+        list(LogTruth(log=log).frames([ClipFrame(shot=other)]))
 
 
 def test_edits_that_a_truth_cannot_follow_are_refused(street: Street) -> None:
