@@ -1,0 +1,73 @@
+"""Puts what moves into a log: vehicles as actors, the rest out of its sweeps and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import cv2
+import numpy as np
+
+from splatmend.datasets.geometry import inverse, transform
+from splatmend.datasets.log import Camera, CameraFrame, LidarPoints, LidarSweep, SceneLog
+from splatmend.datasets.point_projection import project_frame
+from splatmend.recon.movers.find import Movers
+
+TRANSIENT = "transient"
+"""Name of the mask `[H, W]` bool of pixels that show something transient."""
+NEAREST_SWEEP_US = 60_000
+GROWN_M = 0.3
+"""The outline of a thing's returns is widened by this: a scanner seldom meets the very edge."""
+
+
+def with_movers(log: SceneLog, movers: Movers) -> SceneLog:
+    """The log with the movers: their actors beside its own, sweeps without the transient returns, and a mask `transient` for each frame
+    in which there are some. Frames must be those that are fitted (masks are drawn at their cameras' sizes)."""
+    frames = tuple(_masked(frame, log.cameras[frame.camera], _near(frame, movers)) for frame in log.frames)
+    sweeps = tuple(
+        replace(sweep, read_points=partial(_without, sweep, np.concatenate(things))) if (things := movers.transient.get(key)) else sweep
+        for sweep in log.sweeps
+        for key in [(sweep.sensor, sweep.timestamp_us)]
+    )
+    return replace(log, frames=frames, sweeps=sweeps, actors=(*log.actors, *movers.actors))
+
+
+def transient_mask(camera: Camera, frame: CameraFrame, things: Sequence[np.ndarray]) -> np.ndarray:
+    """Bool `[H, W]`: the convex outline of each thing's returns `[N, 3]`, widened, where the camera sees them."""
+    mask = np.zeros((camera.height, camera.width), dtype=np.uint8)
+    for xyz in things:
+        pixels, _, inside = project_frame(camera, frame, xyz)
+        if inside.sum() < 3:
+            continue
+        depth = transform(inverse(frame.world_from_camera), xyz[inside])[:, 2]
+        hull = cv2.convexHull(np.round(pixels[inside]).astype(np.int32))
+        one = cv2.fillConvexPoly(np.zeros_like(mask), hull, 1)
+        grown_px = int(np.clip(GROWN_M * camera.focal_px[0] / np.median(depth), 1, 0.1 * camera.width))
+        mask |= cv2.dilate(one, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grown_px + 1, 2 * grown_px + 1)))
+    return mask.astype(bool)
+
+
+def _near(frame: CameraFrame, movers: Movers) -> list[np.ndarray]:
+    """Things of the sweeps whose middles (taken 50 ms after their starts) are near the frame: of two, where it lies between them."""
+    sweeps = [things for (_, start_us), things in movers.transient.items() if abs(start_us + 50_000 - frame.mid_us) <= NEAREST_SWEEP_US]
+    return [xyz for things in sweeps for xyz in things]
+
+
+def _masked(frame: CameraFrame, camera: Camera, things: list[np.ndarray]) -> CameraFrame:
+    if not things:
+        return frame
+    return replace(frame, masks={**frame.masks, TRANSIENT: partial(transient_mask, camera, frame, things)})
+
+
+def _without(sweep: LidarSweep, xyz_world_m: np.ndarray) -> LidarPoints:
+    """The sweep's points less those at the given places (which were read from it)."""
+    points = sweep.read_points()
+    rows = np.ascontiguousarray(points.xyz_world_m).view("V24").reshape(-1)
+    kept = ~np.isin(rows, np.ascontiguousarray(xyz_world_m).view("V24").reshape(-1))
+    return LidarPoints(
+        xyz_world_m=points.xyz_world_m[kept],
+        time_us=points.time_us[kept],
+        intensity=points.intensity[kept],
+        origin_world_m=points.origin_world_m[kept],
+    )

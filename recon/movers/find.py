@@ -1,0 +1,80 @@
+"""Finds what moves in a log: vehicles that were followed, and what came or went but could not be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from splatmend.datasets.geometry import inverse, transform
+from splatmend.datasets.log import ActorTrack, LidarSweep
+from splatmend.recon.movers.boxes import actors_of
+from splatmend.recon.movers.clusters import FEWEST_RETURNS, Detection, detections
+from splatmend.recon.movers.obstacles import Turn, read_turns
+from splatmend.recon.movers.stitching import stitched
+from splatmend.recon.movers.tracking import is_seed, paths
+from splatmend.recon.movers.visibility import emptied_returns
+
+BOX_MARGIN_M = 0.3
+SAME_PLACE_M = 0.4
+PASSING_US = 700_000
+"""After this a thing that moves has left its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movers:
+    """`actors` are vehicles with boxes and smooth poses. `transient` gives, for each sensor and start of a sweep, what else was not there
+    at other times: one array `[N, 3]` of returns (world, metres) per thing."""
+
+    actors: tuple[ActorTrack, ...]
+    transient: Mapping[tuple[str, int], tuple[np.ndarray, ...]]
+
+    @property
+    def transient_count(self) -> int:
+        """Number of transient returns of all sweeps."""
+        return sum(len(xyz) for things in self.transient.values() for xyz in things)
+
+
+def find_movers(sweeps: Sequence[LidarSweep]) -> Movers:
+    """What moves, by motion-compensated sweeps of a metric log whose world has z up. Sweeps of each sensor are searched as one row; nothing
+    is found in fewer than three."""
+    ordered = sorted(sweeps, key=lambda sweep: sweep.timestamp_us)
+    turns, ground = read_turns(ordered)
+    if ground is None or len(turns) < 3:
+        return Movers(actors=(), transient={})
+    emptied = emptied_returns(turns)
+    found = detections(turns, emptied)
+    actors = actors_of(stitched(paths(found)), ground)
+    trees = [(float(turn.time_us.mean()), cKDTree(turn.xyz_world_m[turn.obstacle])) for turn in turns if turn.obstacle.any()]
+    transient = {}
+    for turn, own in zip(turns, found):
+        other_times = [tree for t_us, tree in trees if abs(t_us - turn.time_us.mean()) > PASSING_US]
+        candidates = [_outside(d, turn, actors) for d in own if is_seed(d)]
+        left = tuple(xyz for xyz in candidates if len(xyz) >= FEWEST_RETURNS and not _stands(xyz, other_times))
+        if left:
+            transient[turn.key] = left
+    return Movers(actors=actors, transient=transient)
+
+
+def in_boxes(actors: Sequence[ActorTrack], xyz_world_m: np.ndarray, time_us: np.ndarray, margin_m: float = BOX_MARGIN_M) -> np.ndarray:
+    """Which returns `[N]` lie in an actor's box at their own times."""
+    inside = np.zeros(len(xyz_world_m), dtype=bool)
+    for actor in actors:
+        if len(time_us) and actor.is_labelled(int(np.median(time_us))):
+            in_actor = transform(inverse(actor.track.at(time_us)), xyz_world_m)
+            inside |= (np.abs(in_actor) <= np.asarray(actor.size_m) / 2 + margin_m).all(axis=1)
+    return inside
+
+
+def _stands(xyz_world_m: np.ndarray, sweeps: Sequence[cKDTree]) -> bool:
+    """Whether most of a thing's places are taken in a quarter of the sweeps of other times: a post or a railing, which is often looked
+    past."""
+    taken = [float((tree.query(xyz_world_m)[0] < SAME_PLACE_M).mean()) > 0.5 for tree in sweeps]
+    return bool(taken) and float(np.mean(taken)) > 0.25
+
+
+def _outside(detection: Detection, turn: Turn, actors: Sequence[ActorTrack]) -> np.ndarray:
+    free = ~in_boxes(actors, detection.xyz_world_m, turn.time_us[detection.rows])
+    return detection.xyz_world_m[free] if free.mean() > 0.5 else np.zeros((0, 3))

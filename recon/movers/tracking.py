@@ -1,0 +1,158 @@
+"""Detections of one body joined over time.
+
+A path begins at the detection with the most emptied returns that is still free and grows forward and backward, sweep by sweep, by the
+detection that the body's shape so far (its last detections, laid on one another) fits best, near where its speed leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import median_filter
+
+from splatmend.datasets.geometry import inverse, pose, transform
+from splatmend.recon.movers.clusters import Detection
+from splatmend.recon.movers.registration import Shape
+
+SEED_SHARE = 0.25
+"""Of a detection's returns that must be emptied for a path to begin there."""
+SEED_RETURNS = 12
+WORST_FIT_M = 0.22
+"""Mean distance from the shape above which a detection is not of the body."""
+FASTEST_M_S = 30.0
+GATE_M = 1.2
+"""How far from where it is expected a body of known speed may be."""
+MOST_MISSED = 3
+STEADY_M_S = 3.0
+"""A step whose velocity differs by more from those around it is a leap to another body."""
+_REMEMBERED = 6
+Step = tuple[Detection, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Path:
+    """One body: its detections in the order of their times and its pose `[K, 4, 4]` (world_from_body) at each. The body's frame has the
+    world's axes at the detection where the path began."""
+
+    detections: tuple[Detection, ...]
+    world_from_body: np.ndarray
+
+    @property
+    def times_us(self) -> np.ndarray:
+        return np.array([detection.time_us for detection in self.detections], dtype=np.int64)
+
+
+def paths(found: Sequence[Sequence[Detection]]) -> list[Path]:
+    """Paths through the detections of successive sweeps; no detection is in two of them. A path that leaps is cut to its longest steady
+    part, and what is cut off is free for others."""
+    free = {id(detection) for turn in found for detection in turn}
+    seeds = [d for turn in found for d in turn if is_seed(d)]
+    seeds.sort(key=lambda d: -d.emptied_share * len(d.rows))
+    out = []
+    for seed in seeds:
+        if id(seed) not in free:
+            continue
+        free.discard(id(seed))
+        steps = [(seed, pose(np.eye(3), np.array([*seed.centre_xy_m, 0.0])))]
+        steps += _grown(steps, found[seed.turn + 1 :], free)
+        steps = steps[::-1]
+        steps += _grown(steps, found[: seed.turn][::-1], free)
+        steps = steps[::-1]
+        kept = _steady_part(steps)
+        free |= {id(d) for d, _ in [*steps[: kept.start], *steps[kept.stop :]]}
+        out.append(Path(detections=tuple(d for d, _ in steps[kept]), world_from_body=np.stack([p for _, p in steps[kept]])))
+    return out
+
+
+def is_seed(detection: Detection) -> bool:
+    """Whether enough of a detection is emptied for it to be of something that moves."""
+    return detection.emptied_share >= SEED_SHARE and detection.emptied_share * len(detection.rows) >= SEED_RETURNS
+
+
+def _grown(steps: Sequence[Step], turns: Iterable[Sequence[Detection]], free: set[int]) -> list[Step]:
+    """What follows the last of the steps in the given sweeps, nearest in time first."""
+    grown: list[Step] = []
+    missed = 0
+    for turn in turns:
+        best = _best([*steps, *grown], [d for d in turn if id(d) in free])
+        if best is None:
+            missed += 1
+            if missed > MOST_MISSED:
+                break
+            continue
+        missed = 0
+        free.discard(id(best[0]))
+        grown.append(best)
+    return grown
+
+
+def _steady_part(steps: Sequence[Step]) -> slice:
+    """The longest run of steps whose velocities stay near those around them."""
+    if len(steps) < 3:
+        return slice(0, len(steps))
+    places = np.stack([p[:2, 3] for _, p in steps])
+    velocity = np.diff(places, axis=0) / np.diff([d.time_us for d, _ in steps])[:, None] * 1e6
+    usual = median_filter(velocity, size=(7, 1), mode="nearest")
+    is_leap = np.linalg.norm(velocity - usual, axis=1) > STEADY_M_S
+    around = median_filter(velocity, size=(3, 1), mode="nearest")
+    # From one body to another there may be no leap, but another speed before and after.
+    is_leap[2:-1] |= np.linalg.norm(around[3:] - around[:-3], axis=1) > STEADY_M_S
+    leaps = np.flatnonzero(is_leap)
+    ends = np.concatenate([[-1], leaps, [len(velocity)]])
+    longest = int(np.argmax(np.diff(ends)))
+    return slice(int(ends[longest]) + 1, int(ends[longest + 1]) + 1)
+
+
+def _best(known: Sequence[Step], candidates: Sequence[Detection]) -> Step | None:
+    """The candidate, and the body's pose in it, that fits the last of the known steps best; None if none does."""
+    last, world_from_last = known[-1]
+    velocity = _velocity_m_us(known)
+    shape = Shape(np.concatenate([transform(inverse(p), d.xyz_world_m) for d, p in known[-_REMEMBERED:]]))
+    fits = []
+    for candidate in candidates:
+        elapsed = candidate.time_us - last.time_us
+        still = world_from_last.copy()
+        moved = still.copy()
+        if velocity is not None:
+            moved[:2, 3] += velocity * elapsed
+            gate = GATE_M + 3e-6 * abs(elapsed)
+            guesses = [moved]
+        else:
+            gate = FASTEST_M_S * 1e-6 * abs(elapsed) + 0.5
+            guesses = [still, *_edge_guesses(still, last, candidate)]
+        expected = last.xyz_world_m[:, :2] + moved[:2, 3] - world_from_last[:2, 3]
+        low, high = candidate.rectangle_m
+        apart = np.maximum(low - expected.max(axis=0), expected.min(axis=0) - high)
+        if apart.max() > gate:
+            continue
+        world_from_body, left_m = shape.registered(candidate.xyz_world_m, guesses)
+        step_m = float(np.linalg.norm(world_from_body[:2, 3] - moved[:2, 3]))
+        if left_m <= WORST_FIT_M and step_m <= gate:
+            # A scrap fits anywhere: of two that fit, the larger.
+            fits.append((left_m - 0.05 * np.log(len(candidate.rows)), candidate, world_from_body))
+    if not fits:
+        return None
+    _, candidate, world_from_body = min(fits, key=lambda fit: fit[0])
+    return candidate, world_from_body
+
+
+def _velocity_m_us(known: Sequence[Step]) -> np.ndarray | None:
+    """Mean velocity `[2]` over the last few steps, once there are three."""
+    if len(known) < 3:
+        return None
+    recent = known[-4:]
+    return (recent[-1][1][:2, 3] - recent[0][1][:2, 3]) / (recent[-1][0].time_us - recent[0][0].time_us)
+
+
+def _edge_guesses(world_from_last: np.ndarray, last: Detection, candidate: Detection) -> list[np.ndarray]:
+    """Poses that bring the middles or a corner of the two detections' rectangles together."""
+    (last_low, last_high), (low, high) = last.rectangle_m, candidate.rectangle_m
+    shifts = [candidate.centre_xy_m - last.centre_xy_m, low - last_low, high - last_high]
+    out = []
+    for shift in shifts:
+        guess = world_from_last.copy()
+        guess[:2, 3] += shift
+        out.append(guess)
+    return out
