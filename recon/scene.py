@@ -24,7 +24,8 @@ Role = Literal["train", "held_out", "left_out"]
 class RecordedShot:
     """A recorded frame as it was fitted: at that size, and without distortion in scenes of the `ewa` model.
 
-    `frame_index` counts its camera's frames in the log. `role`: fitted ("train"), kept back to be scored ("held_out"), or not used at all ("left_out", of a fit to few views).
+    `frame_index` counts its camera's frames in the log. `role`: fitted ("train"), kept back to be scored
+    ("held_out"), or not used at all ("left_out", of a fit to few views).
     """
 
     shot: Shot

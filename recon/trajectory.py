@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -43,6 +43,8 @@ class TrajectoryConfig:
     """Number of frames: of a recorded path at most so many, of a curve through poses exactly so many."""
     poses: Path | None = None
     """JSON file of camera poses to go through instead of the recorded path (see `splatmend.recon.spline`)."""
+    shutter: Literal["recorded", "global"] = "recorded"
+    """"recorded" reads rows as the log's camera does (scenes of the `ray` model show it), "global" all at the middle of the exposure."""
     max_width: int | None = None
     """Pictures no wider than this; None keeps the size of the fit."""
     unit: float | None = None
@@ -73,7 +75,8 @@ class TrajectoryConfig:
     @property
     def is_recorded(self) -> bool:
         """Whether every shot is a recorded one."""
-        return self.poses is None and not (self.left or self.up or self.yaw_deg) and self.speed == 1.0
+        straight = self.poses is None and not (self.left or self.up or self.yaw_deg) and self.speed == 1.0
+        return straight and self.shutter == "recorded"
 
     @property
     def edits_actors(self) -> bool:
@@ -125,6 +128,8 @@ def build_trajectory(scene: Scene, config: TrajectoryConfig) -> Trajectory:
         rate_hz = _rate_hz(recorded)
         shots, extra = _along_recorded(recorded, config, rate_hz)
     shots = [_beside(shot, scene, config, unit, number / rate_hz) for number, shot in enumerate(shots)]
+    if config.shutter == "global":
+        shots = [Shot.still(replace(shot.camera, shutter="global", readout_us=0), shot.world_from_camera, shot.mid_us) for shot in shots]
     if config.max_width is not None:
         shots = [_narrowed(shot, config.max_width) for shot in shots]
     edits = _actor_edits(config, unit)

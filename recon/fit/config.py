@@ -156,6 +156,9 @@ class FitConfig:
     """Iterations per degree: degree n is used from iteration n times this on."""
     sky_rows: int = 256
     """Rows of the sky map; 0 leaves the sky out."""
+    camera_model: Literal["ewa", "ray"] = "ewa"
+    """Splat model: "ewa" draws conics with a pinhole at mid exposure, so pictures are undistorted first; "ray" follows each pixel's own
+    ray, with the lens and the rolling shutter as they are, at about twice the time."""
     data: DataConfig = field(default_factory=DataConfig)
     """Frames."""
     init: InitConfig = field(default_factory=InitConfig)

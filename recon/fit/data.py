@@ -14,9 +14,12 @@ from torch import Tensor
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import CameraFrame, LidarSweep, SceneLog
+from splatmend.datasets.point_projection import project_frame
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.undistort import resized, undistorted
 from splatmend.recon.fit.config import DataConfig
+from splatmend.recon.raster.api import Model
+from splatmend.recon.raster.camera_rays import lens_rays
 from splatmend.recon.scene import RecordedShot, Role
 
 MAX_SWEEP_GAP_US = 60_000
@@ -39,8 +42,8 @@ class Sample:
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def prepared_log(log: SceneLog, config: DataConfig) -> SceneLog:
-    """The log as it is fitted: chosen cameras, no distortion, no more than the greatest width.
+def prepared_log(log: SceneLog, config: DataConfig, model: Model = "ewa") -> SceneLog:
+    """The log as it is fitted: chosen cameras, no more than the greatest width, and for the `ewa` model no distortion.
 
     Raises:
         UserError: for a camera that the log does not have.
@@ -50,7 +53,8 @@ def prepared_log(log: SceneLog, config: DataConfig) -> SceneLog:
     if config.cameras:
         cameras = {name: camera for name, camera in log.cameras.items() if name in config.cameras}
         log = replace(log, cameras=cameras, frames=tuple(frame for frame in log.frames if frame.camera in cameras))
-    log = undistorted(log)
+    if model == "ewa":
+        log = undistorted(log)
     if config.max_width is not None and max(camera.width for camera in log.cameras.values()) > config.max_width:
         log = resized(log, max_width=config.max_width)
     return log
@@ -88,8 +92,9 @@ def recorded_shots(log: SceneLog, config: DataConfig) -> tuple[RecordedShot, ...
 class FrameSource:
     """Samples of a prepared log by frame number, on the fit's device."""
 
-    def __init__(self, log: SceneLog, device: torch.device, cache_mib: int) -> None:
+    def __init__(self, log: SceneLog, device: torch.device, cache_mib: int, model: Model = "ewa") -> None:
         self.log = log
+        self.model = model
         self.device = device
         self.room = cache_mib * 2**20
         self.held: OrderedDict[int, Sample] = OrderedDict()
@@ -109,7 +114,10 @@ class FrameSource:
     def _read(self, frame: CameraFrame) -> Sample:
         camera = self.log.cameras[frame.camera]
         masks = {name: frame.masks[name]() for name in ("valid", "sky") if name in frame.masks}
-        pixels, depth_m = lidar_targets(frame, self.log, nearest_sweeps(self.log.sweeps, frame.mid_us))
+        pixels, depth_m = lidar_targets(frame, self.log, nearest_sweeps(self.log.sweeps, frame.mid_us), self.model)
+        if camera.distortion_model != "none":
+            reached = lens_rays(camera)[1]
+            masks["valid"] = masks["valid"] & reached if "valid" in masks else reached.copy()
         if "valid" in masks:
             usable = masks["valid"].reshape(-1)[pixels]
             pixels, depth_m = pixels[usable], depth_m[usable]
@@ -136,16 +144,21 @@ def nearest_sweeps(sweeps: Sequence[LidarSweep], t_us: int) -> list[LidarSweep]:
     return list(best.values())
 
 
-def lidar_targets(frame: CameraFrame, log: SceneLog, sweeps: Sequence[LidarSweep]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (flat indices, int64) with the depth (camera z, metres) that LiDAR gives them, nearest return first."""
+def lidar_targets(frame: CameraFrame, log: SceneLog, sweeps: Sequence[LidarSweep], model: Model = "ewa") -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (flat indices, int64) with the depth (camera z, metres) that LiDAR gives them, nearest return first; as the pose at mid
+    exposure sees the points for `ewa`, and as that of each point's own row does for `ray`."""
     camera = log.cameras[frame.camera]
     if not sweeps:
         return np.zeros(0, np.int64), np.zeros(0)
     points = np.concatenate([sweep.read_points().xyz_world_m for sweep in sweeps])
-    in_camera = transform(inverse(frame.world_from_camera), points)
-    pixels, inside = project(camera, in_camera)
+    if model == "ray":
+        pixels, depth_m, inside = project_frame(camera, frame, points)
+    else:
+        in_camera = transform(inverse(frame.world_from_camera), points)
+        depth_m = in_camera[:, 2]
+        pixels, inside = project(camera, in_camera)
     columns, rows = np.floor(pixels[inside]).astype(np.int64).T
-    return unoccluded(columns, rows, in_camera[inside, 2], camera.width, camera.height)
+    return unoccluded(columns, rows, depth_m[inside], camera.width, camera.height)
 
 
 def unoccluded(

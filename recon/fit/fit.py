@@ -51,7 +51,7 @@ def fit(
     """
     out = Path(out)
     device = _device(config)
-    prepared = prepared_log(log, config.data)
+    prepared = prepared_log(log, config.data, config.camera_model)
     shots = recorded_shots(prepared, config.data)
     manifest = Manifest(
         kind="scene",

@@ -10,6 +10,7 @@ import numpy as np
 from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.recon.fit.points import ColouredPoints
+from splatmend.recon.raster.camera_rays import lens_rays
 
 CAMERA_HEIGHT_M = 1.6
 """Height above the road of a car's cameras, give or take; rays that go down end near the ground."""
@@ -52,7 +53,14 @@ def ray_points(
         cell = cells[generator.integers(len(cells), size=wanted)]
         pixels = (cell[:, ::-1] + generator.random((wanted, 2))) * _COVER_PX
         pixels = np.minimum(pixels, [camera.width - 0.5, camera.height - 0.5])
-        in_camera = np.concatenate([(pixels - camera.principal_px) / camera.focal_px, np.ones((wanted, 1))], axis=1)
+        if camera.distortion_model == "none":
+            in_camera = np.concatenate([(pixels - camera.principal_px) / camera.focal_px, np.ones((wanted, 1))], axis=1)
+        else:
+            lens, reached = lens_rays(camera)
+            columns, rows = np.floor(pixels).astype(np.int64).T
+            pixels = pixels[reached[rows, columns]]
+            columns, rows = np.floor(pixels).astype(np.int64).T
+            in_camera, wanted = lens[rows, columns], max(len(pixels), 1)
         world_from_camera = frame.world_from_camera
         directions = in_camera @ world_from_camera[:3, :3].T
         depth = np.exp(generator.uniform(np.log(depth_range[0]), np.log(depth_range[1]), size=wanted))

@@ -64,6 +64,7 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         source=log.source,
         log_id=log.log_id,
         median_camera_step=median_camera_step(tuple(shots)),
+        camera_model=config.camera_model,
     )
 
 

@@ -57,7 +57,7 @@ class Trainer:
         self.log_key = content_key([log.log_id, [frame.start_us for frame in log.frames], [c.width for c in log.cameras.values()]])
         self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
         self.exposure_rows = {number: row for row, number in enumerate(self.train_numbers)}
-        self.source = FrameSource(log, device, config.data.cache_mib)
+        self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = seed_scene(log, shots, config).to(device)
         extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
@@ -148,7 +148,9 @@ class Trainer:
         if sample.sky is not None and weights.sky_opacity > 0:
             terms["sky_opacity"] = weights.sky_opacity * (out.opacity * sample.sky).mean()
         if self.scene.metric and self.scene.sky is not None and weights.ground_opacity > 0:
-            below = downward_pixels(ray_directions(self.scene.shots[number].shot, self.device), self.scene.up_world)
+            below = downward_pixels(
+                ray_directions(self.scene.shots[number].shot, self.device, self.scene.camera_model), self.scene.up_world
+            )
             terms["ground_opacity"] = weights.ground_opacity * ((1 - out.opacity) * below).mean()
         return terms
 

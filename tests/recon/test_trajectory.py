@@ -208,3 +208,24 @@ def test_the_camera_that_looks_ahead_is_taken_unless_one_is_named() -> None:
     assert both.front_camera == first.shot.camera.name
     assert {shot.camera.name for shot in build_trajectory(both, TrajectoryConfig())} == {first.shot.camera.name}
     assert {shot.camera.name for shot in build_trajectory(both, TrajectoryConfig(camera="a_left"))} == {"a_left"}
+
+
+def test_a_global_shutter_reads_all_rows_in_the_middle_of_the_exposure() -> None:
+    scene = true_scene(3)
+    rolling = []
+    for recorded in scene.shots:
+        shot, later = recorded.shot, recorded.shot.world_from_camera @ pose(np.eye(3), np.array([0.0, 0.0, 0.5]))
+        camera = replace(shot.camera, shutter="top_to_bottom", readout_us=40_000)
+        moving = replace(shot, camera=camera, world_from_camera_end=later, end_us=shot.start_us + 40_000)
+        rolling.append(replace(recorded, shot=moving))
+    scene = replace(scene, shots=tuple(rolling))
+    kept = build_trajectory(scene, TrajectoryConfig(left=1.0, ease_s=0.0))
+    still = build_trajectory(scene, TrajectoryConfig(left=1.0, ease_s=0.0, shutter="global"))
+    for one, other in zip(kept, still, strict=True):
+        assert one.camera.shutter == "top_to_bottom"
+        assert other.camera.shutter == "global"
+        assert other.start_us == other.end_us == one.mid_us
+        np.testing.assert_allclose(other.world_from_camera, one.world_from_camera)
+        assert np.linalg.norm(one.world_from_camera_end[:3, 3] - one.world_from_camera_start[:3, 3]) > 0.4
+    plain = build_trajectory(scene, TrajectoryConfig(shutter="global"))
+    assert not any(row["recorded"] for row in plain.extra)

@@ -1,0 +1,119 @@
+"""Fits of the `ray` model: what they take from a log, and that they see a rolling shutter where `ewa` cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_log import tiny_log
+
+from splatmend.datasets.geometry import pose, transform
+from splatmend.datasets.log import CameraFrame, LidarPoints, LidarSweep, SceneLog
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.street import StreetConfig, build_street, street_log
+from splatmend.recon.fit import DataConfig, DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.fit.data import FrameSource, lidar_targets, prepared_log, recorded_shots
+from splatmend.recon.fit.heldout import held_out_rows, mean_row
+from splatmend.recon.fit.trainer import Trainer
+from splatmend.recon.raster.api import Model
+
+BENT = {"distortion_model": "opencv_fisheye", "distortion": (0.02, -0.01, 0.0, 0.0)}
+
+
+def _kept(frame: CameraFrame) -> CameraFrame:
+    """The frame with its picture rendered once."""
+    picture = frame.read_image()
+    return replace(frame, read_image=lambda: picture)
+
+
+@pytest.fixture(scope="module")
+def log() -> SceneLog:
+    """A drive at 16 m/s past standing cars, with a camera to the side that reads a picture in 80 ms."""
+    street = build_street(
+        StreetConfig(
+            seed=3,
+            duration_s=1.2,
+            width=96,
+            height=64,
+            cameras=("FRONT_LEFT",),
+            readout_us=80_000,
+            speed_m_s=16,
+            moving_cars=0,
+            parked_cars=4,
+            supersample=1,
+            lidar_columns=512,
+            lidar_beams=32,
+        )
+    )
+    drive = street_log(street)
+    return replace(drive, frames=tuple(_kept(frame) for frame in drive.frames))
+
+
+def test_a_lens_stays_as_it_is_for_ray_and_goes_for_ewa() -> None:
+    log = tiny_log(2)
+    log = replace(log, cameras={name: replace(camera, **BENT) for name, camera in log.cameras.items()})
+    assert {camera.distortion_model for camera in prepared_log(log, DataConfig()).cameras.values()} == {"none"}
+    prepared = prepared_log(log, DataConfig(max_width=32), "ray")
+    (camera,) = prepared.cameras.values()
+    assert (camera.distortion_model, camera.width) == ("opencv_fisheye", 32)
+    np.testing.assert_array_equal(prepared_log(log, DataConfig(), "ray").frames[0].read_image(), log.frames[0].read_image())
+
+
+def test_pixels_that_the_lens_does_not_reach_are_not_fitted() -> None:
+    log = tiny_log(2)
+    wide = {"focal_px": (16.0, 16.0), "distortion_model": "opencv_fisheye", "distortion": (0.0, 0.0, 0.0, 0.0)}
+    log = replace(log, cameras={name: replace(camera, **wide) for name, camera in log.cameras.items()})
+    valid = FrameSource(log, torch.device("cpu"), 10, "ray")[0].valid
+    assert valid is not None
+    assert not valid[0, 0]
+    assert valid[24, 32]
+
+
+def test_lidar_depth_is_that_of_the_row_which_sees_the_point() -> None:
+    """A point 6 m before the camera at the time of row 40, of a camera that moves 1 m ahead during its readout."""
+    log = tiny_log(2)
+    (name,) = log.cameras
+    camera = replace(log.cameras[name], shutter="top_to_bottom", readout_us=40_000)
+    frame = log.frames[0]
+    ahead = frame.world_from_camera @ pose(np.eye(3), np.array([0.0, 0.0, 1.0]))
+    frame = replace(frame, world_from_camera_end=ahead, end_us=frame.start_us + 40_000)
+    row, column = 40, 50
+    at_row = Shot.of(frame, camera).track.at(frame.start_us + round((row + 0.5) / camera.height * 40_000))
+    middle = (np.array([column, row]) + 0.5 - camera.principal_px) / camera.focal_px
+    ray = np.append(middle, 1.0)
+    point = transform(at_row, 6.0 * ray[None])
+    points = LidarPoints(xyz_world_m=point, time_us=np.zeros(1, np.int64), intensity=np.ones(1, np.float32), origin_world_m=point)
+    sweep = LidarSweep(sensor="top", timestamp_us=frame.start_us, read_points=lambda: points)
+    log = replace(log, cameras={name: camera})
+    pixels, depth_m = lidar_targets(frame, log, [sweep], "ray")
+    assert pixels.tolist() == [row * camera.width + column]
+    np.testing.assert_allclose(depth_m, 6.0, atol=1e-4)
+    assert abs(lidar_targets(frame, log, [sweep], "ewa")[1][0] - 6.0) > 0.25
+
+
+def test_ray_beats_ewa_on_frames_of_a_rolling_shutter_that_were_held_out(log: SceneLog) -> None:
+    scores = {}
+    models: tuple[Model, ...] = ("ewa", "ray")
+    for model in models:
+        config = FitConfig(
+            iterations=300,
+            sh_degree=1,
+            sh_every=200,
+            sky_rows=32,
+            device="cpu",
+            camera_model=model,
+            init=InitConfig(point_count=6000, ray_count=1500),
+            densify=DensifyConfig(cap=9000, start=100),
+            data=DataConfig(holdout_every=4),
+        )
+        prepared = prepared_log(log, config.data, model)
+        trainer = Trainer(prepared, recorded_shots(prepared, config.data), config, torch.device("cpu"))
+        for _ in range(config.iterations):
+            trainer.step()
+        scene = trainer.finished_scene()
+        assert scene.camera_model == model
+        scores[model] = mean_row(list(held_out_rows(scene, prepared)))
+    assert scores["ray"]["psnr"] > scores["ewa"]["psnr"] + 0.1
+    assert scores["ray"]["ssim"] > scores["ewa"]["ssim"] + 0.02
