@@ -164,7 +164,7 @@ def test_faults_are_named(clips, tmp_path: Path) -> None:
         ("transformer", clips, {}, "AutoencoderKLWan"),
         ("empty", clips, {}, "no autoencoder"),
         ("absent", clips, {}, "no such folder"),
-        ("clip0", clips, {}, "is a clip"),
+        ("clip0", clips, {}, "of the kind clip"),
     ):
         with pytest.raises(UserError, match=part):
             measure_locality(str(tmp_path / path), given, tmp_path / "out", LocalityConfig(**config), device=CPU)

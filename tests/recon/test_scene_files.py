@@ -67,5 +67,5 @@ def test_other_artefacts_are_refused(tmp_path: Path) -> None:
     folder = save_scene(tmp_path / "scene", true_scene(2), {})
     manifest = json.loads((folder / "manifest.json").read_text()) | {"kind": "clip"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="a scene is needed"):
+    with pytest.raises(UserError, match="but scene is needed"):
         load_scene(folder)
