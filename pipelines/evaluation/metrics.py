@@ -251,7 +251,7 @@ for _name, _label, _summary in (
         )
     )
 for _name, _label, _chosen in (
-    ("see_through", "see-through (%)", lambda scene: scene.opacity < SEE_THROUGH),
+    ("see_through", "see through (%)", lambda scene: scene.opacity < SEE_THROUGH),
     ("never_seen", "never seen (%)", lambda scene: scene.views == 0),
     ("seen_by_few", f"seen by under {FEW_VIEWS} (%)", lambda scene: scene.views < FEW_VIEWS),
 ):
