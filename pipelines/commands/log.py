@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from splatmend.datasets.log import SceneLog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +20,13 @@ class Options:
     """Folder (or file) of the log."""
     overlay: Path | None = None
     """Also write a picture of its points and boxes over a frame to this .png or .jpg."""
+    movers: Path | None = None
+    """Also find what moves by the LiDAR sweeps, and write a picture of it to this .png or .jpg: boxes around vehicles, red over what
+    else comes and goes."""
     camera: str | None = None
-    """Camera of the overlay; the first one by default."""
+    """Camera of the pictures; the first one by default."""
     frame: int | None = None
-    """Frame of the overlay; the middle one by default."""
+    """Frame of the pictures; by default the overlay shows the middle one, and the movers four from first to last."""
 
 
 def run(options: Options) -> int:
@@ -36,4 +43,25 @@ def run(options: Options) -> int:
 
         write_image(options.overlay, lidar_overlay(log, options.camera, options.frame))
         print(f"overlay: {options.overlay}")
+    if options.movers is not None:
+        write_movers(log, options.movers, options.camera, options.frame)
     return 0
+
+
+def write_movers(log: SceneLog, path: Path, camera: str | None, frame: int | None) -> None:
+    """Find what moves in a log, say it, and draw it into a picture file."""
+    import numpy as np
+
+    from splatmend.datasets.images import write_image
+    from splatmend.recon.fit.movers import found_movers
+    from splatmend.recon.movers.picture import movers_picture
+
+    movers = found_movers(log)
+    for actor in movers.actors:
+        poses, seconds = actor.track.world_from_body, (actor.track.end_us - actor.track.start_us) * 1e-6
+        size = " x ".join(f"{side:.1f}" for side in actor.size_m)
+        moved_m = float(np.linalg.norm(poses[-1, :3, 3] - poses[0, :3, 3]))
+        print(f"{actor.actor_id}: {size} m, seen for {seconds:.1f} s, moved {moved_m:.1f} m")
+    print(f"moving vehicles: {len(movers.actors)}, other transient returns: {movers.transient_count:,}")
+    write_image(path, movers_picture(log, movers, camera, frame))
+    print(f"movers: {path}")

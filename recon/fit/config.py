@@ -161,6 +161,9 @@ class FitConfig:
     ray, with the lens and the rolling shutter as they are, at about twice the time."""
     data: DataConfig = field(default_factory=DataConfig)
     """Frames."""
+    movers: Literal["auto", "labels", "lidar", "off"] = "auto"
+    """What moves: "labels" takes the log's boxes; "lidar" finds vehicles by the motion in its sweeps instead, and keeps what else comes and
+    goes out of the background; "auto" does so where a log with sweeps has no boxes; "off" takes everything to stand."""
     init: InitConfig = field(default_factory=InitConfig)
     """First Gaussians."""
     rates: RatesConfig = field(default_factory=RatesConfig)

@@ -18,6 +18,7 @@ from splatmend.datasets.point_projection import project_frame
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.undistort import resized, undistorted
 from splatmend.recon.fit.config import DataConfig
+from splatmend.recon.movers.apply import TRANSIENT
 from splatmend.recon.raster.api import Model
 from splatmend.recon.raster.camera_rays import lens_rays
 from splatmend.recon.scene import RecordedShot, Role
@@ -118,6 +119,9 @@ class FrameSource:
         if camera.distortion_model != "none":
             reached = lens_rays(camera)[1]
             masks["valid"] = masks["valid"] & reached if "valid" in masks else reached.copy()
+        if TRANSIENT in frame.masks:
+            stays = ~frame.masks[TRANSIENT]()
+            masks["valid"] = masks["valid"] & stays if "valid" in masks else stays
         if "valid" in masks:
             usable = masks["valid"].reshape(-1)[pixels]
             pixels, depth_m = pixels[usable], depth_m[usable]

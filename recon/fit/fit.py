@@ -20,6 +20,7 @@ from splatmend.datasets.log import SceneLog
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
+from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.fit.progress import FitBar
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
@@ -51,7 +52,7 @@ def fit(
     """
     out = Path(out)
     device = _device(config)
-    prepared = prepared_log(log, config.data, config.camera_model)
+    prepared = log_with_movers(prepared_log(log, config.data, config.camera_model), config.movers)
     shots = recorded_shots(prepared, config.data)
     manifest = Manifest(
         kind="scene",
