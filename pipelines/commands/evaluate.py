@@ -82,7 +82,7 @@ def _run_scene(options: Options) -> None:
     from splatmend.datasets.progress import ConsoleBar
     from splatmend.datasets.readers.registry import open_log
     from splatmend.pipelines.evaluation.scene_scores import evaluate_scene
-    from splatmend.pipelines.evaluation.scene_table import scene_tables
+    from splatmend.pipelines.evaluation.scene_table import not_measured, scene_tables
     from splatmend.pipelines.evaluation.truth import ClipTruth, StreetTruth, open_truth
 
     scene = options.clip_or_scene
@@ -108,6 +108,8 @@ def _run_scene(options: Options) -> None:
         )
     for table in scene_tables(scores):
         Console().print(table)
+    if absent := not_measured(scores):
+        print(absent)
     print(f"strips: {options.out / 'strips'}")
 
 

@@ -12,19 +12,22 @@ TITLES = {"truth": "Against true pictures", "clip": "Without true pictures", "sc
 
 
 def scene_tables(scores: Mapping[str, Any]) -> list[Table]:
-    """The tables that `splatmend evaluate` prints for a scene; what has no number anywhere is named below with its reason."""
+    """The tables that `splatmend evaluate` prints for a scene, without metrics that have no number anywhere."""
     return [table for group in TITLES if (table := _table(scores, group)) is not None]
 
 
+def not_measured(scores: Mapping[str, Any]) -> str | None:
+    """Which metrics have no number anywhere, each with its reason, in a line; None where all have one."""
+    absent = [f"{metric['label']} ({metric['missing']})" for metric in scores["metrics"].values() if metric["missing"] is not None]
+    return f"not measured: {', '.join(absent)}" if absent else None
+
+
 def _table(scores: Mapping[str, Any], group: str) -> Table | None:
-    metrics = {name: metric for name, metric in scores["metrics"].items() if metric["group"] == group}
-    shown = {name: metric for name, metric in metrics.items() if metric["missing"] is None}
-    absent = [f"{metric['label']}: {metric['missing']}" for name, metric in metrics.items() if name not in shown]
-    if not metrics:
+    shown = {name: metric for name, metric in scores["metrics"].items() if metric["group"] == group and metric["missing"] is None}
+    if not shown:
         return None
     title = f"{TITLES[group]} ({scores['truth']['kind']} {scores['truth']['path']})" if group == "truth" else TITLES[group]
-    caption = "; ".join(absent) or None
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("path", no_wrap=True)
     for metric in shown.values():
         table.add_column(f"{metric['label']} {'↑' if metric['direction'] == 'higher' else '↓'}", justify="right", overflow="fold")

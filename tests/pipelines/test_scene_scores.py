@@ -23,6 +23,7 @@ from splatmend.pipelines.evaluation.distributions import InceptionSet
 from splatmend.pipelines.evaluation.lidar_depth import depth_errors_m
 from splatmend.pipelines.evaluation.metrics import NETWORK_MISSING
 from splatmend.pipelines.evaluation.scene_scores import evaluate_scene
+from splatmend.pipelines.evaluation.scene_table import not_measured, scene_tables
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
 from splatmend.pipelines.evaluation.strips import NEVER_SEEN_RGB, unseen_overlay
 from splatmend.pipelines.evaluation.truth import open_truth
@@ -111,6 +112,19 @@ def test_the_scene_is_judged_without_a_truth(folder: Path) -> None:
     assert means["recorded"]["never_seen"] < means["left 2 m"]["never_seen"] < means["left 2 m"]["seen_by_few"]
     assert 0 < means["recorded"]["lidar_depth_median_m"] < 3
     assert means["recorded"]["lidar_depth_median_m"] < means["recorded"]["lidar_depth_mean_m"]
+
+
+def test_tables_show_what_has_a_number_and_name_the_rest(folder: Path) -> None:
+    scores = read(folder / "scores")
+    pictures, steadiness, depth = scene_tables(scores)
+    assert [table.row_count for table in (pictures, steadiness, depth)] == [6, 6, 6]
+    scores["rows"]["left 2 m, enhanced"] = {"mean": dict.fromkeys(scores["metrics"]) | {"psnr": 20.0}}
+    assert [table.row_count for table in scene_tables(scores)] == [7, 6, 6]
+    assert "MS-SSIM (needs pictures of more than 160 pixels)" in (not_measured(scores) or "")
+    missing = {name: metric | {"missing": None if name == "never_seen" else "no"} for name, metric in scores["metrics"].items()}
+    (only,) = scene_tables(scores | {"metrics": missing})
+    assert [column.header for column in only.columns] == ["path", "never seen (%) ↓"]
+    assert not_measured(scores | {"metrics": {"never_seen": missing["never_seen"]}}) is None
 
 
 def test_other_logs_have_a_truth_where_pictures_were_taken(folder: Path, tmp_path: Path) -> None:
