@@ -8,6 +8,7 @@ from functools import partial
 
 import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 
 from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import Camera, CameraFrame, LidarPoints, LidarSweep, SceneLog
@@ -19,6 +20,8 @@ TRANSIENT = "transient"
 NEAREST_SWEEP_US = 60_000
 GROWN_M = 0.3
 """The outline of a thing's returns is widened by this: a scanner seldom meets the very edge."""
+CLEARED_M = 0.2
+"""Returns nearer than this to a transient one go with it."""
 
 
 def with_movers(log: SceneLog, movers: Movers) -> SceneLog:
@@ -61,10 +64,9 @@ def _masked(frame: CameraFrame, camera: Camera, things: list[np.ndarray]) -> Cam
 
 
 def _without(sweep: LidarSweep, xyz_world_m: np.ndarray) -> LidarPoints:
-    """The sweep's points less those at the given places (which were read from it)."""
+    """The sweep's points less those at the given places, which were read from it, and around them: large sweeps are searched thinned."""
     points = sweep.read_points()
-    rows = np.ascontiguousarray(points.xyz_world_m).view("V24").reshape(-1)
-    kept = ~np.isin(rows, np.ascontiguousarray(xyz_world_m).view("V24").reshape(-1))
+    kept = cKDTree(xyz_world_m).query(points.xyz_world_m, distance_upper_bound=CLEARED_M)[0] > CLEARED_M
     return LidarPoints(
         xyz_world_m=points.xyz_world_m[kept],
         time_us=points.time_us[kept],

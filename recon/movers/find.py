@@ -38,10 +38,9 @@ class Movers:
 
 
 def find_movers(sweeps: Sequence[LidarSweep]) -> Movers:
-    """What moves, by motion-compensated sweeps of a metric log whose world has z up. Sweeps of each sensor are searched as one row; nothing
-    is found in fewer than three."""
-    ordered = sorted(sweeps, key=lambda sweep: sweep.timestamp_us)
-    turns, ground = read_turns(ordered)
+    """What moves, by motion-compensated sweeps of a metric log whose world has z up. The scanner with the most returns is searched;
+    nothing is found in fewer than three of its sweeps."""
+    turns, ground = read_turns(sweeps)
     if ground is None or len(turns) < 3:
         return Movers(actors=(), transient={})
     emptied = emptied_returns(turns)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from splatmend.datasets.log import LidarSweep
+from splatmend.datasets.log import LidarPoints, LidarSweep
 from splatmend.recon.movers.ground import Ground, fit_ground
 
 LOWEST_M, HIGHEST_M = 0.3, 4.5
+MOST_RETURNS = 40_000
+"""Of a sweep; of more, every second, third, ... is taken."""
 FARTHEST_M = 60.0
 """Beyond this a vehicle gives too few returns to be registered."""
 
@@ -28,9 +30,14 @@ class Turn:
 
 
 def read_turns(sweeps: Sequence[LidarSweep]) -> tuple[list[Turn], Ground | None]:
-    """Sweeps that have returns, in the order of their times, and the ground below them all (None without returns)."""
-    ordered = sorted(sweeps, key=lambda sweep: sweep.timestamp_us)
-    read = [(sweep, points) for sweep in ordered if len((points := sweep.read_points()).xyz_world_m)]
+    """Sweeps that have returns, in the order of their times, and the ground below them all (None without returns). They are those of the
+    scanner with the most returns in its first sweep. Large sweeps are thinned, so that long logs fit into memory."""
+    first = {sweep.sensor: sweep for sweep in sorted(sweeps, key=lambda sweep: sweep.timestamp_us, reverse=True)}
+    if not first:
+        return [], None
+    main = max(first.values(), key=lambda sweep: len(sweep.read_points().xyz_world_m)).sensor
+    own = {sweep.timestamp_us: sweep for sweep in sweeps if sweep.sensor == main}
+    read = [(own[start_us], points) for start_us in sorted(own) if len((points := _thinned(own[start_us].read_points())).xyz_world_m)]
     if not read:
         return [], None
     ground = fit_ground(np.concatenate([points.xyz_world_m for _, points in read]))
@@ -49,3 +56,13 @@ def read_turns(sweeps: Sequence[LidarSweep]) -> tuple[list[Turn], Ground | None]
             )
         )
     return turns, ground
+
+
+def _thinned(points: LidarPoints) -> LidarPoints:
+    step = -(-len(points.xyz_world_m) // MOST_RETURNS) or 1
+    return LidarPoints(
+        xyz_world_m=points.xyz_world_m[::step].copy(),
+        time_us=points.time_us[::step].copy(),
+        intensity=points.intensity[::step].copy(),
+        origin_world_m=points.origin_world_m[::step].copy(),
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from splatmend.datasets.geometry import PoseTrack, inverse, transform
 from splatmend.recon.movers.clusters import Detection
 from splatmend.recon.movers.registration import Shape
-from splatmend.recon.movers.tracking import WORST_FIT_M, Path
+from splatmend.recon.movers.tracking import SHORTEST_STEP_US, WORST_FIT_M, Path
 
 LONGEST_GAP_US = 500_000
 LARGEST_STEP_M = 0.8
@@ -56,7 +56,8 @@ def _both(a: Path, b: Path) -> Path | None:
     in_order = [steps[turn] for turn in sorted(steps)]
     # Of two registrations in one sweep that of more returns is the surer.
     poses = [max(shared, key=lambda step: len(step[0].rows))[1] for shared in in_order]
-    return Path(detections=tuple(_joined([d for d, _ in shared]) for shared in in_order), world_from_body=np.stack(poses))
+    both = Path(detections=tuple(_joined([d for d, _ in shared]) for shared in in_order), world_from_body=np.stack(poses))
+    return both if (np.diff(both.times_us) >= SHORTEST_STEP_US).all() else None
 
 
 def _shape_points(path: Path, at_us: int) -> np.ndarray:

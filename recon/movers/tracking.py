@@ -25,6 +25,7 @@ FASTEST_M_S = 30.0
 GATE_M = 1.2
 """How far from where it is expected a body of known speed may be."""
 MOST_MISSED = 3
+SHORTEST_STEP_US = 20_000
 STEADY_M_S = 3.0
 """A step whose velocity differs by more from those around it is a leap to another body."""
 _REMEMBERED = 6
@@ -113,6 +114,9 @@ def _best(known: Sequence[Step], candidates: Sequence[Detection]) -> Step | None
     fits = []
     for candidate in candidates:
         elapsed = candidate.time_us - last.time_us
+        # Where a turn ends and the next begins, a body is seen twice within moments: no speed can be had from that.
+        if (elapsed if candidate.turn > last.turn else -elapsed) < SHORTEST_STEP_US:
+            continue
         still = world_from_last.copy()
         moved = still.copy()
         if velocity is not None:
