@@ -19,7 +19,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, SEE_THROUGH
 from splatmend.pipelines.evaluation.readout import as_drawn, project_by_line, surface_points
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 
 VIEW_WIDTH_PX = 320
@@ -43,9 +43,10 @@ class TrainingViews:
         """Renders the depth of every shot that the scene was fitted to; `on_view` is called after each."""
         shots = tuple(as_drawn(scene.camera_model, _narrow(recorded.shot)) for recorded in scene.shots if recorded.role == "train")
         depths = []
+        channels: tuple[Channel, ...] = ("depth",)
         for shot in shots:
             with torch.no_grad():
-                drawn = render(scene, shot, ("depth",), backend=backend)
+                drawn = render(scene, shot, channels, backend=backend)
             assert drawn.depth_m is not None
             depth, opacity = drawn.depth_m.cpu().numpy(), drawn.opacity.cpu().numpy()
             # The farthest of the neighbours, so that roads seen at a grazing angle do not hide themselves.

@@ -56,6 +56,11 @@ class Judges:
     metrics: Sequence[Metric]
     distributions: Sequence[Distribution]
 
+    @property
+    def entries(self) -> list[Metric | Distribution]:
+        """All of the registry's entries that judge."""
+        return [*self.metrics, *self.distributions]
+
     def truth_of(self, viewpoint: Viewpoint, frames: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
         if self.street is not None:
             return self.street.frames(frames)
@@ -153,7 +158,7 @@ class _Evaluation:
     flow: str | None = None
 
     def __post_init__(self) -> None:
-        for entry in (*self.judges.metrics, *self.judges.distributions):
+        for entry in self.judges.entries:
             self.missing[entry.name] = entry.missing()
 
     def judge(self, viewpoint: Viewpoint, folder: Path, enhance: Enhance | None) -> list[Row]:
@@ -180,7 +185,7 @@ class _Evaluation:
 
     def scores(self) -> dict[str, Any]:
         described = {}
-        for entry in (*self.judges.metrics, *self.judges.distributions):
+        for entry in self.judges.entries:
             reason = self.missing[entry.name]
             if reason is None and all(row["count"][entry.name] == 0 for row in self.rows.values()):
                 reason = "no true picture" if isinstance(entry, Metric) and entry.suits_clips and not self.truth_counts else entry.undefined

@@ -188,9 +188,9 @@ def _score(
         raise UserError(
             f"{next(iter(parts[0].values())).path}: there is no frame to score ({what}); choose other --frames or another truth."
         )
-    summaries = {name: row.summary(metrics) | {"per_frame": row.frames} for name, row in rows.items()}
+    summaries: dict[str, dict[str, Any]] = {name: {**row.summary(metrics), "per_frame": row.frames} for name, row in rows.items()}
     if floor.frames:
-        summaries["truth"] = floor.summary(metrics) | {"per_frame": floor.frames}
+        summaries["truth"] = {**floor.summary(metrics), "per_frame": floor.frames}
     described = {}
     for metric in metrics:
         reason = missing[metric.name]
