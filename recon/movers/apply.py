@@ -38,17 +38,17 @@ def with_movers(log: SceneLog, movers: Movers) -> SceneLog:
 
 def transient_mask(camera: Camera, frame: CameraFrame, things: Sequence[np.ndarray]) -> np.ndarray:
     """Bool `[H, W]`: the convex outline of each thing's returns `[N, 3]`, widened, where the camera sees them."""
-    mask = np.zeros((camera.height, camera.width), dtype=np.uint8)
+    mask = np.zeros((camera.height, camera.width), dtype=bool)
     for xyz in things:
         pixels, _, inside = project_frame(camera, frame, xyz)
         if inside.sum() < 3:
             continue
         depth = transform(inverse(frame.world_from_camera), xyz[inside])[:, 2]
         hull = cv2.convexHull(np.round(pixels[inside]).astype(np.int32))
-        one = cv2.fillConvexPoly(np.zeros_like(mask), hull, 1)
+        one = cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), hull, 1)
         grown_px = int(np.clip(GROWN_M * camera.focal_px[0] / np.median(depth), 1, 0.1 * camera.width))
-        mask |= cv2.dilate(one, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grown_px + 1, 2 * grown_px + 1)))
-    return mask.astype(bool)
+        mask |= cv2.dilate(one, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grown_px + 1, 2 * grown_px + 1))) > 0
+    return mask
 
 
 def _near(frame: CameraFrame, movers: Movers) -> list[np.ndarray]:
