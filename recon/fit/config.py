@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -61,9 +62,9 @@ class InitConfig:
     def __post_init__(self) -> None:
         _need(min(self.point_count, self.ray_count) >= 0, "point_count and ray_count must not be negative")
         _need(self.point_count + self.ray_count > 0, "point_count and ray_count must not both be 0")
-        _need(self.voxel_m > 0 and self.far_m > 10, "voxel_m must be positive and far_m above 10")
+        _need(0 < self.voxel_m < math.inf and 10 < self.far_m < math.inf, "voxel_m must be a number above 0 and far_m one above 10")
         _need(self.min_actor_points >= 4 and self.actor_count >= 4, "min_actor_points and actor_count must be at least 4")
-        _need(self.scale > 0, f"the initial scale must be positive, not {self.scale}")
+        _need(0 < self.scale < math.inf, f"the initial scale must be a number above 0, not {self.scale}")
         _need(0 < self.opacity < 1 and 0 < self.ray_opacity < 1, "initial opacities must lie between 0 and 1")
 
 
@@ -92,7 +93,7 @@ class RatesConfig:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            _need(getattr(self, name) >= 0, f"the learning rate {name} must not be negative")
+            _need(0 <= getattr(self, name) < math.inf, f"the learning rate {name} must be a number from 0 on, not {getattr(self, name)}")
         _need(0 < self.means_end <= self.means, "means_end must be positive and not above means")
 
 
@@ -119,7 +120,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            _need(getattr(self, name) >= 0, f"the loss weight {name} must not be negative")
+            _need(0 <= getattr(self, name) < math.inf, f"the loss weight {name} must be a number from 0 on, not {getattr(self, name)}")
         _need(self.ssim <= 1, f"the loss weight ssim must not exceed 1, not {self.ssim}")
 
 

@@ -125,4 +125,7 @@ def _device(config: FitConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("fit settings: device is cuda, but torch sees no CUDA device; choose cpu or auto.")
     wanted = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    drawn_on = {"gsplat": "cuda", "cpu": "cpu", None: wanted}[config.backend]
+    if drawn_on != wanted:
+        raise UserError(f"fit settings: backend {config.backend} draws on {drawn_on}, but the device is {wanted}; leave the backend out.")
     return torch.device(wanted)

@@ -114,3 +114,22 @@ def test_scale_of_the_world_does_not_matter_without_metres() -> None:
         errors.append(np.mean(losses[-10:]))
         assert np.isfinite(trainer.nodes[BACKGROUND].params["means"].detach().numpy()).all()
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0])
+def test_settings_that_are_no_numbers_are_refused(value: float) -> None:
+    for refused in (
+        lambda: RatesConfig(sh0=value),
+        lambda: LossConfig(lidar_depth=value),
+        lambda: InitConfig(voxel_m=value),
+        lambda: InitConfig(far_m=value),
+        lambda: InitConfig(scale=value),
+    ):
+        with pytest.raises(UserError, match=r"must be a number"):
+            refused()
+
+
+def test_a_backend_of_another_device_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="backend gsplat draws on cuda, but the device is cpu"):
+        fit(tiny_log(), tmp_path / "scene", FitConfig(backend="gsplat", device="cpu"))
+    assert not list(tmp_path.iterdir())
