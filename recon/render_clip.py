@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ def render_clip(
     encoding: Encoding = "png",
     depth: bool = False,
     opacity: bool = True,
-    without: Collection[str] = (),
     extra: Sequence[Mapping[str, Any]] | None = None,
     rate_hz: float | None = None,
     inputs: Mapping[str, str] | None = None,
@@ -46,7 +45,7 @@ def render_clip(
         raise UserError(f"{out}: there is no shot to render; give a trajectory with frames.")
     trajectory = shots if isinstance(shots, Trajectory) else None
     actor_poses = trajectory.actor_poses if trajectory else None
-    gone = {*without, *(trajectory.without if trajectory else ())}
+    gone = set(trajectory.without) if trajectory else set()
     rows = extra if extra is not None else (trajectory.extra if trajectory else [{}] * len(shots))
     rate = rate_hz if rate_hz is not None else (trajectory.rate_hz if trajectory else 10.0)
     channels: list[Channel] = ["rgb", "depth"] if depth else ["rgb"]
