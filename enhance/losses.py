@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.image_metrics import BACKBONE_FILES, LpipsNet, hub_checkpoints, lpips_available, lpips_network
+from splatmend.enhance.perceptual import lpips_of_frames
 
 PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT_MSE = "latent_mse"
@@ -35,7 +36,7 @@ def _ssim(frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _lpips(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return lpips_network(net, str(frames.device))(_pictures(frames), _pictures(target)).sum() / frames.shape[0]
+    return lpips_of_frames(lpips_network(net, str(frames.device)), frames, target) / frames.shape[0]
 
 
 def _lpips_views(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,95 @@
+"""LPIPS (Zhang et al. 2018) as a training loss on the frames of a group: value and gradient in one go, a few pictures at a time.
+
+What a perceptual network keeps for its backward pass is many times the size of a picture. Here the gradient with respect to the pictures
+is computed together with the value, so that no more than one set of pictures' features is ever held, and only that gradient is kept. The
+network may run in half precision; normalisation, differences and sums are in float32 at least.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+PIXELS_AT_ONCE = 1 << 19
+"""Pixels of the pictures that go through the network together: one frame of 480x832, or many small crops."""
+_EPSILON = 1e-10
+
+_cast: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], nn.Module]] = weakref.WeakKeyDictionary()
+
+
+def lpips_of_frames(network: nn.Module, frames: torch.Tensor, target: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The sum over all pictures of `frames` and `target` [B, 3, t, H, W] in [-1, 1]; a scalar, differentiable once and by `frames` alone.
+
+    `network`: an `lpips.LPIPS`, frozen. `dtype`: what its features are computed in; None: autocast's where that is on, else the frames'.
+    """
+    device = frames.device.type
+    if dtype is None:
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else frames.dtype
+    with torch.autocast(device, enabled=False):
+        total: torch.Tensor = _Fused.apply(frames, target.detach(), network, dtype)
+    return total
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, frames: torch.Tensor, target: torch.Tensor, network: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+        wanted = ctx.needs_input_grad[0]
+        pictures, truths = (x.transpose(1, 2).flatten(0, 1) for x in (frames, target))
+        total = torch.zeros((), dtype=torch.promote_types(frames.dtype, torch.float32), device=frames.device)
+        gradient = torch.empty_like(pictures) if wanted else None
+        at_once = max(1, PIXELS_AT_ONCE // (frames.shape[3] * frames.shape[4]))
+        for start in range(0, len(pictures), at_once):
+            some = slice(start, start + at_once)
+            leaf = pictures[some].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                part = _distance(network, leaf, truths[some], dtype)
+            if gradient is not None:
+                gradient[some] = torch.autograd.grad(part, leaf)[0]
+            total += part.detach()
+        if gradient is not None:
+            ctx.save_for_backward(gradient.unflatten(0, (frames.shape[0], -1)).transpose(1, 2))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad.to(gradient.dtype), None, None, None
+
+
+def _distance(network: Any, pictures: torch.Tensor, truths: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The sum over pictures [N, 3, H, W]."""
+    wide = torch.promote_types(pictures.dtype, torch.float32)
+    features, scaling = _features(network, pictures.device, dtype), network.scaling_layer
+
+    def seen(x: torch.Tensor) -> list[torch.Tensor]:
+        # Channels-last is what a GPU's half-precision convolutions take without turning their inputs around.
+        order = torch.channels_last if x.is_cuda else torch.contiguous_format
+        return list(features(scaling(x.to(wide)).to(dtype, memory_format=order)))
+
+    with torch.no_grad():
+        known = seen(truths)
+    total = torch.zeros((), dtype=wide, device=pictures.device)
+    for lin, x, y in zip(network.lins, seen(pictures), known, strict=True):
+        # Features of nothing but zeros have no direction: unlike LPIPS's own square root, this has a gradient there, zero.
+        difference = F.normalize(x.to(wide), dim=1, eps=_EPSILON) - F.normalize(y.to(wide), dim=1, eps=_EPSILON)
+        total = total + (lin.model[-1].weight.to(wide) * difference.square()).sum(dim=1).mean(dim=(1, 2)).sum()
+    return total
+
+
+def _features(network: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network below the distance, in a dtype; kept as long as the network."""
+    net: nn.Module = network.net
+    if next(net.parameters()).dtype == dtype and device.type != "cuda":
+        return net
+    held = _cast.setdefault(network, {})
+    if (device, dtype) not in held:
+        order = torch.channels_last if device.type == "cuda" else torch.preserve_format
+        held[device, dtype] = copy.deepcopy(net).to(device, dtype, memory_format=order)
+    return held[device, dtype]
