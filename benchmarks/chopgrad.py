@@ -3,14 +3,14 @@
 A row is LOSS/WAY/FRAMES/HEIGHTxWIDTH. Ways: what `RIVALS` names, the truncated decoder by its settings (`D=1,small,fast` is truncation,
 memory, engine; `,2x2` adds spatial chunks, `,B=3` blocks of groups), and under the loss `decode` decoding alone (`reference` or `fast`).
 `mse` compares with target frames that lie on the host and come group by group; `lpips` is LPIPS with a VGG of random weights in bf16,
-reductions in float32. All frames count. `--rows 'mse/D=1,*/81/480x832' 'decode/*'` picks rows, `--list` names them, `--toy` runs the same
-rows with a tiny model, few frames and small pictures on the CPU. Each row is written to `--out` (JSON lines) as soon as it is measured;
-`--show` prints the table of such a file.
+reductions in float32. All frames count. `--rows 'mse/D=1,*/81/480x832' 'decode/*'` picks rows and runs them in that order, `--list` names
+them, `--toy` runs the same rows with a tiny model, few frames and small pictures on the CPU. Each row is written to `--out` (JSON lines) as
+soon as it is measured; `--show` prints the table of such a file.
 
-Seconds: median of `--repeats` runs after a warm-up on a short clip. Peak: the allocator's highest level during those runs, weights and
-latents included, in 10^9 bytes (on a CPU the bytes that autograd kept). Cosine: gradient against full backpropagation where that row
-ran before, else against exact checkpointing, which is the same gradient to rounding. Random weights are not local: their cosines say
-whether a way is exact, not how well it would train.
+Seconds: median of `--repeats` runs after a warm-up on a short clip, of fewer where a row takes longer than `--row-s`. Peak: the
+allocator's highest level during those runs, weights and latents included, in 10^9 bytes (on a CPU the bytes that autograd kept). Cosine:
+gradient against full backpropagation where that row ran before, else against exact checkpointing, which is the same gradient to rounding.
+Random weights are not local: their cosines say whether a way is exact, not how well it would train.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from typing import Any
 
 import diffusers
 import torch
-import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from faults import is_out_of_memory
 from measured_on import environment
 from torch import Tensor, nn
 
 from splatmend.enhance.decoder import FrameLoss, LossAndGrad, TruncatedDecoder, frame_span, group_count
 from splatmend.enhance.decoder.rivals import RIVALS, ExactCheckpointing, PixelGradient
 from splatmend.enhance.kept_bytes import KeptBytes
+from splatmend.enhance.perceptual import lpips_of_frames
 
 FRAMES = (21, 41, 81)
 SIZES = ((480, 832), (720, 1280))
@@ -116,12 +117,12 @@ def all_rows() -> Iterator[Row]:
         yield truncated("lpips", 81, size, 1, memory, "fast")
     for truncation, memory in itertools.product((0, 1, 2), MEMORY):
         # Does the peak grow with the clip? D = 1 has its short clip above.
-        for frames in (161,) if truncation == 1 else (21, 161):
+        for frames in (161,) if truncation == 1 else (21, 81, 161):
             yield truncated("mse", frames, small, truncation, memory, "fast")
     for (size, chunks), memory in itertools.product(((small, (2, 2)), (large, (2, 2)), (large, (4, 4))), MEMORY):
         yield truncated("mse", 81, size, 1, memory, "fast", chunks=chunks)
-    for block, memory in itertools.product((3, 5), MEMORY):
-        yield truncated("mse", 81, small, 1, memory, "fast", block=block)
+    for frames, block, memory in itertools.product((21, 81), (3, 5), MEMORY):
+        yield truncated("mse", frames, small, 1, memory, "fast", block=block)
     for size, frames, engine in itertools.product(SIZES, FRAMES, ("reference", "fast")):
         yield Row("decode", engine, frames, size)
 
@@ -153,58 +154,22 @@ def mse_loss(target: HostTarget) -> FrameLoss:
     return loss
 
 
-class RandomLpips(nn.Module):
-    """LPIPS (Zhang et al. 2018) with random weights: the network in the frames' dtype, normalisation and sums in float32."""
+def random_lpips(net: str, device: torch.device) -> nn.Module:
+    """LPIPS with random weights."""
+    import lpips
 
-    def __init__(self, net: str, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        import lpips
-
-        torch.manual_seed(2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            whole = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).to(device)
-        self.features = whole.net.to(dtype)
-        self.scaling, self.lins, self.dtype = whole.scaling_layer, whole.lins, dtype
-
-    def forward(self, picture: Tensor, target: Tensor) -> Tensor:
-        """Scalar: the sum over pictures `[B, 3, H, W]`."""
-        with torch.no_grad():
-            wanted = self.features(self.scaling(target.float()).to(self.dtype))
-        total = torch.zeros((), device=picture.device)
-        for lin, x, y in zip(self.lins, self.features(self.scaling(picture.float()).to(self.dtype)), wanted, strict=True):
-            difference = F.normalize(x.float(), dim=1, eps=1e-10) - F.normalize(y.float(), dim=1, eps=1e-10)
-            total = total + (lin.model[-1].weight * difference.square()).sum(dim=1).mean(dim=(1, 2)).sum()
-        return total
+    torch.manual_seed(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False).to(device)
 
 
-class OnePictureAtATime(torch.autograd.Function):
-    """Sum of a loss over the frames of a group and its gradient in one go, so that one frame's activations are held at a time."""
-
-    @staticmethod
-    def forward(ctx: Any, frames: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        grads = torch.empty_like(frames)
-        total = torch.zeros((), device=frames.device)
-        for index in range(frames.shape[2]):
-            leaf = frames[:, :, index].detach().requires_grad_()
-            with torch.enable_grad():
-                part = loss(leaf, target[:, :, index])
-            grads[:, :, index] = torch.autograd.grad(part, leaf)[0]
-            total += part.detach()
-        ctx.save_for_backward(grads)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return ctx.saved_tensors[0] * grad.to(ctx.saved_tensors[0].dtype), None, None
-
-
-def lpips_loss(target: HostTarget, network: RandomLpips) -> FrameLoss:
-    """Sum over frames of each frame's LPIPS."""
+def lpips_loss(target: HostTarget, network: nn.Module) -> FrameLoss:
+    """Sum over frames of each frame's LPIPS, the network in the frames' dtype."""
 
     def loss(frames: Tensor, span: slice, previous: Tensor | None) -> Tensor:
         del previous
-        return OnePictureAtATime.apply(frames, target.at(span), network)
+        return lpips_of_frames(network, frames, target.at(span))
 
     return loss
 
@@ -212,8 +177,9 @@ def lpips_loss(target: HostTarget, network: RandomLpips) -> FrameLoss:
 class Bench:
     """The machine, the models and the gradients that cosines are taken against."""
 
-    def __init__(self, *, toy: bool, repeats: int, cosines: bool) -> None:
-        self.toy, self.repeats, self.cosines = toy, repeats, cosines
+    def __init__(self, *, toy: bool, repeats: int, row_s: float = math.inf, cosine_frames: float = math.inf) -> None:
+        """`row_s`: no run of a row is started after so many seconds of it; `cosine_frames`: no cosines of longer clips."""
+        self.toy, self.repeats, self.row_s, self.cosine_frames = toy, repeats, row_s, cosine_frames
         self.device = torch.device("cpu" if toy else "cuda")
         self.dtype = torch.float32 if toy else torch.bfloat16
         small: dict[str, Any] = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2, 2], "num_res_blocks": 1, "temperal_downsample": [True, True]}
@@ -224,7 +190,7 @@ class Bench:
         torch.manual_seed(0)
         self._base: Any = AutoencoderKLWan(**(small if toy else {})).to(self.dtype).eval().requires_grad_(False)
         self._vae: tuple[str, AutoencoderKLWan] | None = None
-        self._lpips: RandomLpips | None = None
+        self._lpips: nn.Module | None = None
         self._target: tuple[tuple[Any, ...], HostTarget] | None = None
         self._exact: dict[tuple[Any, ...], tuple[str, Tensor]] = {}
 
@@ -232,17 +198,19 @@ class Bench:
         """One row's record; running out of memory and any other fault is a record too."""
         frames, size = self._shape(row)
         record: dict[str, Any] = {"row": row.name, "frames": frames, "height": size[0], "width": size[1], "toy": self.toy}
+        start = time.perf_counter()
         try:
             self._measure(row, record)
             record["status"] = "measured"
         except RuntimeError as fault:
             # Only its text is kept: the traceback would hold on to every tensor.
-            record["status"] = "out of memory" if _is_out_of_memory(fault) else "failed"
+            record["status"] = "out of memory" if is_out_of_memory(fault) else "failed"
             record["error"] = " ".join(str(fault).split())[:300]
         except Exception as fault:
             record["status"] = "failed"
             record["error"] = f"{type(fault).__name__}: {' '.join(str(fault).split())[:300]}"
         self.tidy()
+        record["row_s"] = round(time.perf_counter() - start, 2)
         return record
 
     def tidy(self) -> None:
@@ -266,7 +234,7 @@ class Bench:
         del result, work, vae
         if row.way == "full":
             self._exact[self._key(row)] = ("full", grad)
-        if self.cosines:
+        if row.frames <= self.cosine_frames:
             self.tidy()
             record.update(self._against_exact(row, latents, grad))
 
@@ -285,8 +253,9 @@ class Bench:
         return {"seconds": statistics.median(seconds), "all_seconds": seconds} | peak, result
 
     def _runs(self, run: Callable[[], LossAndGrad | None]) -> tuple[list[float], LossAndGrad | None]:
-        seconds, result = [], None
-        for _ in range(self.repeats):
+        seconds: list[float] = []
+        result = None
+        while len(seconds) < self.repeats and sum(seconds) < self.row_s:
             result = None
             start = time.perf_counter()
             result = run()
@@ -315,7 +284,7 @@ class Bench:
                 vae = self._autoencoder("auto")
                 exact = ExactCheckpointing(vae, memory="small").loss_and_grad(latents, self._frame_loss(row)).grad_z.cpu()
             except RuntimeError as fault:
-                if not _is_out_of_memory(fault):
+                if not is_out_of_memory(fault):
                     raise
                 return {"cosine": None, "cosine_to": "nothing exact fits"}
             self._exact[key] = ("checkpointing", exact)
@@ -352,16 +321,11 @@ class Bench:
             self._lpips = None
             return mse_loss(target)
         if self._lpips is None:
-            self._lpips = RandomLpips("squeeze" if self.toy else "vgg", self.device, self.dtype)
+            self._lpips = random_lpips("squeeze" if self.toy else "vgg", self.device)
         return lpips_loss(target, self._lpips)
 
     def _key(self, row: Row) -> tuple[Any, ...]:
         return row.loss, row.frames, row.size
-
-
-def _is_out_of_memory(fault: RuntimeError) -> bool:
-    marks = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-    return isinstance(fault, torch.OutOfMemoryError) or any(mark in str(fault) for mark in marks)
 
 
 def _number(value: Tensor) -> float | None:
@@ -429,24 +393,27 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def chosen_rows(patterns: list[str]) -> list[Row]:
-    """Rows whose name matches any pattern, in the order of `all_rows`; exits where a pattern matches none."""
-    rows = list(all_rows())
+    """Rows whose name matches any pattern: those of the first pattern first, then as `all_rows` has them; exits where one matches none."""
+    rows, chosen = list(all_rows()), {}
     for pattern in patterns:
-        if not any(fnmatchcase(row.name, pattern) for row in rows):
+        matching = {row.name: row for row in rows if fnmatchcase(row.name, pattern)}
+        if not matching:
             sys.exit(f"--rows: no row matches {pattern}; --list names them all")
-    return [row for row in rows if any(fnmatchcase(row.name, pattern) for pattern in patterns)]
+        chosen = chosen | {name: row for name, row in matching.items() if name not in chosen}
+    return list(chosen.values())
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows to run, by shell patterns")
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="PATTERN", help="rows to run, by shell patterns, in that order")
     parser.add_argument("--list", action="store_true", help="print the names of the chosen rows and stop")
     parser.add_argument("--out", type=Path, default=Path("chopgrad.jsonl"), help="JSON lines to append to")
     parser.add_argument("--show", action="store_true", help="print the table of --out and stop")
     parser.add_argument("--resume", action="store_true", help="leave out rows that --out holds as measured or out of memory")
     parser.add_argument("--repeats", type=int, default=3, help="runs that each median is taken over")
     parser.add_argument("--budget-s", type=float, default=math.inf, help="start no row after this many seconds")
-    parser.add_argument("--no-cosine", action="store_true", help="measure time and memory only")
+    parser.add_argument("--row-s", type=float, default=math.inf, help="start no run of a row after this many seconds of it")
+    parser.add_argument("--cosine-frames", type=int, default=10**9, help="no cosines of longer clips; 0: measure time and memory only")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms first")
     parser.add_argument("--commit", help="name of the commit, where the repository is not at hand")
     parser.add_argument("--toy", action="store_true", help="the same rows at toy size on the CPU")
@@ -472,7 +439,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.backends.cudnn.benchmark = chosen.cudnn_benchmark
     records = [{"kind": "environment"} | facts_of_run(chosen)]
     append(chosen.out, records[0])
-    bench = Bench(toy=chosen.toy, repeats=chosen.repeats, cosines=not chosen.no_cosine)
+    bench = Bench(toy=chosen.toy, repeats=chosen.repeats, row_s=chosen.row_s, cosine_frames=chosen.cosine_frames)
     for index, row in enumerate(rows):
         if time.perf_counter() - started > chosen.budget_s:
             print(f"the time is over; {len(rows) - index} rows are left, {row.name} first", flush=True)

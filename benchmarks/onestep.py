@@ -5,9 +5,9 @@ squared error of pixels and latents, D = 1, target frames on the host. Training 
 latents of both clips are kept (the first step makes them), as in a training that sees a clip more than once. Inference rows go from
 bytes on the host to bytes on the host.
 
-`--rows 'lora*' 'infer 14B'` picks rows, `--list` names them, `--toy` runs them with tiny models on the CPU. Each row is a line of JSON, on
-the console and in `--out`, as soon as it is measured. The row `parallel` shares one clip among all processes:
-`torchrun --nproc-per-node 2 benchmarks/onestep.py --rows parallel`.
+`--rows 'lora*' 'infer 14B'` picks rows and runs them in that order, `--list` names them, `--toy` runs them with tiny models on the CPU.
+Each row is a line of JSON, on the console and in `--out`, as soon as it is measured; one that fails is a line too. The row `parallel`
+shares one clip among all processes: `torchrun --nproc-per-node 2 benchmarks/onestep.py --rows parallel`.
 
 Seconds are medians of `--repeats` runs after a warm-up; parts are timed with the device idle at their ends and add up to the whole.
 `peak_gb`: the allocator's highest level in the timed runs, weights included, in 10^9 bytes (null on a CPU); `warm_up_peak_gb`: in the
@@ -20,6 +20,7 @@ import argparse
 import gc
 import itertools
 import json
+import math
 import os
 import statistics
 import sys
@@ -37,6 +38,7 @@ import numpy as np
 import torch
 import torch.distributed
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from faults import is_out_of_memory
 from measured_on import environment
 
 from splatmend.enhance.attention import use_attention
@@ -58,7 +60,6 @@ TRANSFORMERS: dict[str, dict[str, int]] = {
 }
 CAPTION_TOKENS = 512
 PACKAGES = ("splatmend", "torch", "diffusers", "peft", "accelerate", "triton")
-WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def now(device: torch.device) -> float:
 class Parts:
     """Seconds of named parts of a step, one list entry per step."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, warm_up: int) -> None:
+        self.device, self.warm_up = device, warm_up
         self.steps: list[dict[str, float]] = []
 
     def begin(self) -> None:
@@ -153,13 +154,13 @@ class Parts:
 
     def medians(self) -> dict[str, float]:
         """Of the steps after the warm-up."""
-        kept = self.steps[WARM_UP:]
+        kept = self.steps[self.warm_up :]
         return {name: round(statistics.median(step[name] for step in kept), 5) for name in kept[0]}
 
 
 def training_config(chosen: argparse.Namespace, size: Size, transformer: str, memory: str) -> OneStepTrainConfig:
     return OneStepTrainConfig(
-        steps=WARM_UP + chosen.repeats,
+        steps=chosen.warm_up + chosen.repeats,
         lr=1e-5,
         weight_decay=0.1,
         warmup_steps=0,
@@ -197,7 +198,7 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
     prepare_transformer(config, enhancer, processes)
     parameters = trained_parameters(enhancer)
     objective = OneStepObjective(config, enhancer, processes=processes, latents=LatentCache("random", 10**9))
-    parts, batch = Parts(device), size.batch()
+    parts, batch = Parts(device, chosen.warm_up), size.batch()
     objective.encode_input = parts.timed("encode", objective.encode_input)  # type: ignore[method-assign]
     objective.encode_target = parts.timed("encode", objective.encode_target)  # type: ignore[method-assign]
     objective.predict = parts.timed("transformer_forward", objective.predict)  # type: ignore[method-assign]
@@ -210,7 +211,7 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
         if processes.mesh is not None:
             accelerator.wait_for_everyone()
         marks.append(now(device))
-        if number == WARM_UP:
+        if number == chosen.warm_up:
             warm_up_peak.update(memory_facts(device))
             reset_peak(device)
         parts.begin()
@@ -234,7 +235,7 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
     for whole, step in zip(wholes, parts.steps, strict=True):
         step["optimiser"] = whole - sum(step.values())
     return {
-        "seconds": round(statistics.median(wholes[WARM_UP:]), 5),
+        "seconds": round(statistics.median(wholes[chosen.warm_up :]), 5),
         "parts": parts.medians(),
         "encode_one_clip_s": round(encode_s, 4),
         "steps_s": [round(whole, 4) for whole in wholes],
@@ -258,11 +259,11 @@ def infer(chosen: argparse.Namespace, size: Size, name: str, compiled: bool) -> 
     if compiled:
         compile_blocks(enhancer.transformer)
     clip = size.clip(1)
-    parts, wholes = Parts(device), []
+    parts, wholes = Parts(device, chosen.warm_up), []
     frames = torch.from_numpy(clip[None]).permute(0, 4, 1, 2, 3)
     decoder = enhancer.decoder()
-    for number in range(WARM_UP + chosen.repeats):
-        if number == WARM_UP:
+    for number in range(chosen.warm_up + chosen.repeats):
+        if number == chosen.warm_up:
             reset_peak(device)
         parts.begin()
         with torch.no_grad():
@@ -279,8 +280,8 @@ def infer(chosen: argparse.Namespace, size: Size, name: str, compiled: bool) -> 
         wholes.append(now(device) - start)
         assert done == size.frames
     return {
-        "seconds": round(statistics.median(wholes[WARM_UP:]), 5),
-        "ms_per_frame": round(1e3 * statistics.median(wholes[WARM_UP:]) / size.frames, 3),
+        "seconds": round(statistics.median(wholes[chosen.warm_up :]), 5),
+        "ms_per_frame": round(1e3 * statistics.median(wholes[chosen.warm_up :]) / size.frames, 3),
         "parts": parts.medians(),
         "runs_s": [round(whole, 4) for whole in wholes],
         **memory_facts(device),
@@ -348,9 +349,11 @@ def all_rows(chosen: argparse.Namespace, size: Size) -> dict[str, Callable[[], d
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", "--row", nargs="+", help="rows to measure, by name or pattern; default: all but parallel")
+    parser.add_argument("--rows", "--row", nargs="+", help="rows to measure, by name or pattern, in that order; default: all but parallel")
     parser.add_argument("--list", action="store_true", help="name the rows and end")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs that each median is taken over")
+    parser.add_argument("--warm-up", type=int, default=2, help="runs before those, one or more: the first makes latents and tries kernels")
+    parser.add_argument("--budget-s", type=float, default=math.inf, help="start no row after this many seconds")
     parser.add_argument("--frames", type=int, default=81, help="frames of the clip, 1 + 4k")
     parser.add_argument("--memory", default="balanced", choices=("fast", "balanced", "small"), help="decoder memory of other rows")
     parser.add_argument("--attention", default="auto", choices=("auto", "native", "cudnn", "flash"))
@@ -365,7 +368,8 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Exit code 1 where a row failed."""
+    """Exit code 1 where a row failed for another reason than memory."""
+    started = time.perf_counter()
     chosen = parse()
     size = Size(9, 32, 32, toy=True) if chosen.toy else Size(frames=chosen.frames)
     rows = all_rows(chosen, size)
@@ -373,7 +377,7 @@ def main() -> int:
         print("\n".join(rows))
         return 0
     patterns = chosen.rows or [name for name in rows if name != "parallel"]
-    picked = [name for name in rows if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    picked = list(dict.fromkeys(name for pattern in patterns for name in rows if fnmatchcase(name, pattern)))
     together = "WORLD_SIZE" in os.environ
     if not picked or ("parallel" in picked) != together or (together and len(picked) > 1):
         raise SystemExit(f"rows: {patterns} pick {picked or 'nothing'}; start parallel alone and with torchrun, others without.")
@@ -396,16 +400,24 @@ def main() -> int:
     }
     tell({"kind": "environment", **facts})
     failed = False
-    for name in picked:
+    for index, name in enumerate(picked):
+        if time.perf_counter() - started > chosen.budget_s:
+            print(f"the time is over; {len(picked) - index} rows are left, {name} first", file=sys.stderr, flush=True)
+            break
+        start = time.perf_counter()
+        line: dict[str, Any] = {"kind": "row", "row": name}
         try:
-            tell({"kind": "row", "row": name, **rows[name]()})
+            line |= {**rows[name](), "status": "measured"}
         except Exception as fault:
             # The rows after it are still worth their time; with several processes there is only this one.
             if together:
                 raise
-            failed = True
+            full = is_out_of_memory(fault)
+            failed |= not full
             traceback.print_exc()
-            tell({"kind": "row", "row": name, "error": f"{type(fault).__name__}: {' '.join(str(fault).split())[:400]}"})
+            line["status"] = "out of memory" if full else "failed"
+            line["error"] = f"{type(fault).__name__}: {' '.join(str(fault).split())[:400]}"
+        tell(line | {"row_s": round(time.perf_counter() - start, 2)})
         # Else the next size would be taken for a change of shape and compiled for any.
         torch.compiler.reset()
         gc.collect()

@@ -73,8 +73,26 @@ def test_patterns_budget_and_resume(chopgrad: ModuleType, tmp_path: Path, capsys
 
 def test_memory_that_runs_out_is_reported_as_such(chopgrad: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(chopgrad.TOY_SIZES, (480, 832), (1 << 24, 1 << 24))
-    bench = chopgrad.Bench(toy=True, repeats=1, cosines=True)
+    bench = chopgrad.Bench(toy=True, repeats=1)
     too_large = next(row for row in chopgrad.all_rows() if row.name == "mse/full/21/480x832")
     fits = next(row for row in chopgrad.all_rows() if row.name == "mse/full/21/720x1280")
     assert bench.measure(too_large)["status"] == "out of memory"
     assert bench.measure(fits)["status"] == "measured", "later rows still run"
+
+
+def test_rows_come_in_the_order_of_their_patterns(chopgrad: ModuleType) -> None:
+    names = [row.name for row in chopgrad.chosen_rows(["decode/fast/81/480x832", "decode/*/81/*", "mse/literal/21/480x832"])]
+    assert names[0] == "decode/fast/81/480x832"
+    assert len(names) == len(set(names))
+    assert names[-1] == "mse/literal/21/480x832"
+
+
+def test_a_long_row_is_run_once_and_cosines_have_a_limit(chopgrad: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    chosen = ["--toy", "--repeats", "3", "--row-s", "0.0001", "--cosine-frames", "21", "--out", str(out)]
+    assert chopgrad.main([*chosen, "--rows", "mse/D=0/41/480x832", "mse/D=0/21/480x832"]) == 0
+    long, short = rows_of(out)
+    assert len(long["all_seconds"]) == 1
+    assert "cosine" not in long
+    assert short["cosine_to"] == "checkpointing"
+    assert short["row_s"] >= short["seconds"]
