@@ -114,6 +114,7 @@ class StreamingEnhancer:
             with torch.no_grad():
                 z = self.enhancer.decoder_latents(held.latent, z_out)
                 side = self.enhancer.decoder_side(held.side) if self.enhancer.spec.skips else None
+                cache = cache.for_last_use()
                 decoded, cache = adapter.decode_group(z, cache, index, side)
                 enhanced = self.enhancer.compose(held.frames, decoded.float())
                 result = blend(held.frames, enhanced, self.strength)

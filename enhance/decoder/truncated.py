@@ -20,6 +20,7 @@ from splatmend.enhance.decoder.gradients import FeatureGradients, GradientSums, 
 from splatmend.enhance.decoder.groups import split_into_groups, valid_part
 from splatmend.enhance.decoder.stages import Stage, first_stage, second_stage, whole_decoder
 from splatmend.enhance.decoder.wan import WanAdapter
+from splatmend.enhance.decoder.wan_blocks import WanCache
 from splatmend.enhance.decoder.wan_plan import Memory
 
 Side: TypeAlias = Callable[[int], SideFeatures]
@@ -269,6 +270,8 @@ class TruncatedDecoder:
         for index, z_group in enumerate(z_groups):
             # The gradient mode is set around the call only: a generator that holds it would change it for whoever consumes it.
             with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+                if isinstance(cache, WanCache) and not torch.is_grad_enabled():
+                    cache = cache.for_last_use()
                 frames, cache = self.adapter.decode_group(z_group, cache, index, side(index) if side is not None else None)
                 frames = frames.clamp(-1, 1) if clamp else frames
             if not grad:

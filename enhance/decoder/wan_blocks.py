@@ -66,6 +66,18 @@ class WanCache:
         blocks = {name: tuple(next(left) if isinstance(s, torch.Tensor) else s for s in slots) for name, slots in self.blocks.items()}
         return WanCache(blocks, self.mode)
 
+    def for_last_use(self) -> WanCache:
+        """The same cache, of which every block's part is gone once that block has asked for it: for the only holder of a cache, so that
+        it and the next one are never in memory together."""
+        return WanCache(_Once(self.blocks), self.mode)
+
+
+class _Once(dict[str, Slots]):
+    """Gives each block's slots once."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.pop(name, default)
+
 
 class ReferenceOperations:
     """The model's modules as they are, each a pure function of input and slots: for any device, and what others are checked against."""

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from splatmend.enhance.decoder import TruncatedDecoder
+from splatmend.enhance.decoder import TruncatedDecoder, WanAdapter
 
 
 class SavedBytes:
@@ -122,3 +122,29 @@ def test_decode_stream_keeps_one_group(tiny_wan):
     for frames in decoder.decode_stream(stream()):
         assert not frames.requires_grad
         assert sum(ref() is not None for ref in latents) <= 1
+
+
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+def test_a_decoded_group_s_cache_replaces_the_one_before(tiny_wan, engine):
+    made: list[weakref.ref] = []
+    alive: list[int] = []
+
+    class Watch(torch.nn.Module):
+        def forward(self, frames, side):
+            alive.append(sum(ref() is not None for ref in made))
+            return frames
+
+    class Watched(WanAdapter):
+        def decode_group(self, *arguments):
+            frames, cache = super().decode_group(*arguments)
+            made[:] = [weakref.ref(tensor) for tensor in cache.tensors()]
+            return frames, cache
+
+    vae = tiny_wan(dtype=torch.float32)
+    decoder = TruncatedDecoder(Watched(vae, join={"conv_out": Watch()}, engine=engine))
+    z = torch.randn(1, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    side = {"conv_out": torch.zeros(1)}
+    frames = torch.cat(list(decoder.decode_stream(z.split(1, dim=2), side=lambda index: side)), dim=2)
+    assert alive == [0, 0, 0, 0]
+    assert len(made) > 10
+    assert torch.equal(frames, TruncatedDecoder(vae, engine=engine).decode(z).detach())
