@@ -16,6 +16,7 @@ VERBS = {
     "demo": "The whole chain on a procedural street: scene, lane shift, enhancement, scores, report.",
     "log": "Say what a driving log holds and check it.",
     "street": "Make a procedural street with its drive, LiDAR and labels as a log folder.",
+    "collage": "Make a scene of cut-out photos standing in space, with its pictures and poses, as a log folder.",
     "fit": "Fit a scene of Gaussians to a log.",
     "render": "Render a scene along a trajectory into a clip.",
     "pairs": "Make pairs of degraded and true clips for training.",

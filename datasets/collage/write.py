@@ -1,0 +1,94 @@
+"""A collage as a log folder in nerfstudio's layout: pictures, `transforms.json`, sparse points."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from plyfile import PlyData, PlyElement
+
+from splatmend.datasets.collage.build import build_collage
+from splatmend.datasets.collage.config import CollageConfig
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import OPENGL_FROM_OPENCV
+from splatmend.datasets.images import IMAGE_SUFFIXES, read_image, write_image
+from splatmend.datasets.video import VIDEO_SUFFIXES, iter_video
+
+_FRAMES_OF_A_VIDEO = 6
+_LONGEST_SIDE_PX = 1280
+
+
+def write_collage(config: CollageConfig, sources: Iterable[Path], folder: Path) -> None:
+    """Write a collage of pictures and videos into an empty or missing folder. `UserError` for sources that cannot be read."""
+    photos = list(photos_of(sources))
+    if not photos:
+        raise UserError("collage: no pictures are given; give images, folders of images or videos to cut from.")
+    collage = build_collage(config, photos)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    entries = []
+    for number, picture in enumerate(collage.pictures()):
+        name = f"images/{number:05d}.png"
+        write_image(folder / name, picture)
+        # OpenGL axes, as nerfstudio has them; the matrix that turns them is its own inverse.
+        matrix = collage.world_from_camera[number] @ OPENGL_FROM_OPENCV
+        entries.append({"file_path": name, "transform_matrix": matrix.tolist()})
+    xyz, rgb = collage.sparse_points()
+    _write_points(folder / "points.ply", xyz, rgb)
+    k = collage.intrinsics
+    content = {
+        "camera_model": "OPENCV",
+        "w": config.width,
+        "h": config.height,
+        "fl_x": k[0, 0],
+        "fl_y": k[1, 1],
+        "cx": k[0, 2],
+        "cy": k[1, 2],
+        "k1": 0.0,
+        "k2": 0.0,
+        "p1": 0.0,
+        "p2": 0.0,
+        "ply_file_path": "points.ply",
+        "frames": entries,
+    }
+    (folder / "transforms.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def photos_of(sources: Iterable[Path]) -> Iterator[np.ndarray]:
+    """The pictures of images, folders of images and videos (a few frames each), `[h, w, 3]` uint8, at most 1280 pixels long."""
+    for source in sources:
+        if source.is_dir():
+            images: Sequence[Path] = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not images:
+                raise UserError(f"{source}: there are no pictures in this folder; give another.")
+            yield from map(_bounded, map(read_image, images))
+        elif source.suffix.lower() in VIDEO_SUFFIXES:
+            yield from _spread(source)
+        else:
+            yield _bounded(read_image(source))
+
+
+def _spread(video: Path) -> Iterator[np.ndarray]:
+    """Some frames of a video, evenly over its length."""
+    count = sum(1 for _ in iter_video(video))
+    wanted = set(np.linspace(0, max(count - 1, 0), _FRAMES_OF_A_VIDEO).round().astype(int).tolist())
+    yield from (_bounded(rgb) for number, rgb in enumerate(iter_video(video)) if number in wanted)
+
+
+def _bounded(rgb: np.ndarray) -> np.ndarray:
+    scale = _LONGEST_SIDE_PX / max(rgb.shape[:2])
+    if scale >= 1:
+        return rgb
+    return cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def _write_points(path: Path, xyz: np.ndarray, rgb: np.ndarray) -> None:
+    fields = [(name, "f4") for name in "xyz"] + [(name, "u1") for name in ("red", "green", "blue")]
+    table = np.empty(len(xyz), dtype=fields)
+    for column, name in enumerate("xyz"):
+        table[name] = xyz[:, column]
+    for column, name in enumerate(("red", "green", "blue")):
+        table[name] = rgb[:, column]
+    PlyData([PlyElement.describe(table, "vertex")]).write(str(path))
