@@ -154,6 +154,7 @@ class SceneLog:
     """A whole log. `frames` are sorted by (start_us, camera). `metric` says whether a unit is a metre.
 
     `ego` is the vehicle's path (for photo sets: the first camera's), `up_world` the direction away from the ground.
+    `sfm_points_file` is what `read_sfm_points` reads, None where it finds points in the pictures.
     `notes` are sentences a reader wants a person to know (frames skipped, times assumed).
     """
 
@@ -167,6 +168,7 @@ class SceneLog:
     ego: PoseTrack
     metric: bool
     read_sfm_points: Callable[[], SfmPoints] | None = None
+    sfm_points_file: Path | None = None
     up_world: tuple[float, float, float] = (0.0, 0.0, 1.0)
     sun_direction_world: tuple[float, float, float] | None = None
     notes: tuple[str, ...] = ()

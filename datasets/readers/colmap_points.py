@@ -77,6 +77,6 @@ def _read_ply(path: Path) -> tuple[np.ndarray, np.ndarray]:
         vertices = PlyData.read(str(path))["vertex"].data
         xyz = np.stack([vertices[axis] for axis in ("x", "y", "z")], axis=-1).astype(np.float64)
         rgb = np.stack([vertices[colour] for colour in ("red", "green", "blue")], axis=-1)
-    except (OSError, PlyParseError, KeyError, ValueError) as error:
+    except (OSError, PlyParseError, KeyError, ValueError, TypeError, IndexError, MemoryError) as error:
         raise UserError(f"{path}: cannot read points with x y z red green blue ({error}); write the PLY again.") from error
     return xyz, rgb.astype(np.uint8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from splatmend.datasets.geometry import BODY_FROM_OPENCV, OPENGL_FROM_OPENCV, Po
 from splatmend.datasets.images import image_reader, image_size, mask_reader
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog, SfmPoints
 from splatmend.datasets.readers.colmap_points import find_colmap_points, read_points
-from splatmend.datasets.readers.nerfstudio_cameras import camera_from_entry, intrinsics_entry
+from splatmend.datasets.readers.nerfstudio_cameras import camera_from_entry, intrinsics_entry, intrinsics_fault
 from splatmend.datasets.triangulate import triangulated_points
 
 FRAME_STEP_US = 33_333
@@ -39,6 +40,7 @@ def read(path: Path) -> SceneLog:
     content = _content(file)
     entries = sorted(content["frames"], key=lambda entry: _natural_key(entry["file_path"]))
     images = _image_paths(file.parent, entries)
+    _refuse_doubles(file, entries, images)
     present = [(entry, image) for entry in entries if (image := images[entry["file_path"]]).is_file()]
     notes = ["Photos have no times: they are taken to be 1/30 s apart in the order of their names."]
     if absent := len(entries) - len(present):
@@ -49,7 +51,7 @@ def read(path: Path) -> SceneLog:
     world_from_file = _levelling(file_from_camera)
     cameras, camera_names = _cameras(file, content, present)
     frames = _frames(file.parent, present, [cameras[name] for name in camera_names], world_from_file @ file_from_camera)
-    read_sfm_points = _points_reader(file, content, world_from_file, cameras, frames, notes)
+    read_sfm_points, points_file = _points_reader(file, content, world_from_file, cameras, frames, notes)
     return SceneLog(
         log_id=file.parent.name,
         source="nerfstudio",
@@ -64,6 +66,7 @@ def read(path: Path) -> SceneLog:
         ),
         metric=False,
         read_sfm_points=read_sfm_points,
+        sfm_points_file=points_file,
         notes=tuple(notes),
     )
 
@@ -73,14 +76,33 @@ def _transforms_file(path: Path) -> Path:
 
 
 def _content(file: Path) -> dict[str, Any]:
+    """What the file says, with the type of everything that is used checked but for matrices."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: this is no JSON that can be read ({error}); copy the file again.") from error
+    except RecursionError:
+        raise UserError(f"{file}: this is no JSON that can be read (nested too deeply); copy the file again.") from None
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not all(isinstance(f, dict) and isinstance(f.get("file_path"), str) for f in frames):
         raise UserError(f"{file}: there is no list `frames` of entries with a `file_path`; give a transforms.json of nerfstudio.")
+    for entry in (content, *frames):
+        where = "the whole file" if entry is content else entry["file_path"]
+        if fault := intrinsics_fault(entry):
+            raise UserError(f"{file}: {fault[0]} of {where} is {fault[1]}; correct the calibration.")
+        for key in ("mask_path", "ply_file_path"):
+            if not isinstance(entry.get(key), str | None):
+                raise UserError(f"{file}: {key} of {where} is no text; write the path of a file there, or leave it out.")
+        if entry is not content and not Path(where).name:
+            raise UserError(f"{file}: an entry has the file_path {where!r}, which names no picture; correct or remove the entry.")
     return content
+
+
+def _refuse_doubles(file: Path, entries: list[dict[str, Any]], images: dict[str, Path]) -> None:
+    """`UserError` where several entries name one picture: it would be fitted from two poses, or be fitted and held out at once."""
+    path, count = Counter(images[entry["file_path"]] for entry in entries).most_common(1)[0] if entries else (file, 1)
+    if count > 1:
+        raise UserError(f"{file}: {count} entries name the picture {path.name}; keep the one with the right pose.")
 
 
 def _natural_key(name: str) -> list[tuple[int, str]]:
@@ -107,7 +129,7 @@ def _pose(file: Path, entry: dict[str, Any]) -> np.ndarray:
     """file_world_from_camera `[4, 4]` with OpenCV camera axes."""
     try:
         matrix = np.array(entry["transform_matrix"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file}: {entry['file_path']} has no transform_matrix of numbers; correct its entry.") from error
     if matrix.shape not in ((3, 4), (4, 4)):
         raise UserError(f"{file}: the transform_matrix of {entry['file_path']} has shape {matrix.shape}, not 4x4; correct its entry.")
@@ -178,27 +200,29 @@ def _points_reader(
     cameras: dict[str, Camera],
     frames: tuple[CameraFrame, ...],
     notes: list[str],
-) -> Callable[[], SfmPoints]:
-    """How to get sparse points: the PLY named in the file, COLMAP's points, or triangulation from the pictures.
+) -> tuple[Callable[[], SfmPoints], Path | None]:
+    """How to get sparse points (the PLY named in the file, COLMAP's points, or triangulation from the pictures), and the file if it is one.
 
     nerfstudio moves COLMAP's world by `applied_transform` when it writes the file (and the PLY is written after that move). Without that
     entry nobody knows how the two worlds lie to each other, so COLMAP's points are left alone.
     """
     ply, colmap = content.get("ply_file_path"), find_colmap_points(file.parent)
     if ply and (file.parent / ply).is_file():
-        return cache(lambda: read_points(file.parent / ply, world_from_file))
+        return cache(lambda: read_points(file.parent / ply, world_from_file)), file.parent / ply
+    if ply:
+        notes.append(f"The points file {ply} that transforms.json names is missing; other points are taken instead.")
     if colmap and "applied_transform" in content:
         world_from_colmap = world_from_file @ _applied_transform(file, content)
-        return cache(lambda: read_points(colmap, world_from_colmap))
+        return cache(lambda: read_points(colmap, world_from_colmap)), colmap
     if colmap:
         notes.append(f"{colmap.name} is not used, since transforms.json has no applied_transform that ties it to the poses.")
-    return cache(lambda: triangulated_points(cameras, frames))
+    return cache(lambda: triangulated_points(cameras, frames)), None
 
 
 def _applied_transform(file: Path, content: dict[str, Any]) -> np.ndarray:
     try:
         matrix = np.array(content["applied_transform"], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{file}: applied_transform is not a matrix of numbers; correct it.") from error
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
         raise UserError(f"{file}: applied_transform is not a finite 3x4 matrix; correct it.")

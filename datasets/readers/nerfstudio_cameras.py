@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,36 @@ ASPECT_TOLERANCE = 0.02  # pictures scaled by a whole number round their sides
 
 
 def intrinsics_entry(content: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The intrinsics that hold for one frame: the file's, overridden by the frame's own. Missing ones are missing."""
+    """The intrinsics that hold for one frame: the file's, overridden by the frame's own. Missing ones are missing; types are as
+    `intrinsics_fault` wants them."""
     merged = {key: source[key] for source in (content, entry) for key in (*_KEYS, "camera_model") if key in source}
     if content.get("is_fisheye") and "camera_model" not in merged:
         merged["camera_model"] = "OPENCV_FISHEYE"
     return merged
 
 
+def intrinsics_fault(entry: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first key of an entry (the file's or a frame's) whose value has the wrong type, and in words what it is; None if none has."""
+    for key in _KEYS:
+        if key in entry and not _is_finite_number(entry[key]):
+            return key, f"{reprlib.repr(entry[key])}, not a finite number"
+    if not isinstance(entry.get("camera_model", ""), str):
+        return "camera_model", f"{reprlib.repr(entry['camera_model'])}, not a name"
+    return None
+
+
+def _is_finite_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
 def camera_from_entry(file: Path, name: str, intrinsics: Mapping[str, Any], width: int, height: int) -> Camera:
     """The camera, with its intrinsics scaled from the size in the file to the picture's `width` x `height`."""
-    values = {}
-    for key in _KEYS:
-        if key in intrinsics:
-            value = intrinsics[key]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-                raise UserError(f"{file}: {key} of {name} is {value!r}, not a finite number; correct the calibration.")
-            values[key] = float(value)
+    values = {key: float(intrinsics[key]) for key in _KEYS if key in intrinsics}
     file_width, file_height = values.get("w", float(width)), values.get("h", float(height))
     if min(file_width, file_height) <= 0 or abs(width / file_width / (height / file_height) - 1) > ASPECT_TOLERANCE:
         raise UserError(
@@ -42,7 +58,7 @@ def camera_from_entry(file: Path, name: str, intrinsics: Mapping[str, Any], widt
             "scaled copy; give the pictures or the calibration that belong together."
         )
     focal_px = _focal(file, name, values, file_width, file_height)
-    model, distortion = _distortion(file, name, str(intrinsics.get("camera_model", "OPENCV")), values)
+    model, distortion = _distortion(file, name, intrinsics.get("camera_model", "OPENCV"), values)
     # COLMAP's convention puts the principal point of a centred picture at half its size.
     principal_px = (values.get("cx", file_width / 2), values.get("cy", file_height / 2))
     scale = (width / file_width, height / file_height)

@@ -224,6 +224,58 @@ def test_faults(tmp_path: Path, damage: Any, match: str) -> None:
         open_log(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("fl_x", [1, 2], r"fl_x of the whole file is \[1, 2\], not a finite number"),
+        ("fl_x", 10**400, "fl_x of the whole file is 1000.*, not a finite number"),
+        ("k1", {"a": 1}, "k1 of the whole file is"),
+        ("camera_model", ["FOO"], "camera_model of the whole file is .*, not a name"),
+        ("ply_file_path", 7, "ply_file_path of the whole file is no text"),
+        ("applied_transform", [[10**400]], "applied_transform is not a matrix of numbers"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(tmp_path: Path, key: str, value: object, match: str) -> None:
+    write_set(tmp_path, **{key: value})
+    if key == "applied_transform":
+        (tmp_path / "sparse").mkdir()
+        (tmp_path / "sparse" / "points3D.bin").write_bytes(struct.pack("<Q", 0))
+    with pytest.raises(UserError, match=match):
+        open_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("mask_path", 5, r"mask_path of images/frame_1\.png is no text"),
+        ("fl_x", "80", r"fl_x of images/frame_1\.png is '80', not a finite number"),
+        ("transform_matrix", [[10**400] * 4] * 4, r"frame_1\.png has no transform_matrix of numbers"),
+        ("file_path", "/", "names no picture"),
+        ("file_path", "./images/frame_2.png", r"2 entries name the picture frame_2\.png"),
+    ],
+)
+def test_a_frame_with_a_wrong_value_is_named(tmp_path: Path, key: str, value: object, match: str) -> None:
+    content = write_set(tmp_path)
+    content["frames"][1][key] = value
+    rewrite(tmp_path, content)
+    with pytest.raises(UserError, match=match):
+        open_log(tmp_path)
+
+
+def test_deeply_nested_json(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    (tmp_path / "transforms.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(UserError, match="nested too deeply"):
+        open_log(tmp_path)
+
+
+def test_a_named_points_file_that_is_missing_is_noted(tmp_path: Path) -> None:
+    write_set(tmp_path, ply_file_path="absent.ply")
+    log = open_log(tmp_path)
+    assert any("absent.ply that transforms.json names is missing" in note for note in log.notes)
+    assert log.sfm_points_file is None
+
+
 def test_broken_json_and_a_picture_of_another_size(tmp_path: Path) -> None:
     write_set(tmp_path)
     cv2.imwrite(str(tmp_path / "images" / "frame_2.png"), np.zeros((32, 48, 3), dtype=np.uint8))
