@@ -8,6 +8,10 @@ from typing import Literal
 
 from splatmend.datasets.errors import UserError
 
+LARGEST_SEED = 2**32 - 1
+SMALLEST_SIDE = 17
+"""Rows and columns that a fitted picture needs: SSIM looks through a window of 11, and what LPIPS makes of 16 is empty."""
+
 
 def _need(condition: bool, sentence: str) -> None:
     if not condition:
@@ -187,6 +191,7 @@ class FitConfig:
     """Rasteriser; by default the one of the device."""
 
     def __post_init__(self) -> None:
+        _need(0 <= self.seed <= LARGEST_SEED, f"seed must lie between 0 and {LARGEST_SEED}, not {self.seed}")
         _need(self.iterations >= 1, f"iterations must be at least 1, not {self.iterations}")
         _need(0 <= self.sh_degree <= 3, f"sh_degree must lie between 0 and 3, not {self.sh_degree}")
         _need(self.sh_every >= 1 and self.checkpoint_every >= 1 and self.log_every >= 1, "intervals must be at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.log import CameraFrame, LidarSweep, SceneLog
+from splatmend.datasets.log import Camera, CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.point_projection import project_frame
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.undistort import resized, undistorted
-from splatmend.recon.fit.config import DataConfig
+from splatmend.recon.fit.config import SMALLEST_SIDE, DataConfig
 from splatmend.recon.movers.apply import TRANSIENT
 from splatmend.recon.raster.api import Model
 from splatmend.recon.raster.camera_rays import lens_rays
@@ -47,7 +47,7 @@ def prepared_log(log: SceneLog, config: DataConfig, model: Model = "ewa") -> Sce
     """The log as it is fitted: chosen cameras, no more than the greatest width, and for the `ewa` model no distortion.
 
     Raises:
-        UserError: for a camera that the log does not have.
+        UserError: for a camera that the log does not have, or pictures that become too small to be compared.
     """
     if unknown := set(config.cameras) - set(log.cameras):
         raise UserError(f"{log.path}: there is no camera {sorted(unknown)[0]}; the log has {', '.join(log.cameras)}.")
@@ -56,9 +56,22 @@ def prepared_log(log: SceneLog, config: DataConfig, model: Model = "ewa") -> Sce
         log = replace(log, cameras=cameras, frames=tuple(frame for frame in log.frames if frame.camera in cameras))
     if model == "ewa":
         log = undistorted(log)
+    full = log.cameras
     if config.max_width is not None and max(camera.width for camera in log.cameras.values()) > config.max_width:
         log = resized(log, max_width=config.max_width)
+    _refuse_small(log, full, config)
     return log
+
+
+def _refuse_small(log: SceneLog, full: Mapping[str, Camera], config: DataConfig) -> None:
+    for camera in log.cameras.values():
+        if min(camera.width, camera.height) < SMALLEST_SIDE:
+            enough = -(-SMALLEST_SIDE * full[camera.name].width // full[camera.name].height)
+            remedy = "leave that camera out" if config.max_width is None else f"give at least {enough} as max_width"
+            raise UserError(
+                f"{log.path}: pictures of {camera.name} would be fitted at {camera.width}x{camera.height} pixels, where "
+                f"{SMALLEST_SIDE} rows and columns are needed to compare them; {remedy}."
+            )
 
 
 def frame_roles(frames: Sequence[CameraFrame], config: DataConfig) -> list[Role]:

@@ -40,6 +40,8 @@ def ray_points(
     Pixels near the projection of a known point (`known_world [N, 3]`) are left out. Depths are log-uniform; in metric logs rays that go
     down end within half and one and a half times the distance to a level road under the camera.
     """
+    if count == 0:
+        return RayPoints(points=ColouredPoints(xyz=np.zeros((0, 3)), rgb=np.zeros((0, 3))), sigma=np.zeros(0))
     chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, min(most_frames, len(frames))).astype(int))]
     each = -(-count // len(chosen))
     parts_xyz, parts_rgb, parts_sigma = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
@@ -59,8 +61,10 @@ def ray_points(
             lens, reached = lens_rays(camera)
             columns, rows = np.floor(pixels).astype(np.int64).T
             pixels = pixels[reached[rows, columns]]
+            if not len(pixels):
+                continue
             columns, rows = np.floor(pixels).astype(np.int64).T
-            in_camera, wanted = lens[rows, columns], max(len(pixels), 1)
+            in_camera, wanted = lens[rows, columns], len(pixels)
         world_from_camera = frame.world_from_camera
         directions = in_camera @ world_from_camera[:3, :3].T
         depth = np.exp(generator.uniform(np.log(depth_range[0]), np.log(depth_range[1]), size=wanted))

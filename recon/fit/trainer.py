@@ -35,11 +35,13 @@ class StepReport:
     squared_error: Tensor
 
     def as_row(self, iteration: int, gaussian_count: int) -> dict[str, float]:
-        """A row of the loss curve. `ValueError` with the term's name where one is not finite."""
+        """A row of the loss curve. `UserError` with the term's name where one is not finite: the fit has diverged."""
         terms = {name: float(value) for name, value in self.terms.items()}
         for name, value in terms.items():
             if not np.isfinite(value):
-                raise ValueError(f"the loss term {name} became {value} at iteration {iteration}")
+                raise UserError(
+                    f"fit: the loss term {name} became {value} at iteration {iteration}; lower the learning rates or that term's weight."
+                )
         psnr = -10.0 * float(np.log10(max(float(self.squared_error), 1e-10)))
         return {"iteration": iteration, "loss": sum(terms.values()), "psnr": psnr, "gaussians": gaussian_count, **terms}
 

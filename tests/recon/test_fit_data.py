@@ -89,3 +89,10 @@ def test_the_cache_stays_within_its_room() -> None:
         tight[number]
     assert reads == [0, 1, 0]
     assert len(tight.held) == 1
+
+
+def test_pictures_too_small_to_be_compared_are_refused() -> None:
+    log = tiny_log(2)
+    wide = replace(log, cameras={"front": replace(log.cameras["front"], width=160, principal_px=(80.0, 24.0))})
+    with pytest.raises(UserError, match=r"fitted at 32x10 pixels.* give at least 57 as max_width"):
+        prepared_log(wide, DataConfig(max_width=32))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_log import true_scene
 
+from splatmend.datasets.errors import UserError
 from splatmend.recon.fit.losses import downward_pixels, photometric, relative_depth, ssim
 from splatmend.recon.fit.trainer import StepReport
 from splatmend.recon.sky import ray_directions
@@ -58,5 +59,5 @@ def test_downward_pixels_begin_three_degrees_below_the_horizon() -> None:
 
 def test_a_value_that_is_not_finite_is_named() -> None:
     report = StepReport(terms={"l1": torch.tensor(0.1), "lidar_depth": torch.tensor(float("nan"))}, squared_error=torch.tensor(0.1))
-    with pytest.raises(ValueError, match="lidar_depth became nan at iteration 7"):
+    with pytest.raises(UserError, match="lidar_depth became nan at iteration 7; lower the learning rates"):
         report.as_row(7, 10)
