@@ -133,9 +133,9 @@ class DensifyConfig:
     """Relocation, growth and noise (MCMC), for each node alone."""
 
     cap: int = 400_000
-    """Most Gaussians of the background."""
+    """Most Gaussians of the background, those to begin with included."""
     actor_cap: int = 20_000
-    """Most Gaussians of an actor."""
+    """Most Gaussians of an actor, likewise."""
     start: int = 200
     """First iteration that relocates."""
     stop_share: float = 0.8

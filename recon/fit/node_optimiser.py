@@ -17,7 +17,8 @@ from splatmend.recon.gaussians import Gaussians
 
 
 class NodeOptimiser:
-    """`extent` is the node's unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its diagonal)."""
+    """`extent` is the node's unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its diagonal). There are
+    at most `cap` Gaussians, the given ones included."""
 
     def __init__(self, gaussians: Gaussians, extent: float, cap: int, config: FitConfig, device: torch.device) -> None:
         self.extent = extent
@@ -28,7 +29,7 @@ class NodeOptimiser:
         stop = int(densify.stop_share * config.iterations)
         self.densifier = MCMC(
             MCMCConfig(
-                cap=max(cap, len(gaussians)),
+                cap=cap,
                 refine_start=min(densify.start, stop),
                 refine_stop=stop,
                 refine_every=densify.every,

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import CameraFrame, SceneLog
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.points import ColouredPoints, depth_range, joined, lidar_points, scene_extent, sfm_points
-from splatmend.recon.fit.rays import ray_points
+from splatmend.recon.fit.rays import RayPoints, ray_points
 from splatmend.recon.gaussians import Gaussians, concatenate
 from splatmend.recon.harmonics import from_rgb
 from splatmend.recon.nodes import RigidActor, StaticNode
@@ -21,7 +22,12 @@ from splatmend.recon.sky import SkyMap
 
 
 def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) -> Scene:
-    """Background, actors, sky and colour corrections of a prepared log, ready to be fitted; equal for equal seeds."""
+    """Background, actors, sky and colour corrections of a prepared log, ready to be fitted; equal for equal seeds. No node has more
+    Gaussians than its cap.
+
+    Raises:
+        UserError: where there is not one point to begin with.
+    """
     frames = [frame for frame, recorded in zip(log.frames, shots) if recorded.role == "train"]
     generator = np.random.default_rng(config.seed)
     background, actors = lidar_points(log, frames, config.init)
@@ -40,6 +46,9 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
     limits = depth_range(background, frames, extent, log.metric, config.init.far_m)
     rays = ray_points(log, frames, background.xyz, config.init.ray_count, limits, generator)
     background = _subset(background, config.init.point_count, generator)
+    background, rays = _capped(background, rays, config.densify.cap, generator)
+    if not len(background) + len(rays.points):
+        raise UserError(f"{log.path}: there is no point to begin the fit with; give a larger init.ray_count.")
     origin = np.mean([frame.world_from_camera[:3, 3] for frame in frames], axis=0)
     parts = [
         gaussians_of(background, origin, neighbour_sigma(background.xyz) * config.init.scale, config.init.opacity, config.sh_degree),
@@ -47,7 +56,7 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
     ]
     nodes = {}
     for actor_id, (actor, points) in moving.items():
-        points = _subset(points, config.init.actor_count, generator)
+        points = _subset(points, min(config.init.actor_count, config.densify.actor_cap), generator)
         sigma = neighbour_sigma(points.xyz) * config.init.scale
         gaussians = gaussians_of(points, np.zeros(3), sigma, config.init.opacity, config.sh_degree)
         nodes[actor_id] = RigidActor(gaussians=gaussians, track=actor)
@@ -98,6 +107,16 @@ def _subset(points: ColouredPoints, most: int, generator: np.random.Generator) -
     if len(points) <= most:
         return points
     return points.select(np.sort(generator.permutation(len(points))[:most]))
+
+
+def _capped(points: ColouredPoints, rays: RayPoints, cap: int, generator: np.random.Generator) -> tuple[ColouredPoints, RayPoints]:
+    """Points and rays, thinned alike to no more than the cap together."""
+    total = len(points) + len(rays.points)
+    if total <= cap:
+        return points, rays
+    kept = np.sort(generator.permutation(total)[:cap])
+    of_points, of_rays = kept[kept < len(points)], kept[kept >= len(points)] - len(points)
+    return points.select(of_points), RayPoints(points=rays.points.select(of_rays), sigma=rays.sigma[of_rays])
 
 
 def _brightest(frames: Sequence[CameraFrame]) -> tuple[float, float, float]:

@@ -133,3 +133,18 @@ def test_a_backend_of_another_device_is_refused_before_anything_is_written(tmp_p
     with pytest.raises(UserError, match="backend gsplat draws on cuda, but the device is cpu"):
         fit(tiny_log(), tmp_path / "scene", FitConfig(backend="gsplat", device="cpu"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cap_holds_to_the_end() -> None:
+    log = tiny_log(4)
+    config = replace(SMALL, iterations=12, densify=DensifyConfig(cap=40, actor_cap=20, start=1, every=2, stop_share=1.0), snapshots_at=())
+    trainer = Trainer(log, recorded_shots(log, config.data), config, torch.device("cpu"))
+    for _ in range(12):
+        trainer.step()
+    assert {key: len(node.params["means"]) for key, node in trainer.nodes.items()} == {BACKGROUND: 40, "actor/car/1": 20}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+def test_seeds_that_no_generator_takes_are_refused(seed: int) -> None:
+    with pytest.raises(UserError, match="seed must lie between 0"):
+        FitConfig(seed=seed)

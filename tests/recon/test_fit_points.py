@@ -3,12 +3,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
 from scipy.spatial import cKDTree
 from tiny_log import ORIGIN_M, tiny_log, true_scene
 
+from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import SfmPoints
-from splatmend.recon.fit.config import FitConfig, InitConfig
+from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.points import ColouredPoints, lidar_points, scene_extent, sfm_points, thinned
 from splatmend.recon.fit.rays import ray_points
@@ -97,3 +100,21 @@ def test_extent_and_spacing() -> None:
     assert abs(scene_extent(frames, metric=False) - 1.1 * 1.375 * np.hypot(1, 0.08)) < 1e-3
     grid = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0), [0.0]), axis=-1).reshape(-1, 3)
     np.testing.assert_allclose(neighbour_sigma(grid).max(), (1 + 1 + np.sqrt(2)) / 3, atol=1e-9)
+
+
+def test_no_node_begins_with_more_gaussians_than_its_cap() -> None:
+    log = tiny_log(4)
+    config = FitConfig(init=InitConfig(ray_count=200, point_count=300), densify=DensifyConfig(cap=70, actor_cap=30))
+    scene = seed_scene(log, recorded_shots(log, config.data), config)
+    assert len(scene.background.gaussians) == 70
+    assert len(scene.actors["car/1"].gaussians) == 30
+    again = seed_scene(log, recorded_shots(log, config.data), config)
+    assert torch.equal(again.background.gaussians.means, scene.background.gaussians.means)
+
+
+def test_points_alone_are_enough_and_none_are_refused() -> None:
+    log = tiny_log(4)
+    config = FitConfig(init=InitConfig(point_count=1, ray_count=0))
+    assert len(seed_scene(log, recorded_shots(log, config.data), config).background.gaussians) == 1
+    with pytest.raises(UserError, match="no point to begin the fit with"):
+        seed_scene(replace(log, sweeps=(), actors=()), recorded_shots(log, config.data), config)
