@@ -24,6 +24,10 @@ BODY_FROM_OPENCV = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0
 WAYMO_FROM_OPENCV = BODY_FROM_OPENCV
 
 
+FARTHEST_M = 1e8
+"""No place of a log lies farther from its world's origin: that is more than twice around the earth."""
+
+
 def pose(rotation: np.ndarray, translation_m: np.ndarray) -> np.ndarray:
     """4x4 pose from a 3x3 rotation and a translation in metres."""
     out = np.eye(4)
@@ -52,9 +56,12 @@ def rotation_fault(a_from_b: np.ndarray, tolerance: float = 1e-3) -> str | None:
     if not np.isfinite(a_from_b).all():
         return "a value that is not finite"
     rotation = a_from_b[..., :3, :3]
-    off = np.abs(np.swapaxes(rotation, -1, -2) @ rotation - np.eye(3)).max()
-    if off > tolerance:
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = np.abs(np.swapaxes(rotation, -1, -2) @ rotation - np.eye(3)).max()
+    if not off <= tolerance:
         return f"a rotation part that is not orthonormal (off by {off:.2g})"
+    if (far := np.abs(a_from_b[..., :3, 3]).max()) > FARTHEST_M:
+        return f"a place {far:.2g} from the origin"
     if (np.linalg.det(rotation) < 0).any():
         return "a mirrored rotation part (determinant -1)"
     return None

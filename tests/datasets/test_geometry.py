@@ -58,3 +58,12 @@ def test_points_behind_and_outside_are_not_inside_and_rays_meet_pixel_centres() 
     assert np.isnan(pixels[0]).all()
     centres, _ = project(camera, ray_directions(camera))
     np.testing.assert_allclose(centres[3, 7], (7.5, 3.5), atol=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_absurd_poses_are_faults_without_a_warning() -> None:
+    far, huge = np.eye(4), np.eye(4)
+    far[0, 3], huge[0, 0] = 1e300, 1e300
+    assert rotation_fault(far) == "a place 1e+300 from the origin"
+    assert "not orthonormal" in str(rotation_fault(huge))
+    assert rotation_fault(pose(np.eye(3), np.array([5e5, 5e6, 0.0]))) is None
