@@ -86,6 +86,7 @@ class CameraFrame:
     world_from_camera_end: np.ndarray
     read_image: Callable[[], np.ndarray]
     masks: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    file: Path | None = None  # where the picture lies
 
     @property
     def mid_us(self) -> int:
@@ -121,6 +122,7 @@ class LidarSweep:
     sensor: str
     timestamp_us: int  # start of the turn
     read_points: Callable[[], LidarPoints]
+    file: Path | None = None  # where the points lie
 
 
 @dataclass(frozen=True, kw_only=True)

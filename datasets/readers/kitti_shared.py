@@ -51,6 +51,7 @@ def camera_frames(camera: Camera, images: Sequence[Path], times_us: np.ndarray, 
             world_from_camera_start=at,
             world_from_camera_end=at,
             read_image=image_reader(image, camera.width, camera.height),
+            file=image,
         )
         for index, (image, t_us, at) in enumerate(zip(images, times_us, world_from_camera, strict=True))
     ]

@@ -187,6 +187,7 @@ def _frames(
                 world_from_camera_start=world_from_camera[number],
                 world_from_camera_end=world_from_camera[number],
                 read_image=image_reader(image, camera.width, camera.height),
+                file=image,
                 masks={"valid": mask_reader(folder / mask, camera.width, camera.height)} if mask else {},
             )
         )

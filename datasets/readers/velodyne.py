@@ -80,4 +80,4 @@ def sweep_from_file(
         xyzi = xyzi[np.isfinite(xyzi).all(axis=1)]
         return compensated_points(xyzi, track, forward_us, turn_us=turn_us, is_compensated=is_compensated)
 
-    return LidarSweep(sensor="velodyne", timestamp_us=forward_us - turn_us // 2, read_points=read)
+    return LidarSweep(sensor="velodyne", timestamp_us=forward_us - turn_us // 2, read_points=read, file=path)

@@ -171,6 +171,7 @@ def camera_frame(
     read_image: Callable[[], np.ndarray],
     masks: Mapping[str, Callable[[], np.ndarray]],
     where: str,
+    file: Path,
 ) -> CameraFrame:
     """A frame (index 0, see `finished_frames`) with its camera posed at the first and last row; `UserError` if a time is not finite."""
     if not np.isfinite([exposure.pose_s, exposure.shutter_s, exposure.trigger_s, exposure.readout_done_s]).all():
@@ -185,6 +186,7 @@ def camera_frame(
         world_from_camera_end=exposure.world_from_vehicle_at(end_us) @ calibration.vehicle_from_camera,
         read_image=read_image,
         masks=masks,
+        file=file,
     )
 
 

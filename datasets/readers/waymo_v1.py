@@ -98,6 +98,7 @@ class _FileReader:
                     sensor=known(LIDAR_NAMES, laser.name, self.path, "LiDAR"),
                     timestamp_us=frame.timestamp_micros,
                     read_points=partial(self._read_points, span, laser.name),
+                    file=self.path,
                 )
                 for laser in frame.lasers
                 if laser.ri_return1.range_image_compressed
@@ -171,7 +172,7 @@ class _FileReader:
             )
             has_panoptic = bool(image.camera_segmentation_label.panoptic_label)
             masks = panoptic_masks(partial(self._read_panoptic, span, image.name)) if has_panoptic else {}
-            parts.frames.append(camera_frame(calibration, exposure, partial(self._read_image, span, image.name), masks, where))
+            parts.frames.append(camera_frame(calibration, exposure, partial(self._read_image, span, image.name), masks, where, self.path))
             parts.ego.append((round(exposure.pose_s * 1e6), exposure.world_from_vehicle))
         # The frame's pose is that of the middle of the sweep and only defines the labels' frame; the boxes live at the frame's
         # timestamp (docstring of `LiDARCameraSyncedBoxComponent` in the package).

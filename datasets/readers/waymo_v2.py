@@ -118,7 +118,7 @@ def _gather_frames(segment: SegmentFiles, calibrations: dict[int, WaymoCamera], 
         )
         masks = panoptic_masks(partial(_read_panoptic, panoptic, panoptic_rows[key])) if key in panoptic_rows else {}
         read_image = partial(_read_image, images, row, calibration.camera)
-        parts.frames.append(camera_frame(calibration, exposure, read_image, masks, f"{path} at {key[0]} us"))
+        parts.frames.append(camera_frame(calibration, exposure, read_image, masks, f"{path} at {key[0]} us", path))
         parts.ego.append((round(exposure.pose_s * 1e6), exposure.world_from_vehicle))
     if not parts.frames:
         raise UserError(f"{path}: holds no image; download the file again.")
@@ -141,7 +141,7 @@ def _sweeps(segment: SegmentFiles, poses: dict[int, np.ndarray], notes: list[str
         if timestamp_us not in poses:
             raise UserError(f"{path}: has a sweep at {timestamp_us} us, where the vehicle has no pose; use files of the same drive.")
         read_points = partial(reader.points, row, timestamp_us, lidar)
-        sweeps.append(LidarSweep(sensor=LIDAR_NAMES[lidar], timestamp_us=timestamp_us, read_points=read_points))
+        sweeps.append(LidarSweep(sensor=LIDAR_NAMES[lidar], timestamp_us=timestamp_us, read_points=read_points, file=path))
     return tuple(sorted(sweeps, key=lambda sweep: (sweep.timestamp_us, sweep.sensor)))
 
 

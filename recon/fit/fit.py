@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from splatmend.datasets.artifact import Manifest, building, content_key, partial_folder, plain
+from splatmend.datasets.artifact import Manifest, building, partial_folder, plain
 from splatmend.datasets.checkpoint import load_checkpoint, save_checkpoint
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
+from splatmend.datasets.log_key import log_key
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
@@ -57,7 +58,7 @@ def fit(
     manifest = Manifest(
         kind="scene",
         config=plain(config),
-        inputs={"log": content_key([log.source, log.log_id, [(frame.camera, frame.start_us) for frame in log.frames]])},
+        inputs={"log": log_key(log)},
     )
     checkpoint = partial_folder(out) / CHECKPOINT
     with building(out, manifest, overwrite=overwrite, resume=resume) as folder:

@@ -14,6 +14,7 @@ from splatmend.datasets.artifact import content_key
 from splatmend.datasets.checkpoint import random_state, restore_random_state
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
+from splatmend.datasets.log_key import log_key
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.losses import downward_pixels, photometric, relative_depth
@@ -56,7 +57,7 @@ class Trainer:
         # Where and how noisily a fit runs does not change what is fitted.
         plain_config = replace(config, device="auto", backend=None, checkpoint_every=1, log_every=1)
         self.config_key = content_key(plain_config)
-        self.log_key = content_key([log.log_id, [frame.start_us for frame in log.frames], [c.width for c in log.cameras.values()]])
+        self.log_key = log_key(log)
         self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
         self.exposure_rows = {number: row for row, number in enumerate(self.train_numbers)}
         self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)

@@ -1,0 +1,36 @@
+"""What makes two logs the same for work that goes on: calibrations, poses, times, boxes, and the files behind them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+from splatmend.datasets.artifact import content_key
+from splatmend.datasets.log import SceneLog
+
+
+def log_key(log: SceneLog) -> str:
+    """A short hash that changes when a pose, a calibration, a time, a box or a file does. Files count by name, size and time of change:
+    reading all of them would take longer than it is worth."""
+    digest = hashlib.sha256(content_key([log.source, log.log_id, log.metric, [asdict(camera) for camera in log.cameras.values()]]).encode())
+    for frame in log.frames:
+        digest.update(f"{frame.camera} {frame.start_us} {frame.end_us} {sorted(frame.masks)}\n".encode())
+        digest.update(frame.world_from_camera_start.tobytes() + frame.world_from_camera_end.tobytes())
+    for sweep in log.sweeps:
+        digest.update(f"{sweep.sensor} {sweep.timestamp_us}\n".encode())
+    for actor in log.actors:
+        digest.update(f"{actor.actor_id} {actor.actor_class} {actor.size_m}\n".encode())
+        digest.update(actor.track.times_us.tobytes() + actor.track.world_from_body.tobytes())
+    behind = [part.file for part in (*log.frames, *log.sweeps)] + [log.sfm_points_file]
+    for file in sorted({file for file in behind if file is not None}):
+        digest.update(_mark(file).encode())
+    return digest.hexdigest()[:16]
+
+
+def _mark(file: Path) -> str:
+    try:
+        stat = file.stat()
+    except OSError:
+        return f"{file.name} absent\n"  # it is named when it is read
+    return f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n"
