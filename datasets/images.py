@@ -69,14 +69,19 @@ def image_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
+def check_picture_name(path: Path) -> None:
+    """Refuse a file that `write_image` could not write, before anything is computed for it."""
+    if path.suffix.lower() not in _WRITTEN:
+        raise UserError(f"{path}: pictures are written as .png or .jpg; choose one of these.")
+
+
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write `[H, W, 3]` uint8 sRGB, or `[H, W]` uint8 or uint16, as PNG or JPEG after the suffix; missing folders are made.
 
     Raises `UserError` for another suffix, `OSError` where the system refuses.
     """
+    check_picture_name(path)
     suffix = path.suffix.lower()
-    if suffix not in _WRITTEN:
-        raise UserError(f"{path}: pictures are written as .png or .jpg; choose one of these.")
     flags = [cv2.IMWRITE_PNG_COMPRESSION, 3] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 95]
     done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image, flags)
     if not done:
@@ -100,7 +105,7 @@ def _read(path: Path, flags: int) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot read the picture ({error.strerror}); check that the file is there.") from error
-    if _is_cut_short(data):
+    if is_cut_short(data):
         raise UserError(f"{path}: the picture is cut short ({len(data)} bytes); copy or download the file again.")
     image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags) if data else None
     if image is None:
@@ -108,7 +113,7 @@ def _read(path: Path, flags: int) -> np.ndarray:
     return image
 
 
-def _is_cut_short(data: bytes) -> bool:
+def is_cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end. Decoders fill the rest of a truncated JPEG with grey and only print a warning.
 
     JPEG (ITU T.81, B.1.1): compressed data never holds a marker, so an end-of-image marker must follow the last start of scan.

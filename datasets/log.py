@@ -107,12 +107,13 @@ class CameraFrame:
 @dataclass(frozen=True, kw_only=True)
 class LidarPoints:
     """`xyz_world_m [N, 3]` float64, motion-compensated; `time_us [N]` int64; `intensity [N]` float32; `origin_world_m [N, 3]`
-    float64: where the sensor was when it shot each point."""
+    float64: where the sensor was when it shot each point. `dropped` returns were left out since a value was not finite."""
 
     xyz_world_m: np.ndarray
     time_us: np.ndarray
     intensity: np.ndarray
     origin_world_m: np.ndarray
+    dropped: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

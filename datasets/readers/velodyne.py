@@ -8,6 +8,7 @@ Sensor axes: x forward, y left, z up.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def numbered_sweeps(folder: Path) -> tuple[dict[int, Path], int]:
 def sweep_from_file(
     path: Path, world_from_sensor: PoseTrack, forward_us: int, *, turn_us: int = TURN_US, is_compensated: bool = False
 ) -> LidarSweep:
-    """A sweep whose file is read when its points are asked for. Points that are not finite are dropped."""
+    """A sweep whose file is read when its points are asked for. Points that are not finite are dropped and counted."""
     track = world_from_sensor.extended(turn_us)  # the first and last half turns lie outside the recorded poses
 
     def read() -> LidarPoints:
@@ -77,7 +78,8 @@ def sweep_from_file(
         if values.size % 4:
             raise UserError(f"{path}: the sweep is cut short; copy it again.")
         xyzi = values.reshape(-1, 4)
-        xyzi = xyzi[np.isfinite(xyzi).all(axis=1)]
-        return compensated_points(xyzi, track, forward_us, turn_us=turn_us, is_compensated=is_compensated)
+        finite = np.isfinite(xyzi).all(axis=1)
+        points = compensated_points(xyzi[finite], track, forward_us, turn_us=turn_us, is_compensated=is_compensated)
+        return replace(points, dropped=int((~finite).sum()))
 
     return LidarSweep(sensor="velodyne", timestamp_us=forward_us - turn_us // 2, read_points=read, file=path)

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import WAYMO_FROM_OPENCV, PoseTrack, orthonormal, rotation_fault
+from splatmend.datasets.images import is_cut_short
 from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarPoints, ShutterDirection
 from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS, SKY_CLASS, ActorClass
 from splatmend.datasets.waymo_range_image import joined_points, points_from_range_image, uniform_inclinations
@@ -266,7 +267,7 @@ def actor_tracks(labels: Iterable[BoxLabel]) -> tuple[ActorTrack, ...]:
 def decode_image(encoded: bytes, camera: Camera, where: str) -> np.ndarray:
     """`[H, W, 3]` uint8 sRGB; `UserError` if the bytes are no image or of another size than the calibration says."""
     image = _decode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
+    if image is None or is_cut_short(encoded):
         raise UserError(f"{where}: the image of {camera.name} cannot be decoded; copy the file again.")
     if image.shape[:2] != (camera.height, camera.width):
         raise UserError(

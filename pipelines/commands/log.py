@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Say what a driving log holds and check it."""
+    """Say what a driving log holds, and read all of it once to check it."""
 
     path: Positional[Path]
     """Folder (or file) of the log."""
@@ -32,11 +32,19 @@ class Options:
 def run(options: Options) -> int:
     from rich.console import Console
 
+    from splatmend.datasets.images import check_picture_name
+    from splatmend.datasets.log_check import check_content
+    from splatmend.datasets.progress import ConsoleBar
     from splatmend.datasets.readers.registry import open_log
     from splatmend.datasets.summary import print_summary, summarise
 
+    for picture in (options.overlay, options.movers):
+        if picture is not None:
+            check_picture_name(picture)
     log = open_log(options.path)
-    print_summary(summarise(log), Console())
+    with ConsoleBar("checking", len(log.frames) + len(log.sweeps)) as bar:
+        notes = check_content(log, bar.show)
+    print_summary(summarise(replace(log, notes=(*log.notes, *notes))), Console())
     if options.overlay is not None:
         from splatmend.datasets.images import write_image
         from splatmend.datasets.overlay import lidar_overlay
