@@ -11,6 +11,7 @@ _REMEDIES = {
     errno.EROFS: "it lies on a read-only file system; choose a place that can be written to",
     errno.EACCES: "permission denied; choose a path that you may read and write",
     errno.EPERM: "permission denied; choose a path that you may read and write",
+    errno.ENOENT: "there is no such file or folder, and none can be made there; check the path",
     errno.ENOTDIR: "a part of this path is a file where a folder is needed; choose another path",
     errno.EEXIST: "a file of that name is in the way; choose another path",
     errno.EISDIR: "this is a folder where a file is needed; choose another path",

@@ -169,6 +169,7 @@ def test_faults_become_sentences() -> None:
     assert sentence_for(DecoderMemoryError("take memory='small'.")) == "take memory='small'."
     assert sentence_for(ValueError("a bug")) is None
     assert "/ro/x: it lies on a read-only file system" in str(sentence_for(OSError(30, "Read-only file system", "/ro/x")))
+    assert "/proc/x: there is no such file or folder" in str(sentence_for(FileNotFoundError(2, "No such file or directory", "/proc/x")))
     assert sentence_for(OSError(13, "Permission denied")) is None  # of a socket, perhaps
 
 
