@@ -37,6 +37,9 @@ def camera_from_projection(path: Path, name: str, projection: np.ndarray, width:
     )
     if fault := camera.fault():
         raise UserError(f"{path}: {name} has {fault}; use the calibration of these pictures.")
+    if not np.allclose(projection[2, :3], [0, 0, 1], atol=1e-3) or abs(np.linalg.det(projection[:, :3])) < 1e-6:
+        said = " ".join(f"{value:g}" for value in projection.ravel())
+        raise UserError(f"{path}: the projection of {name} ({said}) is none of a rectified camera; use the calibration of these pictures.")
     return camera, pose(np.eye(3), np.linalg.solve(projection[:, :3], projection[:, 3]))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from splatmend.datasets import SceneLog, UserError, open_log
 from splatmend.datasets.geometry import PoseTrack, inverse, pose, project, transform, yaw_pose
+from splatmend.datasets.readers.kitti_shared import camera_from_projection
 from splatmend.datasets.readers.velodyne import azimuth_times_us
 
 WIDTH, HEIGHT = 96, 64
@@ -259,3 +260,10 @@ def test_several_drives_ask_for_one(tmp_path: Path) -> None:
     drive = write_drive(tmp_path, straight(2))
     (drive.parent / "2011_09_26_drive_0002_sync" / "image_02" / "data").mkdir(parents=True)
     fault(tmp_path / "2011_09_26", "2 drives")
+
+
+@pytest.mark.parametrize("projection", ["700 0 600 0 0 700 180 0 0 0 0 0", "700 700 600 0 700 700 180 0 0 0 1 0"])
+def test_a_projection_without_an_inverse_is_refused(tmp_path: Path, projection: str) -> None:
+    values = np.array([float(word) for word in projection.split()]).reshape(3, 4)
+    with pytest.raises(UserError, match=r"the projection of image_02 \(700 .*\) is none of a rectified camera"):
+        camera_from_projection(tmp_path / "calib.txt", "image_02", values, 1242, 375)
