@@ -224,6 +224,33 @@ def enhancer_folder(name: str) -> Path:
     return folder
 
 
+_SOURCES: Mapping[str, tuple[str, ...]] = {
+    "kitti-raw": ("KITTI raw",),
+    "kitti-odometry": ("KITTI odometry",),
+    "photos": ("nerfstudio, DL3DV",),
+    "waymo": ("Waymo Open Dataset v1", "Waymo Open Dataset v2"),
+}
+
+
+def refuse_unfit(recipe: str, log: Path | None, options: RecipeOptions) -> None:
+    """Refuse a log that a recipe cannot use, before anything is computed: one of another kind or with a fault, or without the camera that
+    the options name, or whose pictures would become too small. The demo makes its own log."""
+    from splatmend.datasets.readers.registry import open_log, source_of
+    from splatmend.recon.fit.data import prepared_log
+
+    if log is None or recipe not in _SOURCES:
+        return
+    source = source_of(log)
+    if source is not None and source.name not in _SOURCES[recipe]:
+        fitting = next((name for name, sources in _SOURCES.items() if source.name in sources), None)
+        raise UserError(f"{log}: this is a log of {source.name}, which the recipe {recipe} is not for; run {fitting} instead.")
+    opened = open_log(log)
+    if options.camera is not None and options.camera not in opened.cameras:
+        raise UserError(f"{log}: there is no camera {options.camera}; the log has {', '.join(opened.cameras)}.")
+    config = fit_config("kitti" if recipe.startswith("kitti") else recipe, options)
+    prepared_log(opened, config.data, config.camera_model)
+
+
 def _given(log: Path | None, recipe: str) -> Path:
     if log is None:
         raise UserError(f"{recipe}: the recipe needs a log; give its path after the recipe's name.")

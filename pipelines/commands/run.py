@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from splatmend.pipelines.recipes import RECIPES, RecipeOptions
+from splatmend.pipelines.recipes import RECIPES, RecipeOptions, refuse_unfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,14 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from splatmend.pipelines import runner
+    from splatmend.pipelines.device import torch_device
     from splatmend.pipelines.planning import plan
     from splatmend.pipelines.run_tables import plan_table, usage_table
 
     console = Console()
+    torch_device(options.device)
     stages = RECIPES[options.recipe](options.log, options.options)
+    refuse_unfit(options.recipe, options.log, options.options)
     planned = plan(options.recipe, stages, options.out, first=options.first, last=options.last, overwrite=options.overwrite)
     if options.dry_run:
         console.print(plan_table(planned))

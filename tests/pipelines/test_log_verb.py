@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from splatmend.datasets.images import read_image
+from splatmend.datasets.images import read_image, write_image
 from splatmend.pipelines.cli import main
 
 
@@ -31,3 +33,52 @@ def test_movers_need_sweeps(shared_data: Path, tmp_path: Path, capsys: pytest.Ca
     assert main(["log", str(shared_data / "nerfstudio" / "fox"), "--movers", str(tmp_path / "movers.png")]) == 2
     assert "no sweeps in metres" in capsys.readouterr().err
     assert not (tmp_path / "movers.png").exists()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four pictures with poses."""
+    frames = []
+    for index in range(4):
+        picture = np.random.default_rng(index).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+        write_image(tmp_path / "photos" / f"{index}.png", picture)
+        matrix = np.eye(4)
+        matrix[0, 3] = index
+        frames.append({"file_path": f"{index}.png", "transform_matrix": matrix.tolist()})
+    content = {"camera_model": "PINHOLE", "w": 96, "h": 64, "fl_x": 80.0, "frames": frames}
+    (tmp_path / "photos" / "transforms.json").write_text(json.dumps(content))
+    return tmp_path / "photos"
+
+
+def test_a_broken_picture_in_the_middle_is_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["log", str(photos)]) == 0
+    (photos / "2.png").write_bytes((photos / "2.png").read_bytes()[:400])
+    assert main(["log", str(photos)]) == 2
+    assert "2.png: the picture is cut short (400 bytes)" in capsys.readouterr().err
+
+
+def test_names_that_no_picture_can_have_are_refused_before_any_work(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("splatmend.datasets.readers.registry.open_log", None)
+    for flag in ("--movers", "--overlay"):
+        assert main(["log", str(photos), flag, "x.gif"]) == 2
+        assert "x.gif: pictures are written as .png or .jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "said"),
+    [
+        ("photos", ["--camera", "foo"], "there is no camera foo; the log has camera_0"),
+        ("photos", ["--device", "tpu"], "tpu is none of auto, cpu and cuda"),
+        ("kitti-raw", [], "a log of nerfstudio, DL3DV, which the recipe kitti-raw is not for; run photos instead"),
+    ],
+)
+def test_a_dry_run_refuses_what_can_be_known(
+    photos: Path, recipe: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = photos.parent / "run"
+    assert main(["run", recipe, str(photos), "--out", str(out), "--model", "none", "--dry-run", *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert main(["run", "photos", str(photos), "--out", str(out), "--model", "none", "--dry-run"]) == 0
+    assert not out.exists()
