@@ -249,11 +249,18 @@ def box_label(
     )
 
 
-def actor_tracks(labels: Iterable[BoxLabel]) -> tuple[ActorTrack, ...]:
-    """One track per object, in the order of ids, with the median of its box sizes."""
+def actor_tracks(labels: Iterable[BoxLabel], notes: list[str]) -> tuple[ActorTrack, ...]:
+    """One track per object, in the order of ids, with the median of its box sizes. Boxes without an id belong to no object: they are left
+    out, with a note."""
     by_actor: dict[str, list[BoxLabel]] = {}
+    nameless = 0
     for label in labels:
+        if not label.actor_id:
+            nameless += 1
+            continue
         by_actor.setdefault(label.actor_id, []).append(label)
+    if nameless:
+        notes.append(f"{nameless} boxes have no id and were left out.")
     tracks = []
     for actor_id in sorted(by_actor):
         seen = by_actor[actor_id]

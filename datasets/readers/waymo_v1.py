@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import rotation_fault
 from splatmend.datasets.log import LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.readers.tfrecord import RecordSpan, index_records, read_record
 from splatmend.datasets.readers.waymo_shared import (
@@ -85,6 +86,7 @@ class _FileReader:
     def log(self) -> SceneLog:
         parts, sweeps = LogParts(), []
         name = ""
+        records: dict[int, int] = {}
         for span in index_records(self.path):
             frame = self._frame(span)
             if name and frame.context.name != name:
@@ -92,6 +94,11 @@ class _FileReader:
             if not name:
                 name = frame.context.name
                 self._read_calibrations(frame.context)
+            if (first := records.setdefault(frame.timestamp_micros, span.number)) != span.number:
+                raise UserError(
+                    f"{self.path}: the records {first} and {span.number} are both of the time {frame.timestamp_micros} us; give a file "
+                    "that holds every frame once."
+                )
             self._gather(frame, span, parts)
             sweeps += [
                 LidarSweep(
@@ -114,7 +121,7 @@ class _FileReader:
             cameras=finished_cameras(self._cameras.values(), frames, parts.notes),
             frames=frames,
             sweeps=tuple(sorted(sweeps, key=lambda sweep: (sweep.timestamp_us, sweep.sensor))),
-            actors=actor_tracks(parts.labels),
+            actors=actor_tracks(parts.labels, parts.notes),
             ego=pose_track(parts.ego),
             metric=True,
             notes=tuple(parts.notes),
@@ -177,6 +184,8 @@ class _FileReader:
         # The frame's pose is that of the middle of the sweep and only defines the labels' frame; the boxes live at the frame's
         # timestamp (docstring of `LiDARCameraSyncedBoxComponent` in the package).
         world_from_vehicle = rigid_poses(np.array(frame.pose.transform))[0]
+        if fault := rotation_fault(world_from_vehicle):
+            raise UserError(f"{where}: the vehicle pose has {fault}; correct the pose.")
         for label in frame.laser_labels:
             box = label.box
             values = [box.center_x, box.center_y, box.center_z, box.length, box.width, box.height, box.heading]

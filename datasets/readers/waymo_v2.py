@@ -77,7 +77,7 @@ def read(path: Path) -> SceneLog:
         cameras=finished_cameras(calibrations.values(), frames, parts.notes),
         frames=frames,
         sweeps=sweeps,
-        actors=actor_tracks(parts.labels),
+        actors=actor_tracks(parts.labels, parts.notes),
         ego=pose_track(parts.ego),
         metric=True,
         notes=tuple(parts.notes),

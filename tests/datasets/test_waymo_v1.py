@@ -216,6 +216,10 @@ def nan_pose(frame: Any) -> None:
     frame.images[0].pose.transform[3] = float("nan")
 
 
+def nan_vehicle(frame: Any) -> None:
+    frame.pose.transform[0] = float("nan")
+
+
 def nan_time(frame: Any) -> None:
     frame.images[1].camera_trigger_time = float("inf")
 
@@ -241,6 +245,7 @@ def no_images(frame: Any) -> None:
     [
         (no_size, "record 0: the box of object car .* positive sizes"),
         (nan_pose, "pose of FRONT frame 0 has a value that is not finite"),
+        (nan_vehicle, "record 0: the vehicle pose has a value that is not finite"),
         (nan_time, "image of FRONT_LEFT has a time that is not finite"),
         (no_pose, "image of FRONT_LEFT has no pose"),
         (no_calibration, "camera number 2 has an image but no calibration"),
@@ -266,3 +271,15 @@ def test_faulty_range_images_are_named_when_they_are_read(synthetic: Any, tmp_pa
         sweeps["FRONT"].read_points()
     with pytest.raises(UserError, match="LiDAR SIDE_LEFT has 2 beam inclinations for 8 rows"):
         sweeps["SIDE_LEFT"].read_points()
+
+
+def test_the_same_time_twice_is_refused(synthetic: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the records 0 and 1 are both of the time"):
+        waymo_v1.read(write(tmp_path / "drive.tfrecord", synthetic, synthetic))
+
+
+def test_boxes_without_an_id_are_left_out_and_counted(synthetic: Any, tmp_path: Path) -> None:
+    synthetic.laser_labels[0].id = ""
+    log = waymo_v1.read(write(tmp_path / "drive.tfrecord", synthetic)).validate()
+    assert "1 boxes have no id and were left out." in log.notes
+    assert all(actor.actor_id for actor in log.actors)
