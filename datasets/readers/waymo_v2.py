@@ -60,6 +60,7 @@ def read(path: Path) -> SceneLog:
     and none is chosen (`FOLDER#DRIVE`), or if a label or pose is none.
     """
     segment = find_segment(path)
+    segment.need_all("camera_calibration", "vehicle_pose", "camera_image")
     calibrations = camera_calibrations(segment.need("camera_calibration"))
     poses = vehicle_poses(segment.need("vehicle_pose"))
     parts = LogParts()

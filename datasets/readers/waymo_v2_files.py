@@ -31,6 +31,17 @@ class SegmentFiles:
             raise UserError(f"{self.folder}: the component {component} of drive {self.segment} is missing; put it at {expected}.")
         return self.files[component]
 
+    def need_all(self, *components: str) -> None:
+        """`UserError` that names every one of these components that is missing."""
+        missing = [component for component in components if component not in self.files]
+        if len(missing) > 1:
+            raise UserError(
+                f"{self.folder}: the components {', '.join(missing)} of drive {self.segment} are missing; put each at "
+                f"{self.folder / 'COMPONENT' / self.segment}.parquet."
+            )
+        for component in missing:
+            self.need(component)
+
 
 def is_segment_folder(path: Path) -> bool:
     """Whether any Waymo v2 component is found at the path."""

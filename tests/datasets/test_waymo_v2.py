@@ -132,7 +132,7 @@ def test_genuine_vehicle_path(shared_data: Path) -> None:
 
 def test_genuine_sample_lacks_its_calibration(shared_data: Path) -> None:
     assert waymo_v2.recognises(shared_data / "waymo_v2")
-    with pytest.raises(UserError, match=r"component camera_calibration .* is missing; put it at .*camera_calibration/10023947602400723454"):
+    with pytest.raises(UserError, match=r"components camera_calibration, camera_image of drive 10023947602400723454\w* are missing; put each at"):
         waymo_v2.read(shared_data / "waymo_v2")
 
 
@@ -291,3 +291,10 @@ def test_the_registry_opens_a_chosen_drive(drive: Path) -> None:
         open_log(drive)
     with pytest.raises(UserError, match="no such file or folder"):
         open_log(f"{drive}/nowhere#{SEGMENT}")
+
+
+def test_all_missing_components_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "lidar").mkdir()
+    (tmp_path / "lidar" / "drive.parquet").touch()
+    with pytest.raises(UserError, match="the components camera_calibration, vehicle_pose, camera_image of drive drive are missing"):
+        waymo_v2.read(tmp_path)
