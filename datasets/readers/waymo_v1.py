@@ -116,7 +116,7 @@ class _FileReader:
         parts.notes.append(SWEEP_NOTE if sweeps else "The range images are empty; there is no LiDAR depth.")
         return SceneLog(
             log_id=name,
-            source="waymo_v1",
+            source="Waymo v1",
             path=self.path,
             cameras=finished_cameras(self._cameras.values(), frames, parts.notes),
             frames=frames,

@@ -73,7 +73,7 @@ def read(path: Path) -> SceneLog:
     frames = finished_frames(parts.frames)
     return SceneLog(
         log_id=segment.segment,
-        source="waymo_v2",
+        source="Waymo v2",
         path=path,
         cameras=finished_cameras(calibrations.values(), frames, parts.notes),
         frames=frames,
