@@ -83,7 +83,9 @@ def print_summary(summary: LogSummary, console: Console) -> None:
         f"{summary.frames} frames in {summary.duration_s:.2f} s, path {summary.path_length:.2f} {unit}"
         + (", sparse points" if summary.has_sparse_points else "")
     )
-    cameras = Table("camera", "size", "frames", "Hz", "focal px", "principal px", "distortion", "shutter")
+    # Two tables, so that 80 columns hold every number in one piece.
+    cameras, lenses = _whole_words("camera", "size", "frames", "Hz", "focal px", "principal px"), _whole_words("camera", "shutter")
+    lenses.add_column("distortion", overflow="fold")
     for item in summary.cameras:
         camera = item.camera
         shutter = camera.shutter if camera.shutter == "global" else f"{camera.shutter} {camera.readout_us / 1000:.1f} ms"
@@ -94,12 +96,11 @@ def print_summary(summary: LogSummary, console: Console) -> None:
             f"{item.rate_hz:.1f}",
             f"{camera.focal_px[0]:.1f} {camera.focal_px[1]:.1f}",
             f"{camera.principal_px[0]:.1f} {camera.principal_px[1]:.1f}",
-            " ".join([camera.distortion_model, *(f"{value:.4g}" for value in camera.distortion)]),
-            shutter,
         )
-    for column in cameras.columns:  # nothing is cut off on a narrow terminal
-        column.overflow = "fold"
+        lenses.add_row(camera.name, shutter, " ".join([camera.distortion_model, *(f"{value:.4g}" for value in camera.distortion)]))
     console.print(cameras)
+    if any(item.camera.distortion or item.camera.shutter != "global" for item in summary.cameras):
+        console.print(lenses)
     if summary.lidars:
         lidars = Table("LiDAR", "sweeps", "Hz", "points per sweep")
         for lidar in summary.lidars:
@@ -109,6 +110,14 @@ def print_summary(summary: LogSummary, console: Console) -> None:
         console.print("actors: " + ", ".join(f"{count} {name}" for name, count in summary.actors.items()))
     for note in summary.notes:
         console.print(f"[yellow]note:[/yellow] {note}", highlight=False)
+
+
+def _whole_words(*names: str) -> Table:
+    """A table whose columns are as wide as what stands in them."""
+    table = Table()
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
 
 
 def _lidars(log: SceneLog) -> tuple[LidarSummary, ...]:

@@ -135,3 +135,35 @@ def test_real_sample_summary_and_overlay(shared_data: Path) -> None:
     plain = log.frames_of("camera_02")[24].read_image()
     drawn = (lidar_overlay(log, frame=24) != plain).any(axis=-1)
     assert drawn[200:].mean() > 3 * drawn[:60].mean()  # the road is covered, the sky is not
+
+
+def test_numbers_stay_whole_in_80_columns() -> None:
+    camera = replace(
+        CAMERA,
+        name="camera_12",
+        width=1920,
+        height=1280,
+        focal_px=(2055.5, 2055.6),
+        principal_px=(939.7, 641.1),
+        distortion_model="opencv",
+        distortion=(0.0578421, -0.0805099, -0.000980296, 0.00015575, -0.0123456),
+        shutter="left_to_right",
+        readout_us=23_456,
+    )
+    log = small_log()
+    frames = tuple(replace(frame, camera="camera_12") for frame in log.frames)
+    text = StringIO()
+    print_summary(summarise(replace(log, cameras={"camera_12": camera}, frames=frames)), Console(file=text, width=80))
+    words = (
+        "1920x1280",
+        "2055.5 2055.6",
+        "939.7 641.1",
+        "left_to_right 23.5 ms",
+        "opencv",
+        "0.05784",
+        "-0.0009803",
+        "0.0001557",
+        "-0.01235",
+    )
+    for word in words:
+        assert word in text.getvalue()
