@@ -6,6 +6,7 @@ A stage works in `NAME.partial/` (its checkpoints live there and survive an inte
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -177,8 +178,25 @@ def _put_in_place(partial: Path, out: Path) -> None:
     if not out.exists():
         os.rename(partial, out)
         return
-    # os.replace cannot replace a directory that is not empty, so the old one steps aside first.
+    if _exchange(partial, out):
+        shutil.rmtree(partial)
+        return
+    # os.replace cannot replace a directory that is not empty, so where names cannot be swapped the old one steps aside first.
     aside = out.with_name(f"{out.name}.old-{os.getpid()}-{time.time_ns()}")
     os.rename(out, aside)
     os.rename(partial, out)
     shutil.rmtree(aside)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap the names of two folders in a single step, so that an interruption finds one of them whole under each (renameat2(2)); False
+    where the system or its file system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    done: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE))
+    return done == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from splatmend.datasets.artifact import Manifest, building, naming_full_disk, partial_folder, read_json, read_manifest
+from splatmend.datasets.artifact import Manifest, _exchange, building, naming_full_disk, partial_folder, read_json, read_manifest
 from splatmend.datasets.errors import UserError
 
 
@@ -91,3 +91,31 @@ def test_a_read_only_file_system_is_one_sentence(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("os.mkdir", refuse)
     with pytest.raises(UserError, match=r"a: it cannot be made \(Read-only file system\)"):
         _write(tmp_path / "a", "one")
+
+
+def test_replacing_leaves_a_whole_artefact_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended as soon as the names are swapped: the new one stands, and what is left of the old one goes with the next run."""
+    _write(tmp_path / "a", "one")
+    if not _exchange(tmp_path / "a", tmp_path / "a"):
+        pytest.skip("names cannot be swapped on this file system")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", killed)
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _write(tmp_path / "a", "two", overwrite=True)
+    assert (tmp_path / "a" / "text").read_text() == "two"
+    assert read_manifest(tmp_path / "a").kind == "clip"
+    _write(tmp_path / "a", "three", overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_where_names_cannot_be_swapped_the_old_one_steps_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splatmend.datasets.artifact._exchange", lambda one, other: False)
+    _write(tmp_path / "a", "one")
+    _write(tmp_path / "a", "two", overwrite=True)
+    assert (tmp_path / "a" / "text").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
