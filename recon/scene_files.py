@@ -79,6 +79,7 @@ def scene_facts(scene: Scene) -> dict[str, Any]:
         "origin_world_m": scene.origin_world_m.tolist(),
         "median_camera_step": scene.median_camera_step,
         "camera_model": scene.camera_model,
+        "sky": scene.sky is not None,
         "gaussians": {"background": len(scene.background.gaussians), "actors": {k: len(a.gaussians) for k, a in scene.actors.items()}},
     }
 
@@ -101,7 +102,8 @@ def load_scene(path: Path, device: str | torch.device = "cpu") -> Scene:
                 gaussians=import_ply(path / "background.ply"), origin_world_m=np.asarray(facts["origin_world_m"], dtype=np.float64)
             ),
             actors=actors,
-            sky=_load_sky(path / "sky.safetensors"),
+            # Scenes from before it was written down have the sky that lies there.
+            sky=_load_sky(path / "sky.safetensors") if facts.get("sky", (path / "sky.safetensors").is_file()) else None,
             exposure=ExposureTable.from_json(read_json(path / "exposure.json")),
             shots=_load_shots(path / "shots.jsonl"),
             ego=_pose_track(tracks["ego"]["times_us"], tracks["ego"]["world_from_ego"]),
@@ -141,13 +143,15 @@ def _actor_track(raw: Mapping[str, Any]) -> ActorTrack:
     )
 
 
-def _load_sky(path: Path) -> SkyMap | None:
-    if not path.is_file():
-        return None
+def _load_sky(path: Path) -> SkyMap:
     try:
         tensors = load_file(str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: the scene's sky is missing; copy the whole folder again, or fit the scene again.") from None
     except SafetensorError as fault:
         raise UserError(f"{path}: the sky cannot be read ({fault}); fit the scene again.") from None
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise UserError(f"{path}: the sky holds values that are no finite numbers; fit the scene again.")
     return SkyMap(logits=tensors["logits"], sky_from_world=tensors["sky_from_world"].numpy())
 
 

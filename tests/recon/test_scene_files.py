@@ -52,7 +52,14 @@ def test_a_scene_without_actors_sky_and_shots(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("background.ply", None), ("shots.jsonl", None), ("tracks.json", '{"ego": {}}'), ("shots.jsonl", "{"), ("sky.safetensors", "x")],
+    [
+        ("background.ply", None),
+        ("shots.jsonl", None),
+        ("tracks.json", '{"ego": {}}'),
+        ("shots.jsonl", "{"),
+        ("sky.safetensors", "x"),
+        ("sky.safetensors", None),
+    ],
 )
 def test_broken_files_are_named_with_their_folder(tmp_path: Path, file: str, content: str | None) -> None:
     folder = save_scene(tmp_path / "scene", true_scene(2), {})
@@ -69,3 +76,20 @@ def test_other_artefacts_are_refused(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="but scene is needed"):
         load_scene(folder)
+
+
+def test_a_sky_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    scene = true_scene(2)
+    assert scene.sky is not None
+    scene.sky.logits[0, 0, 0] = float("nan")
+    folder = save_scene(tmp_path / "scene", scene, {})
+    with pytest.raises(UserError, match="sky holds values that are no finite numbers"):
+        load_scene(folder)
+
+
+def test_a_scene_that_does_not_say_whether_it_has_a_sky_has_the_one_there(tmp_path: Path) -> None:
+    folder = save_scene(tmp_path / "scene", true_scene(2), {})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["facts"]["sky"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert load_scene(folder).sky is not None
