@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -79,9 +80,11 @@ def torch_and_cuda() -> Check:
 
 
 def gsplat() -> Check:
-    import torch
-
     version = package_version("gsplat")
+    try:
+        import torch
+    except (ImportError, OSError):
+        return Check(what="gsplat", state="absent", found=version or "not installed", advice="mend torch first")
     if not torch.cuda.is_available():
         found = "not installed" if version is None else f"{version}, not used without CUDA"
         return Check(what="gsplat", state="absent", found=found, advice="the CPU rasteriser is used; nothing to do")
@@ -128,7 +131,25 @@ def open3d() -> Check:
     if version is None:
         advice = "pip install open3d (or open3d-cpu); procedural streets are cast by torch until then, more slowly"
         return Check(what="Open3D", state="absent", found="not installed", advice=advice)
+    if (fault := import_fault("open3d")) is not None:
+        advice = (
+            "sudo apt-get install libegl1 libgl1 libx11-6 libudev1 libusb-1.0-0 libidn2-0 libgomp1; until then streets are cast by torch"
+        )
+        return Check(what="Open3D", state="absent", found=f"{version}, but {fault}", advice=advice)
     return Check(what="Open3D", state="works", found=version)
+
+
+def import_fault(module: str) -> str | None:
+    """Why a module cannot be imported, in a process of its own, for a library may end that; None where it can."""
+    try:
+        done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False, timeout=300)
+    except subprocess.TimeoutExpired:
+        return "its import does not end"
+    if done.returncode == 0:
+        return None
+    if done.returncode < 0:
+        return f"its import is ended by signal {-done.returncode}"
+    return (done.stderr.strip().splitlines() or ["its import fails"])[-1]
 
 
 def waymo_protobufs() -> Check:
@@ -142,7 +163,10 @@ def waymo_protobufs() -> Check:
         if not there:
             advice = "pip install --no-deps waymo-open-dataset-tf-2-12-0 (its pins cannot be met); v2 Parquet logs need nothing"
             return Check(what="Waymo v1 logs", state="absent", found="the protobuf definitions are not installed", advice=advice)
-    return Check(what="Waymo v1 logs", state="works", found="protobuf definitions are installed")
+    if (fault := import_fault("waymo_open_dataset.dataset_pb2")) is not None:
+        advice = "install a protobuf of requirements.lock's version; v2 Parquet logs need nothing"
+        return Check(what="Waymo v1 logs", state="absent", found=f"the protobuf definitions do not load: {fault}", advice=advice)
+    return Check(what="Waymo v1 logs", state="works", found="the protobuf definitions load")
 
 
 def lpips_weights(net: Literal["squeeze", "alex", "vgg"]) -> Check:

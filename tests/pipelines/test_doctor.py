@@ -51,3 +51,19 @@ def test_little_disk_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr("psutil.virtual_memory", lambda: usage)
     assert doctor.disk(tmp_path).advice
     assert "demo" in doctor.memory().advice
+
+
+def test_a_library_that_is_installed_but_does_not_load_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.import_fault("json") is None
+    assert "no_such_module_here" in str(doctor.import_fault("no_such_module_here"))
+    assert doctor.import_fault("os; os.abort()") == "its import is ended by signal 6"
+    monkeypatch.setattr(doctor, "import_fault", lambda module: f"libEGL of {module} is missing")
+    monkeypatch.setattr(doctor, "package_version", lambda name: "0.19")
+    check = doctor.open3d()
+    assert (check.state, check.found) == ("absent", "0.19, but libEGL of open3d is missing")
+    assert "apt-get" in check.advice
+
+
+def test_without_torch_the_line_of_gsplat_still_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert doctor.gsplat().advice == "mend torch first"
