@@ -52,7 +52,7 @@ def test_gsplat_is_imported_in_one_module_of_recon() -> None:
                 names = [a.name for a in node.names] if isinstance(node, ast.Import) else [module or ""]
                 if any(name.split(".")[0] == "gsplat" for name in names):
                     importers.append(path.relative_to(INSTALLED["recon"].parent).as_posix())
-    assert set(importers) == {"recon/raster/gsplat_backend.py"} or len({Path(i).name for i in importers}) == 1, importers
+    assert set(importers) == {"recon/raster/gsplat_backend.py"}, importers
 
 
 def test_training_and_fitting_import_without_the_optional_libraries() -> None:
