@@ -59,6 +59,24 @@ def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: Lpips
     return scores
 
 
+def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """SSIM `[N]` of pictures `[N, C, H, W]` in [0, 1] with gradients, mean over the windows that lie inside (Wang et al. 2004; window 11,
+    sigma 1.5). Sides must be at least 11."""
+    x = torch.arange(-5, 6, dtype=a.dtype, device=a.device)
+    weights = torch.exp(-(x**2) / (2 * 1.5**2))
+    with torch.autocast(a.device.type, enabled=False):
+        maps = torch.cat([a, b, a * a, b * b, a * b], dim=1)
+        window = (weights / weights.sum()).expand(maps.shape[1], 1, 11)
+        rows = torch.nn.functional.conv2d(maps, window[:, :, :, None], groups=maps.shape[1])
+        blurred = torch.nn.functional.conv2d(rows, window[:, :, None, :], groups=maps.shape[1])
+        mean_a, mean_b, mean_aa, mean_bb, mean_ab = blurred.split(a.shape[1], dim=1)
+        variance_a, variance_b = mean_aa - mean_a**2, mean_bb - mean_b**2
+        covariance = mean_ab - mean_a * mean_b
+        c1, c2 = 0.01**2, 0.03**2
+        luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+        return (luminance * (2 * covariance + c2) / (variance_a + variance_b + c2)).mean(dim=(1, 2, 3))
+
+
 def network_free_scores(picture: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     """MS-SSIM, GMSD (lower is better) and HaarPSI of one frame `[H, W, 3]` in [0, 1], by piq."""
     import piq

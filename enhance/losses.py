@@ -14,12 +14,18 @@ import torch
 import torch.nn.functional as F
 
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.image_metrics import BACKBONE_FILES, LpipsNet, hub_checkpoints, lpips_available, lpips_network
+from splatmend.datasets.image_metrics import (
+    BACKBONE_FILES,
+    LpipsNet,
+    hub_checkpoints,
+    lpips_available,
+    lpips_network,
+    structural_similarity,
+)
 from splatmend.enhance.perceptual import lpips_of_frames
 
 PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT_MSE = "latent_mse"
-_SSIM_WINDOW, _SSIM_SIGMA = 11, 1.5
 _ZOOM = (1.1, 2.2)
 
 
@@ -133,26 +139,9 @@ def latent_mse(z: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def structural_dissimilarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`1 - SSIM` per picture `[N]` of `[N, 3, H, W]` in [-1, 1]. Source: Wang et al. 2004 (gaussian window 11, sigma 1.5)."""
-    window = torch.exp(-0.5 * ((torch.arange(_SSIM_WINDOW, device=a.device, dtype=a.dtype) - _SSIM_WINDOW // 2) / _SSIM_SIGMA) ** 2)
-    window = window / window.sum()
-    channels = a.shape[1]
-
-    def smooth(x: torch.Tensor) -> torch.Tensor:
-        rows = window.view(1, 1, -1, 1).expand(x.shape[1], 1, -1, 1)
-        columns = window.view(1, 1, 1, -1).expand(x.shape[1], 1, 1, -1)
-        return F.conv2d(F.conv2d(x, rows, groups=x.shape[1]), columns, groups=x.shape[1])
-
-    with torch.autocast(a.device.type, enabled=False):
-        # The luminance term is a ratio of means, so it needs colours in [0, 1].
-        a, b = (a + 1) / 2, (b + 1) / 2
-        moments = smooth(torch.cat([a, b, a * a, b * b, a * b], dim=1))
-        mean_a, mean_b, square_a, square_b, product = moments.split(channels, dim=1)
-        c1, c2 = 0.01**2, 0.03**2
-        variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
-        ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-        ssim = ssim / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
-    return 1 - ssim.mean(dim=(1, 2, 3))
+    """`1 - SSIM` per picture `[N]` of `[N, 3, H, W]` in [-1, 1]."""
+    # The luminance term is a ratio of means, so it needs colours in [0, 1].
+    return 1 - structural_similarity((a + 1) / 2, (b + 1) / 2)
 
 
 def _pictures(frames: torch.Tensor) -> torch.Tensor:

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-
-@functools.lru_cache(maxsize=4)
-def _window(channels: int, device: torch.device) -> Tensor:
-    """Gaussian of width 11 and sigma 1.5, one copy per channel: `[channels, 1, 11]`."""
-    x = torch.arange(-5, 6, dtype=torch.float32, device=device)
-    weights = torch.exp(-(x**2) / (2 * 1.5**2))
-    return (weights / weights.sum()).expand(channels, 1, 11)
-
-
-def _blurred(maps: Tensor) -> Tensor:
-    """`[C, H, W]` through the window, without padding."""
-    window = _window(maps.shape[0], maps.device)
-    rows = torch.nn.functional.conv2d(maps[None], window[:, :, :, None], groups=maps.shape[0])
-    return torch.nn.functional.conv2d(rows, window[:, :, None, :], groups=maps.shape[0])[0]
+from splatmend.datasets.image_metrics import structural_similarity
 
 
 def ssim(picture: Float[Tensor, "H W 3"], truth: Float[Tensor, "H W 3"]) -> Tensor:
-    """Mean structural similarity of two pictures in [0, 1] over the windows that lie inside (Wang et al. 2004; window 11, sigma 1.5)."""
-    x, y = picture.permute(2, 0, 1), truth.permute(2, 0, 1)
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blurred(torch.cat([x, y, x * x, y * y, x * y])).split(3)
-    variance_x, variance_y = mean_xx - mean_x**2, mean_yy - mean_y**2
-    covariance = mean_xy - mean_x * mean_y
-    c1, c2 = 0.01**2, 0.03**2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return (luminance * (2 * covariance + c2) / (variance_x + variance_y + c2)).mean()
+    """Mean structural similarity of two pictures in [0, 1]."""
+    return structural_similarity(picture.permute(2, 0, 1)[None], truth.permute(2, 0, 1)[None])[0]
 
 
 def photometric(
