@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from splatmend.datasets.artifact import MANIFEST, naming_full_disk, plain, read_json, read_manifest, write_json
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.base import is_local_folder, load_base, load_part
+from splatmend.enhance.bundled import BUNDLED, bundled_folder
 from splatmend.enhance.lora import load_lora, save_lora
 from splatmend.enhance.model import Enhancer, EnhancerSpec, LoraInfo
 from splatmend.enhance.skips import Skip
@@ -32,13 +33,7 @@ from splatmend.enhance.tensor_files import load_tensors
 FORMAT_VERSION = 1
 KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
 INFO, ADAPTER, LORA = "enhancer.json", "adapter.safetensors", "lora"
-BUNDLED = "bundled"
 KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora")
-
-
-def bundled_folder() -> Path:
-    """Where the weights that come with the package lie."""
-    return Path(__file__).resolve().parent / "weights"
 
 
 def save_enhancer(

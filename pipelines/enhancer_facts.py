@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splatmend.datasets.artifact import plain
-from splatmend.enhance.artifact import BUNDLED, bundled_folder
+from splatmend.enhance.bundled import BUNDLED, bundled_folder
 from splatmend.enhance.model import EnhancerSpec
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.street.config import StreetConfig
+from splatmend.enhance.bundled import BUNDLED, bundled_folder
 from splatmend.enhance.strength import check_strength
 from splatmend.pipelines import stages
 from splatmend.pipelines.evaluation.scores import EvaluateConfig
@@ -212,13 +212,7 @@ def _report(title: str, source: str | Path, sections: tuple[Section, ...]) -> St
 
 def enhancer_folder(name: str) -> Path:
     """The folder of an enhancer by its path or "bundled"; `UserError` where there is none, before anything else is computed."""
-    if name != "bundled":
-        folder = Path(name)
-    else:
-        spec = importlib.util.find_spec("splatmend.enhance")
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError("splatmend.enhance")
-        folder = Path(spec.origin).parent / "weights"
+    folder = bundled_folder() if name == BUNDLED else Path(name)
     if not (folder / "enhancer.json").is_file():
         raise UserError(f"{folder}: this is no enhancer, for it has no enhancer.json; give --model FOLDER, or --model none.")
     return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from splatmend.enhance.artifact import BUNDLED, bundled_folder
+from splatmend.enhance.bundled import BUNDLED, bundled_folder
 from splatmend.enhance.model import EnhancerSpec
 from splatmend.pipelines.enhancer_facts import enhancer_facts
 
