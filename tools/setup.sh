@@ -41,6 +41,7 @@ PIP=".venv/bin/python -m pip --disable-pip-version-check"
 say "setup: installing the locked versions into .venv (several GB the first time)"
 $PIP install -q --no-deps -r requirements.lock
 # Its pins (TensorFlow 2.13, NumPy 1.23) cannot be met beside today's versions; only its protobuf modules are used.
-$PIP install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7 2>/dev/null ||
-    say "setup: waymo-open-dataset-tf-2-12-0 could not be installed, so Waymo v1 logs will not open; everything else works."
+said="$($PIP install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7 2>&1)" ||
+    say "setup: waymo-open-dataset-tf-2-12-0 could not be installed, so Waymo v1 logs will not open; everything else works." \
+        "pip said: $(printf '%s\n' "$said" | tail -n 1)"
 touch .venv/.locked
