@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-GRACE_S = 120
+GRACE_S = 80
 """A part that is still at work so long after the budget is ended: a row that was started is worth finishing."""
 
 FIRST_ROWS = (

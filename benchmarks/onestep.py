@@ -193,7 +193,8 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
     accelerator = make_accelerator(config)
     processes = Processes(accelerator, config.context_parallel, shard=config.shard)
     enhancer = size.enhancer(name, torch.float32 if config.transformer == "full" else torch.bfloat16)
-    choose_parameters(config, enhancer)
+    with device:  # hundreds of millions of random numbers for the LoRA
+        choose_parameters(config, enhancer)
     enhancer.to(accelerator.device).train()
     prepare_transformer(config, enhancer, processes)
     parameters = trained_parameters(enhancer)
@@ -423,7 +424,7 @@ def main() -> int:
         gc.collect()
         if not chosen.toy:
             torch.cuda.empty_cache()
-    if together:
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return int(failed)
 
