@@ -6,7 +6,7 @@ Shape letters: N Gaussians, K harmonics per colour (1, 4, 9 or 16).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -70,6 +70,20 @@ class Gaussians:
             log_scales=self.log_scales,
             opacity_logits=self.opacity_logits,
             sh=self.sh,
+        )
+
+    def nudged(self, a_from_body: Float[Tensor, "4 4"], twist: Float[Tensor, "6"]) -> Gaussians:
+        """Gaussians of frame a that go along with a body: a turn about its axes (first three, radians), a shift along them.
+
+        To first order: values stay the same bits for a zero twist, whose gradient is that of the body's pose.
+        """
+        axes, place = a_from_body[:3, :3], a_from_body[:3, 3]
+        turn, shift = axes @ twist[:3], axes @ twist[3:]
+        half = torch.cat([torch.ones_like(turn[:1]), turn / 2])
+        return replace(
+            self,
+            means=self.means + torch.linalg.cross(turn.expand_as(self.means), self.means - place) + shift,
+            quats_wxyz=quat_product(half, self.quats_wxyz),
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -58,6 +59,8 @@ def render(
     exposure: Literal["auto"] | Tensor | None = "auto",
     without: Collection[str] = (),
     actor_poses: ActorPoses | None = None,
+    camera_twist: Tensor | None = None,
+    actor_twists: Mapping[str, Tensor] = MappingProxyType({}),
     sh_degree: int | None = None,
     device: str | torch.device | None = None,
 ) -> RenderOutput:
@@ -75,6 +78,9 @@ def render(
             tensor `[3, 4]` is used as it is.
         without: ids of actors to leave out.
         actor_poses: where the actors are, instead of their recorded tracks.
+        camera_twist: a zero `[6]` that takes the gradient with respect to the camera's pose: a turn about its axes (radians), then a shift
+            along them. It goes through the Gaussians, for no backend has it; view-dependent colours and the sky are taken as given.
+        actor_twists: likewise for actors, by their ids.
         sh_degree: use harmonics up to this degree only.
         device: where to draw; by default where the scene is.
 
@@ -105,10 +111,16 @@ def render(
         if wanted_actors:
             column.append(torch.full((len(gaussians), 1), float(is_actor), device=scene.device))
         if is_actor:
-            gaussians = gaussians.transformed(_tensor(_translation(-scene.origin_world_m) @ world_from_node, scene.device))
+            scene_from_node = _tensor(_translation(-scene.origin_world_m) @ world_from_node, scene.device)
+            gaussians = gaussians.transformed(scene_from_node)
+            if isinstance(node, RigidActor) and node.actor_id in actor_twists:
+                gaussians = gaussians.nudged(scene_from_node, actor_twists[node.actor_id])
         placed.append(gaussians)
         columns.append(column)
     everything = concatenate(placed)
+    if camera_twist is not None:
+        scene_from_camera = _tensor(_translation(-scene.origin_world_m) @ shot.world_from_camera, scene.device)
+        everything = everything.nudged(scene_from_camera, -camera_twist)
     depths = everything.means @ camera_from_scene[2, :3] + camera_from_scene[2, 3]
     stacked = [torch.cat(column) for column in zip(*columns)] + [depths[:, None]]
     raster = rasterize(

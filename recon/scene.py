@@ -22,15 +22,17 @@ Role = Literal["train", "held_out", "left_out"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedShot:
-    """A recorded frame as it was fitted: at that size, and without distortion in scenes of the `ewa` model.
+    """A recorded frame as it was fitted: at that size, without distortion in scenes of the `ewa` model, at the pose that the fit corrected.
 
     `frame_index` counts its camera's frames in the log. `role`: fitted ("train"), kept back to be scored
-    ("held_out"), or not used at all ("left_out", of a fit to few views).
+    ("held_out"), or not used at all ("left_out", of a fit to few views). `logged_from_camera [4, 4]` is the correction (the pose in the log
+    is `world_from_camera @ inverse(logged_from_camera)`), None where poses were left as they are.
     """
 
     shot: Shot
     frame_index: int
     role: Role
+    logged_from_camera: np.ndarray | None = None
 
     @property
     def held_out(self) -> bool:

@@ -65,6 +65,8 @@ def write_scene(folder: Path, scene: Scene) -> None:
     with (folder / "shots.jsonl").open("w") as lines:
         for recorded in scene.shots:
             row = {"frame_index": recorded.frame_index, "role": recorded.role, "shot": shot_to_json(recorded.shot)}
+            if recorded.logged_from_camera is not None:
+                row["logged_from_camera"] = recorded.logged_from_camera.tolist()
             lines.write(json.dumps(row) + "\n")
 
 
@@ -160,5 +162,12 @@ def _load_shots(path: Path) -> tuple[RecordedShot, ...]:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: the list of recorded shots is missing; fit the scene again.") from None
-    rows = [json.loads(line) for line in lines]
-    return tuple(RecordedShot(shot=shot_from_json(raw["shot"]), frame_index=int(raw["frame_index"]), role=raw["role"]) for raw in rows)
+    return tuple(_recorded_shot(json.loads(line)) for line in lines)
+
+
+def _recorded_shot(raw: Mapping[str, Any]) -> RecordedShot:
+    # Scenes whose poses were left as they are, and those from before they could be corrected, do not say.
+    correction = np.asarray(raw["logged_from_camera"], dtype=np.float64) if "logged_from_camera" in raw else None
+    return RecordedShot(
+        shot=shot_from_json(raw["shot"]), frame_index=int(raw["frame_index"]), role=raw["role"], logged_from_camera=correction
+    )

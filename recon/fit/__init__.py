@@ -1,6 +1,6 @@
 """Fitting a scene to a log."""
 
-from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig, LossConfig, RatesConfig
+from splatmend.recon.fit.config import CorrectionConfig, DataConfig, DensifyConfig, FitConfig, InitConfig, LossConfig, RatesConfig
 from splatmend.recon.fit.fit import fit
 
-__all__ = ["DataConfig", "DensifyConfig", "FitConfig", "InitConfig", "LossConfig", "RatesConfig", "fit"]
+__all__ = ["CorrectionConfig", "DataConfig", "DensifyConfig", "FitConfig", "InitConfig", "LossConfig", "RatesConfig", "fit"]

@@ -150,6 +150,36 @@ class DensifyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CorrectionConfig:
+    """How the poses of the log are corrected (see `splatmend.recon.fit.corrections`). Lengths are metres, in scenes without a scale median
+    camera steps."""
+
+    on: bool = True
+    """Whether they are."""
+    rate_deg: float = 0.05
+    """Learning rate of rotations (Adam, per picture shown); rates fall exponentially."""
+    rate_m: float = 0.015
+    """Learning rate of shifts."""
+    spread_deg: float = 0.5
+    """How far a rotation is expected to be off, about each axis."""
+    spread_m: float = 0.1
+    """How far a place is expected to be off, along each axis."""
+    smooth_share: float = 0.5
+    """How far a correction is expected to be from the mean of those before and after, over the spread."""
+    weight: float = 2e-4
+    """Of both priors: the loss of one number that is off by its spread."""
+    start_share: float = 0.1
+    """Share of the iterations before corrections begin."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate_deg", "rate_m", "weight"):
+            _need(0 <= getattr(self, name) < math.inf, f"{name} of pose corrections must be a number from 0 on, not {getattr(self, name)}")
+        for name in ("spread_deg", "spread_m", "smooth_share"):
+            _need(0 < getattr(self, name) < math.inf, f"{name} of pose corrections must be a number above 0, not {getattr(self, name)}")
+        _need(0 <= self.start_share <= 1, f"start_share of pose corrections must lie between 0 and 1, not {self.start_share}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """How a log becomes a scene."""
 
@@ -169,6 +199,10 @@ class FitConfig:
     movers: Literal["auto", "labels", "lidar", "off"] = "auto"
     """What moves: "labels" takes the log's boxes; "lidar" finds vehicles by the motion in its sweeps instead, and keeps what else comes and
     goes out of the background; "auto" does so where a log with sweeps has no boxes; "off" takes everything to stand."""
+    camera_poses: CorrectionConfig = field(default_factory=CorrectionConfig)
+    """Corrections of camera poses, one per picture; pictures that are not fitted take those of their camera's neighbours in time."""
+    actor_poses: CorrectionConfig = field(default_factory=lambda: CorrectionConfig(on=False, weight=2e-5))
+    """Corrections of the actors' poses over time."""
     init: InitConfig = field(default_factory=InitConfig)
     """First Gaussians."""
     rates: RatesConfig = field(default_factory=RatesConfig)

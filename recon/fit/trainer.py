@@ -15,11 +15,13 @@ from splatmend.datasets.checkpoint import random_state, restore_random_state
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
+from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.losses import downward_pixels, photometric, relative_depth
 from splatmend.recon.fit.node_optimiser import NodeOptimiser
 from splatmend.recon.fit.points import scene_extent
+from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.seeding import seed_scene
 from splatmend.recon.render import RenderOutput, render
 from splatmend.recon.scene import RecordedShot, Scene
@@ -72,6 +74,7 @@ class Trainer:
         if self.scene.sky is not None:
             self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
         self.shared_optimizers = self._new_shared_optimizers()
+        self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)
 
     def _new_shared_optimizers(self) -> dict[str, torch.optim.Adam]:
         rates = {"exposure": self.config.rates.exposure, "sky": self.config.rates.sky}
@@ -89,13 +92,13 @@ class Trainer:
         return replace(scene, sky=sky, exposure=scene.exposure.with_deltas(self.shared["exposure"]))
 
     def finished_scene(self) -> Scene:
-        """The scene as it is kept: on the CPU and outside the graph, the exposure's mean taken off."""
+        """The scene as it is kept: on the CPU and outside the graph, the exposure's mean taken off, with corrected poses."""
         scene = self.current_scene()
         actors = {actor_id: actor.gaussians.detached() for actor_id, actor in scene.actors.items()}
         scene = scene.with_gaussians(scene.background.gaussians.detached(), actors)
         sky = None if scene.sky is None else scene.sky.with_logits(scene.sky.logits.detach())
         exposure = scene.exposure.with_deltas(scene.exposure.centred.detach())
-        return replace(scene, sky=sky, exposure=exposure).to("cpu")
+        return self.poses.refined(replace(scene, sky=sky, exposure=exposure).to("cpu"))
 
     def frame_number(self, iteration: int) -> int:
         """Which frame an iteration sees: every training frame once per round, in an order that depends on seed and round alone."""
@@ -108,13 +111,17 @@ class Trainer:
         number = self.frame_number(self.iteration)
         sample = self.source[number]
         scene = self.current_scene()
-        shot = scene.shots[number].shot
+        poses = self.poses.of(number)
+        shot = poses.shot
         out = render(
             scene,
             shot,
             ("rgb", "depth"),
             backend=self.config.backend,
             exposure=scene.exposure.row(self.exposure_rows[number]),
+            actor_poses=poses.actor_poses,
+            camera_twist=poses.camera_twist,
+            actor_twists=poses.actor_twists,
             sh_degree=self.iteration // self.config.sh_every,
         )
         drawn = [BACKGROUND]
@@ -122,13 +129,14 @@ class Trainer:
         assert out.rgb is not None
         truth = sample.rgb.float() / 255.0
         terms = photometric(out.rgb, truth, sample.valid, self.config.loss.ssim)
-        terms |= self._geometry_terms(out, sample, number)
+        terms |= self._geometry_terms(out, sample, shot)
         for key in drawn:
             for name, value in self.nodes[key].regularisers().items():
                 terms[name] = terms[name] + value if name in terms else value
         if self.config.loss.exposure > 0:
             terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()
         torch.stack(list(terms.values())).sum().backward()
+        terms |= self.poses.step(poses, self.iteration / self.config.iterations)
         self.iteration += 1
         for key in drawn:
             self.nodes[key].step(self.iteration, self.generator)
@@ -139,7 +147,7 @@ class Trainer:
             squared_error = (out.rgb - truth).square().mean()
         return StepReport(terms={name: value.detach() for name, value in terms.items()}, squared_error=squared_error)
 
-    def _geometry_terms(self, out: RenderOutput, sample: Sample, number: int) -> dict[str, Tensor]:
+    def _geometry_terms(self, out: RenderOutput, sample: Sample, shot: Shot) -> dict[str, Tensor]:
         weights = self.config.loss
         terms = {}
         assert out.depth_m is not None
@@ -151,9 +159,7 @@ class Trainer:
         if sample.sky is not None and weights.sky_opacity > 0:
             terms["sky_opacity"] = weights.sky_opacity * (out.opacity * sample.sky).mean()
         if self.scene.metric and self.scene.sky is not None and weights.ground_opacity > 0:
-            below = downward_pixels(
-                ray_directions(self.scene.shots[number].shot, self.device, self.scene.camera_model), self.scene.up_world
-            )
+            below = downward_pixels(ray_directions(shot, self.device, self.scene.camera_model), self.scene.up_world)
             terms["ground_opacity"] = weights.ground_opacity * ((1 - out.opacity) * below).mean()
         return terms
 
@@ -166,6 +172,7 @@ class Trainer:
             "nodes": {key: node.state_dict() for key, node in self.nodes.items()},
             "shared": {name: value.detach() for name, value in self.shared.items()},
             "shared_optimizers": {name: optimizer.state_dict() for name, optimizer in self.shared_optimizers.items()},
+            "poses": self.poses.state_dict(),
             "generator": self.generator.get_state(),
             "device": self.device.type,
             "random": random_state(),
@@ -187,6 +194,7 @@ class Trainer:
         self.shared_optimizers = self._new_shared_optimizers()
         for name, optimizer in self.shared_optimizers.items():
             optimizer.load_state_dict(state["shared_optimizers"][name])
+        self.poses.load_state_dict(state["poses"])
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"].cpu())
         else:  # generators of different devices have different states

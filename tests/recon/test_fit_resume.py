@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_log import tiny_log
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit import DensifyConfig, FitConfig, InitConfig, fit
+from splatmend.recon.fit import CorrectionConfig, DensifyConfig, FitConfig, InitConfig, fit
+from splatmend.recon.scene_files import load_scene
 
 # Argument 1: output folder; 2: iteration at whose row to kill the process with SIGKILL, or 0 to resume.
 PROGRAM = f"""
@@ -39,6 +41,8 @@ CONFIG = FitConfig(
     sh_every=5,
     sky_rows=16,
     device="cpu",
+    camera_poses=CorrectionConfig(on=True),
+    actor_poses=CorrectionConfig(on=True),
     init=InitConfig(point_count=200, ray_count=50, actor_count=60),
     densify=DensifyConfig(cap=300, actor_cap=80, start=1, every=3, stop_share=1.0),
     log_every=1,
@@ -72,6 +76,8 @@ def test_twenty_steps_equal_ten_a_kill_and_ten_more(tmp_path: Path) -> None:
         if file.name == "manifest.json":  # holds the time that the fit took
             continue
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    # Corrections had begun by then, so that what they need was in the checkpoint.
+    assert not np.allclose(load_scene(tmp_path / "cut").shots[0].logged_from_camera, np.eye(4), atol=1e-5)
     rows = [json.loads(line)["iteration"] for line in (tmp_path / "cut" / "curve.jsonl").read_text().splitlines()]
     assert rows == list(range(1, 21))
 

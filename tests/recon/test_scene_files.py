@@ -10,9 +10,12 @@ import torch
 from tiny_log import true_scene
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import inverse, pose
 from splatmend.recon.exposure import ExposureTable
+from splatmend.recon.fit.pose_refinement import corrected_shot
 from splatmend.recon.render import render
 from splatmend.recon.scene_files import file_name, load_scene, save_scene
+from splatmend.recon.trajectory import TrajectoryConfig, build_trajectory
 
 
 def test_a_scene_comes_back_and_renders_the_same_picture(tmp_path: Path) -> None:
@@ -42,6 +45,21 @@ def test_file_names_are_plain_and_differ() -> None:
     names = [file_name(name) for name in ("a/b", "a:b", "..", "", "é", "x" * 300, "a b")]
     assert len(set(names)) == len(names)
     assert all(0 < len(name) < 80 and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for name in names)
+
+
+def test_corrected_poses_come_back_with_what_the_log_said(tmp_path: Path) -> None:
+    scene = true_scene(4)
+    correction = pose(np.eye(3), np.array([0.1, 0.0, -0.2]))
+    logged = scene.shots[1]
+    moved = replace(logged, shot=corrected_shot(logged.shot, correction), logged_from_camera=correction)
+    scene = replace(scene, shots=(scene.shots[0], moved, *scene.shots[2:]))
+    back = load_scene(save_scene(tmp_path / "scene", scene, {})).shots
+    assert [recorded.logged_from_camera is None for recorded in back] == [True, False, True, True]
+    np.testing.assert_array_equal(back[1].shot.world_from_camera, moved.shot.world_from_camera)
+    as_logged = back[1].shot.world_from_camera @ inverse(back[1].logged_from_camera)
+    np.testing.assert_allclose(as_logged, logged.shot.world_from_camera, atol=1e-8)
+    (shot, *_) = build_trajectory(replace(scene, shots=back[1:]), TrajectoryConfig()).shots
+    np.testing.assert_array_equal(shot.world_from_camera, moved.shot.world_from_camera)
 
 
 def test_a_scene_without_actors_sky_and_shots(tmp_path: Path) -> None:
