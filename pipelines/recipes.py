@@ -65,20 +65,23 @@ _SIZES: Mapping[str, Mapping[Preset, tuple[int, int | None, int, int, int]]] = {
     "photos": {"cpu": (1_500, 270, 20_000, 20_000, 50_000), "gpu": (15_000, None, 200_000, 100_000, 1_000_000)},
     "waymo": {"cpu": (1_500, 384, 40_000, 10_000, 60_000), "gpu": (30_000, None, 800_000, 200_000, 2_000_000)},
 }
+_MANY_SMALL_ACTORS = ("demo", "waymo")
+"""Recipes with many actors, so that on a CPU each gets fewer Gaussians; the movers of a KITTI drive are few, close and large."""
 
 
 def fit_config(recipe: str, options: RecipeOptions) -> FitConfig:
     """The fit of a recipe at its preset's size."""
     iterations, max_width, points, rays, cap = _SIZES[recipe][options.preset]
     small = options.preset == "cpu"
+    sparing = small and recipe in _MANY_SMALL_ACTORS
     return FitConfig(
         iterations=iterations if options.iterations is None else options.iterations,
         sh_degree=1 if small else 3,
         sh_every=400 if small else 1_000,
         sky_rows=64 if small else 256,
         data=DataConfig(max_width=max_width if options.max_width is None else options.max_width),
-        init=InitConfig(point_count=points, ray_count=rays, actor_count=2_000 if small else 8_000),
-        densify=DensifyConfig(cap=cap, actor_cap=4_000 if small else 20_000),
+        init=InitConfig(point_count=points, ray_count=rays, actor_count=2_000 if sparing else 8_000),
+        densify=DensifyConfig(cap=cap, actor_cap=4_000 if sparing else 20_000),
         checkpoint_every=200 if small else 1_000,
         log_every=20 if small else 50,
     )
