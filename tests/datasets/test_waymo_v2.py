@@ -132,7 +132,7 @@ def test_genuine_vehicle_path(shared_data: Path) -> None:
 
 def test_genuine_sample_lacks_its_calibration(shared_data: Path) -> None:
     assert waymo_v2.recognises(shared_data / "waymo_v2")
-    with pytest.raises(UserError, match=r"components camera_calibration, camera_image of drive 10023947602400723454\w* are missing; put each at"):
+    with pytest.raises(UserError, match=r"components camera_calibration, camera_image of drive 10023947602400723454\w* are missing"):
         waymo_v2.read(shared_data / "waymo_v2")
 
 
