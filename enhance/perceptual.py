@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,7 @@ def _features(network: Any, device: torch.device, dtype: torch.dtype) -> nn.Modu
         return net
     held = _cast.setdefault(network, {})
     if (device, dtype) not in held:
-        order = torch.channels_last if device.type == "cuda" else torch.preserve_format
-        held[device, dtype] = copy.deepcopy(net).to(device, dtype, memory_format=order)
+        copied = copy.deepcopy(net).to(device, dtype)
+        # Typed without its memory format, which it takes.
+        held[device, dtype] = cast(Any, copied).to(memory_format=torch.channels_last) if device.type == "cuda" else copied
     return held[device, dtype]

@@ -77,7 +77,7 @@ def build_collage(config: CollageConfig, photos: Sequence[np.ndarray]) -> Collag
 def _card(
     photos: Sequence[np.ndarray],
     rng: np.random.Generator,
-    centre_m: Sequence[float],
+    centre_m: Sequence[float] | np.ndarray,
     across_m: np.ndarray,
     up_m: np.ndarray,
     *,
