@@ -4,24 +4,27 @@
 #
 #   tools/train_bundled.sh pairs FOLDER [JOBS]               streets and their pairs below FOLDER; run again to go on
 #   tools/train_bundled.sh collages FOLDER JOBS PHOTO...     collages and their pairs below FOLDER; run again to go on
-#   tools/train_bundled.sh train FOLDER [VIDEO...]           autoencoder and enhancer in FOLDER
+#   tools/train_bundled.sh train FOLDER [VIDEO...]           autoencoder and enhancer in FOLDER, from what is there
+#   tools/train_bundled.sh all FOLDER JOBS VIDEO...          all of it; pairs are made while the autoencoder trains
 #
-# ENCODING is how pairs are stored (png where PyAV is missing). SECONDS_AUTOENCODER and SECONDS_ENHANCER are training times;
-# docs/enhancer.md says what the bundled weights were trained with.
+# SEEDS (of streets; none: no new ones) and COLLAGE_SEEDS say which. ENCODING is how pairs are stored (png where PyAV is missing),
+# PAIRS_DEVICE where scenes are fitted. SECONDS_AUTOENCODER and SECONDS_ENHANCER are training times; docs/enhancer.md says what the
+# bundled weights were trained with. HELD_OUT lists names below FOLDER/pairs that training leaves out.
 set -euo pipefail
-SPLATMEND="${SPLATMEND:-splatmend}"
-SEEDS="${SEEDS:-$(seq 200 223)}"
-COLLAGE_SEEDS="${COLLAGE_SEEDS:-$(seq 300 343)}"
-ENCODING="${ENCODING:-h264}"
-SECONDS_AUTOENCODER="${SECONDS_AUTOENCODER:-200}"
+export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-h264}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}"
+SEEDS="${SEEDS-$(seq -s ' ' 200 223)}"
+COLLAGE_SEEDS="${COLLAGE_SEEDS-$(seq -s ' ' 300 343)}"
+SECONDS_AUTOENCODER="${SECONDS_AUTOENCODER:-120}"
 SECONDS_ENHANCER="${SECONDS_ENHANCER:-900}"
+HELD_OUT="${HELD_OUT:-208 213}"
 
 street_pairs() { # folder seed: strategies vary with the seed, so that one model sees many kinds of damage
     local folder=$1 seed=$2
     [ ! -e "$folder/pairs/$seed/manifest.json" ] || return 0
     [ -e "$folder/streets/$seed/street.json" ] ||
         $SPLATMEND street --seed "$seed" --out "$folder/streets/$seed" --duration-s 2.4 --width 320 --height 192 --overwrite
-    $SPLATMEND pairs "$folder/streets/$seed" --out "$folder/pairs/$seed" --overwrite --validation-share 0 --encoding "$ENCODING" \
+    $SPLATMEND pairs "$folder/streets/$seed" --out "$folder/pairs/$seed" --overwrite --validation-share 0 \
+        --encoding "$ENCODING" --device "$PAIRS_DEVICE" \
         --strategies sparse underfit shift --cameras FRONT FRONT_LEFT \
         --every $((4 + seed % 5)) --shares 0.$((2 + seed % 4)) --shifts $((seed % 2 * 4 - 2)).0 \
         --fit.iterations 700 --fit.sh-degree 1 --fit.sh-every 300 --fit.sky-rows 64 --fit.log-every 100 --fit.checkpoint-every 400 \
@@ -39,43 +42,60 @@ collage() { # folder seed photos...
 collage_pairs() { # folder seed
     local folder=$1 seed=$2
     [ ! -e "$folder/pairs/collage$seed/manifest.json" ] || return 0
-    $SPLATMEND pairs "$folder/collages/$seed" --out "$folder/pairs/collage$seed" --overwrite --validation-share 0 --encoding "$ENCODING" \
+    $SPLATMEND pairs "$folder/collages/$seed" --out "$folder/pairs/collage$seed" --overwrite --validation-share 0 \
+        --encoding "$ENCODING" --device "$PAIRS_DEVICE" \
         --strategies sparse underfit --every $((4 + seed % 7)) --shares 0.$((2 + seed % 4)) \
         --fit.iterations $((500 + seed % 3 * 150)) --fit.sh-degree 1 --fit.sh-every 250 --fit.sky-rows 64 --fit.log-every 100 \
         --fit.checkpoint-every 400 --fit.init.point-count $((4000 + seed % 4 * 2000)) --fit.init.ray-count 4000 \
         --fit.densify.cap $((10000 + seed % 5 * 4000))
 }
+export -f street_pairs collage collage_pairs
+
+each() { # jobs seeds function folder arguments...: the function for every seed, one thread a job, since the jobs fill the cores
+    local jobs=$1 seeds=$2 name=$3 folder=$4
+    shift 4
+    mkdir -p "$folder/streets" "$folder/collages" "$folder/pairs"
+    echo "$seeds" | tr -s ' ' '\n' | grep . | OMP_NUM_THREADS=1 xargs -I{} -P "$jobs" bash -c "$name"' "$0" "$@"' "$folder" {} "$@"
+}
+
+train() { # recipe folder out options...: on every pair that is whole, and on videos and collages as they are
+    local recipe=$1 folder=$2 out=$3 pairs=() manifest name
+    shift 3
+    for manifest in "$folder"/pairs/*/manifest.json; do
+        name=$(basename "$(dirname "$manifest")")
+        case " $HELD_OUT " in *" $name "*) continue ;; esac
+        [ ! -e "$manifest" ] || pairs+=("$(dirname "$manifest")")
+    done
+    [ ${#pairs[@]} -eq 0 ] || set -- "$@" --pairs "${pairs[@]}"
+    $SPLATMEND train "$recipe" --out "$folder/$out" --overwrite "$@"
+}
 
 case "${1:-}" in
-pairs)
-    export SPLATMEND ENCODING
-    export -f street_pairs
-    mkdir -p "$2/streets" "$2/pairs"
-    # One thread a job: the jobs fill the cores.
-    echo "$SEEDS" | OMP_NUM_THREADS=1 xargs -n 1 -P "${3:-2}" bash -c 'street_pairs "$0" "$1"' "$2"
-    ;;
+pairs) each "${3:-2}" "$SEEDS" street_pairs "$2" ;;
 collages)
-    export SPLATMEND ENCODING
-    export -f collage collage_pairs
     folder=$2 jobs=$3
     shift 3
-    mkdir -p "$folder/collages" "$folder/pairs"
-    echo "$COLLAGE_SEEDS" | tr ' ' '\n' | OMP_NUM_THREADS=1 xargs -I{} -P "$jobs" bash -c 'collage "$0" "$@"' "$folder" {} "$@"
-    echo "$COLLAGE_SEEDS" | OMP_NUM_THREADS=1 xargs -n 1 -P "$jobs" bash -c 'collage_pairs "$0" "$1"' "$folder"
+    each "$jobs" "$COLLAGE_SEEDS" collage "$folder" "$@"
+    each "$jobs" "$COLLAGE_SEEDS" collage_pairs "$folder"
     ;;
-train)
-    folder=$2
+train | all)
+    verb=$1 folder=$2
     shift 2
+    if [ "$verb" = all ]; then
+        jobs=$1
+        shift
+        each "$jobs" "$COLLAGE_SEEDS" collage "$folder" "$@"
+        { each "$jobs" "$COLLAGE_SEEDS" collage_pairs "$folder" && each "$jobs" "$SEEDS" street_pairs "$folder"; } >"$folder/pairs.log" 2>&1 &
+    fi
     for images in "$folder"/collages/*/images; do
         [ ! -d "$images" ] || set -- "$@" "$images"
     done
-    $SPLATMEND train small-autoencoder --out "$folder/autoencoder" --overwrite --pairs "$folder"/pairs/*/ --videos "$@" \
-        --max-seconds "$SECONDS_AUTOENCODER"
-    $SPLATMEND train small-onestep --out "$folder/enhancer" --overwrite --base "$folder/autoencoder" \
-        --pairs "$folder"/pairs/*/ --videos "$@" --max-seconds "$SECONDS_ENHANCER"
+    train small-autoencoder "$folder" autoencoder --videos "$@" --max-seconds "$SECONDS_AUTOENCODER"
+    wait
+    train small-onestep "$folder" enhancer --base "$folder/autoencoder" --synthetic-share 0.25 --videos "$@" --max-seconds "$SECONDS_ENHANCER"
     ;;
 *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
