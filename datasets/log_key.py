@@ -22,7 +22,7 @@ def log_key(log: SceneLog) -> str:
     for actor in log.actors:
         digest.update(f"{actor.actor_id} {actor.actor_class} {actor.size_m}\n".encode())
         digest.update(actor.track.times_us.tobytes() + actor.track.world_from_body.tobytes())
-    behind = [part.file for part in (*log.frames, *log.sweeps)] + [log.sfm_points_file]
+    behind = [*(frame.file for frame in log.frames), *(sweep.file for sweep in log.sweeps), log.sfm_points_file]
     for file in sorted({file for file in behind if file is not None}):
         digest.update(_mark(file).encode())
     return digest.hexdigest()[:16]
