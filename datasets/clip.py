@@ -18,7 +18,7 @@ import numpy as np
 from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain, read_manifest
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import rotation_fault
+from splatmend.datasets.geometry import inverse, rotation_fault
 from splatmend.datasets.images import IMAGE_SUFFIXES, read_image, read_numbers, to_uint8, write_image
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
@@ -123,6 +123,13 @@ class ClipFrame:
     def edits(self) -> ActorEdits:
         """What the line's `actors` says of actors that were removed or moved; nothing where it has none."""
         return ActorEdits.from_json(self.extra["actors"]) if "actors" in self.extra else ActorEdits()
+
+    @property
+    def logged_shot(self) -> Shot | None:
+        """The shot with its camera where the log has it: `logged_from_camera` in `extra` is what a fit corrected."""
+        if self.shot is None or "logged_from_camera" not in self.extra:
+            return self.shot
+        return self.shot.moved(inverse(np.asarray(self.extra["logged_from_camera"], dtype=np.float64)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,14 @@ class Shot:
             world_from_camera_end=frame.world_from_camera_end,
             start_us=frame.start_us,
             end_us=frame.end_us,
+        )
+
+    def moved(self, old_from_new: np.ndarray) -> Shot:
+        """With the camera moved in its own frame by a pose `[4, 4]`, throughout the readout."""
+        return replace(
+            self,
+            world_from_camera_start=self.world_from_camera_start @ old_from_new,
+            world_from_camera_end=self.world_from_camera_end @ old_from_new,
         )
 
     @property

@@ -47,7 +47,10 @@ def _through(recorded: tuple[RecordedShot, ...], index: int, frames: int) -> Cli
         mirrored = side is None
         towards = sides[1 if step < 0 else -1] if side is None else side
         shots.append(middle if step == 0 else _between(middle, towards, abs(step) / half, mirrored))
-    extra = [{"camera": middle.camera.name, "recorded": step == half, "held_out": step == half} for step in range(frames)]
+    extra: list[dict[str, Any]] = [
+        {"camera": middle.camera.name, "recorded": step == half, "held_out": step == half} for step in range(frames)
+    ]
+    extra[half] |= recorded[index].correction_entry
     return shots, extra
 
 

@@ -175,11 +175,13 @@ def _snapshots(config: PairsConfig) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(share * config.fit.iterations)) for share in config.shares}))
 
 
-def _fit_config(name: str, config: PairsConfig, device: str) -> FitConfig:
-    """A fit by its name: `sparseN`, or `whole` with the snapshots."""
+def _fit_config(name: str, config: PairsConfig, device: str, *, exact_poses: bool) -> FitConfig:
+    """A fit by its name: `sparseN`, or `whole` with the snapshots. Where poses are exact they stay, for all fits share one target."""
     from splatmend.pipelines.device import torch_device
 
     fit = replace(config.fit, device=torch_device(device))
+    if exact_poses:
+        fit = replace(fit, camera_poses=replace(fit.camera_poses, on=False))
     if name.startswith("sparse"):
         return replace(fit, data=replace(fit.data, holdout_every=0, train_every=int(name.removeprefix("sparse"))), snapshots_at=())
     taken = _snapshots(config) if "underfit" in config.strategies else ()
@@ -236,7 +238,7 @@ def _scene(source: PairSource, plan: PairPlan, folder: Path, config: PairsConfig
 
     path = folder / "fits" / f"{source.scene}-{plan.fit}"
     if not path.exists():
-        fit(source.log, path, _fit_config(plan.fit, config, device), resume=True)
+        fit(source.log, path, _fit_config(plan.fit, config, device, exact_poses=source.sees_everything), resume=True)
     if plan.snapshot is not None:
         path = path / "snapshots" / f"{plan.snapshot:06d}"
     return load_scene(path, device=torch_device(device))

@@ -16,7 +16,7 @@ from splatmend.pipelines import stages
 from splatmend.pipelines.evaluation.scores import EvaluateConfig
 from splatmend.pipelines.stage import Stage
 from splatmend.pipelines.stages import EnhanceConfig, RenderConfig, ReportConfig, Section
-from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.fit.config import CorrectionConfig, DataConfig, DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.trajectory import TrajectoryConfig
 
 Preset = Literal["cpu", "gpu"]
@@ -74,7 +74,10 @@ def fit_config(recipe: str, options: RecipeOptions) -> FitConfig:
     iterations, max_width, points, rays, cap = _SIZES[recipe][options.preset]
     small = options.preset == "cpu"
     sparing = small and recipe in _MANY_SMALL_ACTORS
+    # The poses of a procedural street are exact.
+    exact_poses = recipe == "demo"
     return FitConfig(
+        camera_poses=CorrectionConfig(on=not exact_poses),
         iterations=iterations if options.iterations is None else options.iterations,
         sh_degree=1 if small else 3,
         sh_every=400 if small else 1_000,

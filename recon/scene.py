@@ -38,6 +38,11 @@ class RecordedShot:
     def held_out(self) -> bool:
         return self.role == "held_out"
 
+    @property
+    def correction_entry(self) -> dict[str, Any]:
+        """The correction in a line of JSON, for what is rendered or kept of this shot; empty without one."""
+        return {} if self.logged_from_camera is None else {"logged_from_camera": self.logged_from_camera.tolist()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:

@@ -65,9 +65,7 @@ def write_scene(folder: Path, scene: Scene) -> None:
     with (folder / "shots.jsonl").open("w") as lines:
         for recorded in scene.shots:
             row = {"frame_index": recorded.frame_index, "role": recorded.role, "shot": shot_to_json(recorded.shot)}
-            if recorded.logged_from_camera is not None:
-                row["logged_from_camera"] = recorded.logged_from_camera.tolist()
-            lines.write(json.dumps(row) + "\n")
+            lines.write(json.dumps(row | recorded.correction_entry) + "\n")
 
 
 def scene_facts(scene: Scene) -> dict[str, Any]:

@@ -87,9 +87,10 @@ class TrajectoryConfig:
 @dataclass(frozen=True, kw_only=True)
 class Trajectory(Sequence[Shot]):
     """The shots in order. `extra` has a mapping per shot for its line in a clip: `camera`, `source_index` (recorded frame of the same
-    time, or None), `recorded` (the shot is that frame's, so there is a true picture), `held_out` (which the fit has not seen) and, where
-    actors are edited, `actors` (`ActorEdits` as JSON). `rate_hz` is the clip's frame rate; `without` and `actor_poses` go to the renderer,
-    `facts` to the clip's manifest."""
+    time, or None), `recorded` (the shot is that frame's, so there is a true picture), `held_out` (which the fit has not seen),
+    `logged_from_camera` (where the fit corrected the pose: how, as in `RecordedShot`) and, where actors are edited, `actors`
+    (`ActorEdits` as JSON). `rate_hz` is the clip's frame rate; `without` and `actor_poses` go to the renderer, `facts` to the clip's
+    manifest."""
 
     shots: tuple[Shot, ...]
     extra: tuple[Mapping[str, Any], ...]
@@ -189,6 +190,7 @@ def _along_recorded(recorded: Sequence[RecordedShot], config: TrajectoryConfig, 
                 "source_index": r.frame_index,
                 "recorded": is_true,
                 "held_out": is_true and r.held_out,
+                **r.correction_entry,
             }
             for r in chosen
         ]

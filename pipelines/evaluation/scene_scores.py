@@ -257,13 +257,15 @@ class _Evaluation:
     def _scene_view(self, clip: Clip, index: int) -> SceneView:
         shot = clip.frames[index].shot
         depth_m, opacity = clip.read_channel("depth", index), clip.read_channel("opacity", index)
+        logged = clip.frames[index].logged_shot
         assert shot is not None
+        assert logged is not None
         assert depth_m is not None
         assert opacity is not None
         return SceneView(
             opacity=opacity,
             views=self.views.counts(shot, depth_m, opacity),
-            depth_error_m=depth_errors_m(self.judges.log, as_drawn(self.scene.camera_model, shot), depth_m),
+            depth_error_m=depth_errors_m(self.judges.log, as_drawn(self.scene.camera_model, logged), depth_m),
         )
 
 

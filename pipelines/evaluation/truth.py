@@ -95,7 +95,7 @@ class LogTruth:
     def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
         recorded: Mapping[tuple[str, int], CameraFrame] | None = None
         for clip_frame in cameras:
-            shot = clip_frame.shot
+            shot = clip_frame.logged_shot
             if shot is None:
                 raise UserError(f"{self.log.path}: a clip without cameras cannot be matched with a log; give a clip that splatmend wrote.")
             if clip_frame.edits:
@@ -126,17 +126,18 @@ class StreetTruth:
 
     def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
         for frame in cameras:
-            if frame.shot is None:
+            shot = frame.logged_shot
+            if shot is None:
                 raise UserError(f"{self.path}: a clip without cameras cannot be matched with a street; give a clip that splatmend wrote.")
             moved = self._moved(frame.edits)
             seen = self.street.render(
-                frame.shot,
+                shot,
                 without=(*frame.edits.removed, *frame.edits.shifted),
                 extra=[(self.street.actor_meshes[index], path) for index, path in moved.items()],
                 supersample=self.street.config.supersample,
             )
             paths = dict(enumerate((*(actor.track for actor in self.street.actors), *moved.values()), FIRST_ACTOR_ID))
-            yield StreetFrame(rgb=to_uint8(seen.rgb), shot=frame.shot, depth_m=seen.depth_m, ids=seen.ids, paths=paths)
+            yield StreetFrame(rgb=to_uint8(seen.rgb), shot=shot, depth_m=seen.depth_m, ids=seen.ids, paths=paths)
 
     def _moved(self, edits: ActorEdits) -> dict[int, PoseTrack]:
         """Paths of the actors that are shifted, by their places in `Street.actors`; `UserError` for an actor that the street lacks."""

@@ -53,7 +53,7 @@ class PoseRefinement:
         shot = self.scene.shots[number].shot
         camera_twist = None
         if self.cameras is not None:
-            shot = corrected_shot(shot, self.cameras.at(shot.camera.name, shot.mid_us))
+            shot = shot.moved(self.cameras.at(shot.camera.name, shot.mid_us))
             camera_twist = self._zero_twist()
         if self.actors is None:
             return RefinedPoses(shot=shot, camera_twist=camera_twist, actor_poses=None, actor_twists={})
@@ -78,8 +78,7 @@ class PoseRefinement:
             shots = []
             for recorded in scene.shots:
                 logged_from_true = self.cameras.at(recorded.shot.camera.name, recorded.shot.mid_us)
-                shot = corrected_shot(recorded.shot, logged_from_true)
-                shots.append(replace(recorded, shot=shot, logged_from_camera=logged_from_true))
+                shots.append(replace(recorded, shot=recorded.shot.moved(logged_from_true), logged_from_camera=logged_from_true))
             scene = replace(scene, shots=tuple(shots))
         if self.actors is not None:
             scene = replace(scene, actors={name: self._refined_actor(actor, self.actors) for name, actor in scene.actors.items()})
@@ -112,15 +111,6 @@ class PoseRefinement:
         moves = np.stack([corrections.at(actor.actor_id, int(t)) for t in track.times_us])
         refined = PoseTrack(times_us=track.times_us, world_from_body=track.world_from_body @ moves)
         return replace(actor, track=replace(actor.track, track=refined))
-
-
-def corrected_shot(shot: Shot, logged_from_true: np.ndarray) -> Shot:
-    """The shot with its camera moved in the camera's own frame, throughout the readout."""
-    return replace(
-        shot,
-        world_from_camera_start=shot.world_from_camera_start @ logged_from_true,
-        world_from_camera_end=shot.world_from_camera_end @ logged_from_true,
-    )
 
 
 def _nearest(actor: RigidActor, seen_us: np.ndarray) -> list[int]:

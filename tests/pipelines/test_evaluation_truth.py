@@ -164,6 +164,21 @@ def test_recorded_frames_are_undistorted_only_for_clips_without_distortion(stree
         list(LogTruth(log=log).frames([ClipFrame(shot=other)]))
 
 
+def test_a_frame_whose_pose_was_corrected_is_still_the_recorded_one(street: Street) -> None:
+    log = street_log(street)
+    frame = log.frames[0]
+    correction = pose(np.eye(3), np.array([0.05, 0.0, -0.1]))
+    shot = Shot.of(frame, log.cameras[frame.camera]).moved(correction)
+    told = ClipFrame(shot=shot, extra={"logged_from_camera": correction.tolist()})
+    (recorded,) = LogTruth(log=log).frames([told])
+    assert recorded is not None
+    np.testing.assert_array_equal(recorded.rgb, frame.read_image())
+    assert list(LogTruth(log=log).frames([ClipFrame(shot=shot)])) == [None]
+    (drawn,) = StreetTruth(street=street, path=Path("street")).frames([told])
+    assert drawn is not None
+    assert np.abs(drawn.rgb.astype(float) - frame.read_image()).mean() < 1.0
+
+
 def test_edits_that_a_truth_cannot_follow_are_refused(street: Street) -> None:
     with pytest.raises(UserError, match="no actor bus"):
         true_frames(street, ActorEdits(removed=("bus",)))

@@ -12,7 +12,6 @@ from tiny_log import true_scene
 from torch import Tensor
 
 from splatmend.recon.fit.corrections import matrix
-from splatmend.recon.fit.pose_refinement import corrected_shot
 from splatmend.recon.raster.api import Model
 from splatmend.recon.render import RenderOutput, render
 from splatmend.recon.scene import Scene
@@ -66,7 +65,7 @@ def test_of_the_camera(scene: Scene) -> None:
 
     def value_at(moved: np.ndarray) -> float:
         with torch.no_grad():
-            return float(_value(render(scene, corrected_shot(shot, moved)), weights).double())
+            return float(_value(render(scene, shot.moved(moved)), weights).double())
 
     _check(twist, value_at)
 

@@ -12,7 +12,6 @@ from tiny_log import true_scene
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, pose
 from splatmend.recon.exposure import ExposureTable
-from splatmend.recon.fit.pose_refinement import corrected_shot
 from splatmend.recon.render import render
 from splatmend.recon.scene_files import file_name, load_scene, save_scene
 from splatmend.recon.trajectory import TrajectoryConfig, build_trajectory
@@ -51,7 +50,7 @@ def test_corrected_poses_come_back_with_what_the_log_said(tmp_path: Path) -> Non
     scene = true_scene(4)
     correction = pose(np.eye(3), np.array([0.1, 0.0, -0.2]))
     logged = scene.shots[1]
-    moved = replace(logged, shot=corrected_shot(logged.shot, correction), logged_from_camera=correction)
+    moved = replace(logged, shot=logged.shot.moved(correction), logged_from_camera=correction)
     scene = replace(scene, shots=(scene.shots[0], moved, *scene.shots[2:]))
     back = load_scene(save_scene(tmp_path / "scene", scene, {})).shots
     assert [recorded.logged_from_camera is None for recorded in back] == [True, False, True, True]
