@@ -181,7 +181,8 @@ def _fit_config(name: str, config: PairsConfig, device: str, *, exact_poses: boo
 
     fit = replace(config.fit, device=torch_device(device))
     if exact_poses:
-        fit = replace(fit, camera_poses=replace(fit.camera_poses, on=False))
+        off = {name: replace(getattr(fit, name), on=False) for name in ("camera_poses", "actor_poses")}
+        fit = replace(fit, **off)
     if name.startswith("sparse"):
         return replace(fit, data=replace(fit.data, holdout_every=0, train_every=int(name.removeprefix("sparse"))), snapshots_at=())
     taken = _snapshots(config) if "underfit" in config.strategies else ()

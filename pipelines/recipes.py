@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from splatmend.pipelines import stages
 from splatmend.pipelines.evaluation.scores import EvaluateConfig
 from splatmend.pipelines.stage import Stage
 from splatmend.pipelines.stages import EnhanceConfig, RenderConfig, ReportConfig, Section
-from splatmend.recon.fit.config import CorrectionConfig, DataConfig, DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.trajectory import TrajectoryConfig
 
 Preset = Literal["cpu", "gpu"]
@@ -77,7 +77,8 @@ def fit_config(recipe: str, options: RecipeOptions) -> FitConfig:
     # The poses of a procedural street are exact.
     exact_poses = recipe == "demo"
     return FitConfig(
-        camera_poses=CorrectionConfig(on=not exact_poses),
+        camera_poses=replace(FitConfig().camera_poses, on=not exact_poses),
+        actor_poses=replace(FitConfig().actor_poses, on=not exact_poses),
         iterations=iterations if options.iterations is None else options.iterations,
         sh_degree=1 if small else 3,
         sh_every=400 if small else 1_000,

@@ -201,8 +201,8 @@ class FitConfig:
     goes out of the background; "auto" does so where a log with sweeps has no boxes; "off" takes everything to stand."""
     camera_poses: CorrectionConfig = field(default_factory=CorrectionConfig)
     """Corrections of camera poses, one per picture; pictures that are not fitted take those of their camera's neighbours in time."""
-    actor_poses: CorrectionConfig = field(default_factory=lambda: CorrectionConfig(on=False, weight=2e-5))
-    """Corrections of the actors' poses over time."""
+    actor_poses: CorrectionConfig = field(default_factory=lambda: CorrectionConfig(weight=2e-5))
+    """Corrections of the actors' poses over time; an actor shows in fewer pixels, so the priors weigh less."""
     init: InitConfig = field(default_factory=InitConfig)
     """First Gaussians."""
     rates: RatesConfig = field(default_factory=RatesConfig)
