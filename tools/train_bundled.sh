@@ -67,7 +67,7 @@ train() { # recipe folder out options...: on every pair that is whole, and on vi
         [ ! -e "$manifest" ] || pairs+=("$(dirname "$manifest")")
     done
     [ ${#pairs[@]} -eq 0 ] || set -- "$@" --pairs "${pairs[@]}"
-    $SPLATMEND train "$recipe" --out "$folder/$out" --overwrite "$@"
+    $SPLATMEND train "$recipe" --out "$folder/$out" --overwrite --look-share 0.6 --scale 0.8 1.8 "$@"
 }
 
 case "${1:-}" in

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.attention import Attention
 from splatmend.enhance.decoder import Memory
@@ -14,7 +16,7 @@ from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.losses import LATENT_MSE, check_losses
 from splatmend.enhance.model import LoraInfo, OutputMode
 
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,8 @@ class LoopConfig:
     """Clips per process and micro-step."""
     accumulation: int = 1
     """Micro-steps per optimiser step."""
-    precision: Precision = "bf16"
-    """bf16: autocast, weights of what is trained in float32."""
+    precision: Precision = "auto"
+    """bf16: autocast, weights of what is trained in float32. auto: bf16 on a CUDA device, else fp32, since CPUs are slow in bf16."""
     cuda_graph: bool = False
     """Capture a step's kernels once and replay them on CUDA devices: for small models, bound by kernel launches."""
     ema: float | None = 0.999
@@ -57,6 +59,13 @@ class LoopConfig:
     """auto (CUDA where there is one), cpu or cuda."""
     log: bool = True
     """Show progress on the console."""
+
+    @property
+    def in_bf16(self) -> bool:
+        """Whether steps run in bf16 on this machine."""
+        if self.precision == "auto":
+            return self.device != "cpu" and torch.cuda.is_available()
+        return self.precision == "bf16"
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -181,7 +190,7 @@ class OneStepTrainConfig(LoopConfig):
                 "training: context_parallel shares the truncated decoder and a frozen encoder; give a truncation and leave out encoder "
                 "full and cuda_graph."
             )
-        if self.context_parallel > 1 and self.transformer == "full" and self.precision == "bf16" and not self.shard:
+        if self.context_parallel > 1 and self.transformer == "full" and self.in_bf16 and not self.shard:
             raise UserError("training: context_parallel with the full transformer in bf16 needs sharded weights; set shard as well.")
         if self.shard and (self.cuda_graph or self.transformer == "none"):
             raise UserError("training: shard is for a trained transformer without cuda_graph; set one of them back.")

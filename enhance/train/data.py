@@ -31,6 +31,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
 from splatmend.enhance.train.identity import source_key
+from splatmend.enhance.train.looks import LookConfig, draw_look, draw_scale, resized
 
 Kind = Literal["pair", "synthetic", "clean"]
 # Settings of how data are read, and the paths, which count by what lies there.
@@ -70,6 +71,8 @@ class DataConfig:
     workers: int | None = None
     """Processes that prepare batches. None: all cores but one (16 at most) beside a CUDA device, none elsewhere."""
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    look: LookConfig = field(default_factory=LookConfig)
+    """Tones, colours and scales that samples are given, the same for both clips."""
 
     def __post_init__(self) -> None:
         if not self.pairs and not self.videos:
@@ -199,6 +202,9 @@ class TrainingClips:
         if rng.random() < self.config.clean_share:
             kind = "clean"
         a, b = self._window(pool[int(rng.integers(len(pool)))], rng)
+        look = draw_look(rng, self.config.look)
+        if look is not None:
+            a, b = look.of(a), look.of(b)
         if kind == "synthetic":
             a = self._with_artefacts(b, int(rng.integers(2**62)))
         if kind != "clean" and rng.random() < self.config.mild_share:
@@ -279,11 +285,13 @@ class TrainingClips:
         first = int(rng.integers(max(count - self.clip_frames, 0) + 1))
         # A clip that is too short stands still at its end, as clips are padded when they are enhanced.
         index = np.minimum(np.arange(first, first + self.clip_frames), count - 1)
-        top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+        scale = draw_scale(rng, self.config.look, min(height / rows, width / columns))
+        cut_rows, cut_columns = min(round(rows / scale), height), min(round(columns / scale), width)
+        top, left = int(rng.integers(height - cut_rows + 1)), int(rng.integers(width - cut_columns + 1))
         flip = self.config.flip and rng.random() < 0.5
 
         def cut(frames: np.ndarray) -> np.ndarray:
-            piece = frames[index, top : top + rows, left : left + columns]
+            piece = resized(frames[index, top : top + cut_rows, left : left + cut_columns], rows, columns)
             return piece[:, :, ::-1] if flip else piece
 
         return cut(other), cut(target)

@@ -48,7 +48,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     torch.backends.cudnn.benchmark = True
     # One process may train twice at different precisions, which the state that accelerate keeps for all its accelerators forbids.
     AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(cpu=config.device == "cpu", mixed_precision="bf16" if config.precision == "bf16" else "no")
+    return Accelerator(cpu=config.device == "cpu", mixed_precision="bf16" if config.in_bf16 else "no")
 
 
 class Average:

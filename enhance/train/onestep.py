@@ -164,11 +164,11 @@ def choose_parameters(config: OneStepTrainConfig, enhancer: Enhancer) -> dict[st
     enhancer.requires_grad_(False)
     if config.transformer == "full":
         enhancer.transformer.requires_grad_(True)
-    elif config.precision == "bf16" and not _saves_transformer(config, enhancer):
+    elif config.in_bf16 and not _saves_transformer(config, enhancer):
         hold_in(enhancer.transformer, torch.bfloat16)
     if config.transformer == "lora" and config.transformer_lora is not None:
         add_lora(enhancer.transformer, config.transformer_lora)
-        if config.precision == "bf16":
+        if config.in_bf16:
             leave_casts_to_autocast(enhancer.transformer)
     if config.decoder == "full":
         enhancer.vae.decoder.requires_grad_(True)
@@ -196,7 +196,7 @@ def prepare_transformer(config: OneStepTrainConfig, enhancer: Enhancer, processe
     Parameters are other objects afterwards where they are sharded. `UserError` where clip or heads do not divide by the processes.
     """
     transformer, adapter = enhancer.transformer, enhancer.adapter()
-    dtype = torch.bfloat16 if config.precision == "bf16" else None
+    dtype = torch.bfloat16 if config.in_bf16 else None
     use_attention(transformer, config.attention, enhancer.device, dtype or transformer.dtype)
     rows, columns = (size // adapter.spatial_factor for size in config.crop_px)
     latents = adapter.group_count(config.clip_frames)
@@ -213,7 +213,7 @@ def latent_cache(config: OneStepTrainConfig, data: DataConfig, enhancer: Enhance
     """Where the latents of training clips are kept, or None where they are not or the encoder is trained."""
     if not data.keeps_latents or config.encoder == "full":
         return None
-    return LatentCache(encoder_key(enhancer.vae, config.precision), int(data.latents_gb * 1e9), data.latents_dir)
+    return LatentCache(encoder_key(enhancer.vae, "bf16" if config.in_bf16 else "fp32"), int(data.latents_gb * 1e9), data.latents_dir)
 
 
 def train_onestep(

@@ -99,7 +99,7 @@ def lora(config: OneStepTrainConfig, *, rank: int = 128, alpha: float = 64, lr: 
 def starting_dtype(config: OneStepTrainConfig) -> torch.dtype:
     """What to load a base model in: bfloat16 where all of it stays frozen and training runs in that, else float32."""
     frozen = config.transformer != "full" and config.decoder == config.encoder == "none"
-    return torch.bfloat16 if frozen and config.precision == "bf16" else torch.float32
+    return torch.bfloat16 if frozen and config.in_bf16 else torch.float32
 
 
 def starting_enhancer(

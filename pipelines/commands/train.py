@@ -38,6 +38,10 @@ class DataOptions:
     """Share of samples made from videos by synthetic artefacts, where there are both pairs and videos."""
     clean_share: float = 0.08
     """Share of samples whose input is the target itself, so that good frames stay good."""
+    look_share: float = 0.0
+    """Share of samples whose tones and colours are changed, the same for both clips: less to learn by heart from few scenes."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Samples are reduced or enlarged by a factor in this range, the same for both clips."""
     cache_gb: float = 8.0
     """Decoded frames that are kept in host memory, in gigabytes."""
     distinct_samples: int | None = None
@@ -124,6 +128,7 @@ def run(options: Options | None) -> int:
         return 0
     from splatmend.enhance.train.autoencoder import train_autoencoder
     from splatmend.enhance.train.data import DataConfig
+    from splatmend.enhance.train.looks import LookConfig
     from splatmend.enhance.train.onestep import train_onestep
     from splatmend.enhance.train.recipes import starting_dtype, starting_enhancer
     from splatmend.pipelines.commands.output import refuse_existing
@@ -134,6 +139,7 @@ def run(options: Options | None) -> int:
         videos=options.data.videos,
         synthetic_share=options.data.synthetic_share,
         clean_share=options.data.clean_share,
+        look=LookConfig(share=options.data.look_share, scale=options.data.scale),
         cache_gb=options.data.cache_gb,
         distinct_samples=options.data.distinct_samples,
         latents_gb=options.data.latents_gb,

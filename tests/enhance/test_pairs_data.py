@@ -15,6 +15,7 @@ from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.train.data import ClipCache, DataConfig, TrainingClips
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
+from splatmend.enhance.train.looks import Look, LookConfig, draw_look
 
 CPU = torch.device("cpu")
 
@@ -181,3 +182,54 @@ def test_colour_is_wrong_in_parts_only() -> None:
     assert greatest.min() > 0.01
     left = (change < 0.2 * greatest.view(-1, 1, 1, 1)).float().flatten(1).mean(dim=1)
     assert left.mean() > 0.3
+
+
+def test_both_clips_of_a_sample_get_the_same_look(index: Path) -> None:
+    plain = clips_of(DataConfig(pairs=(index,), clean_share=0.0, mild_share=0.0))
+    # Exposure alone, so that what the change was can be read from the two clips.
+    look = LookConfig(share=1.0, gain_stops=1.0, channel_gain_stops=0.0, gamma=0.0, grey=0.0, swap=0.0, saturation=(1.0, 1.0))
+    clips = clips_of(DataConfig(pairs=(index,), clean_share=0.0, mild_share=0.0, look=look))
+    gains = []
+    for step in range(6):
+        changed = clips.raw(step)
+        for degraded, target in zip(changed.degraded.astype(float), changed.target.astype(float), strict=True):
+            # The textures' means are those of the whole clips to a few levels: 60 and 140 and what frames add.
+            gains.append((degraded.mean() / 64.0, target[target < 255].mean() / 144.0))
+            assert gains[-1][0] == pytest.approx(gains[-1][1], rel=0.12)
+    assert max(g for g, _ in gains) > 1.2 > 0.9 > min(g for g, _ in gains)
+    assert plain.raw(0).target.shape == changed.target.shape
+
+
+def test_looks_keep_grey_grey_and_their_share() -> None:
+    rng = np.random.default_rng(3)
+    config = LookConfig(share=0.5, channel_gain_stops=0.0)
+    grey = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 16, 16, 3)
+    looks = [draw_look(rng, config) for _ in range(400)]
+    drawn = [look for look in looks if look is not None]
+    assert 160 < len(drawn) < 240
+    for look in drawn[:40]:
+        out = look.of(grey).astype(int)
+        assert np.ptp(out, axis=-1).max() <= 1
+        assert (np.diff(out[..., 0].ravel()) >= 0).all()
+    same = Look(np.ones(3), 1.0, np.eye(3))
+    frames = rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(same.of(frames), frames)
+
+
+@pytest.mark.parametrize(("scale", "slope"), [((2.0, 2.0), 1.0), ((0.5, 0.5), 4.0)])
+def test_scaled_samples_show_a_larger_or_smaller_piece(tmp_path: Path, scale: tuple[float, float], slope: float) -> None:
+    ramp = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], 80, axis=0).repeat(3, axis=2)
+    with building(tmp_path / "ramp", Manifest(kind="clip", config={})) as folder:
+        with ClipWriter(folder) as writer:
+            for _ in range(5):
+                writer.write(ramp)
+    config = DataConfig(videos=(tmp_path / "ramp",), clean_share=1.0, flip=False, look=LookConfig(scale=scale))
+    target = clips_of(config).raw(0).target.astype(float)
+    assert target.shape == (2, 5, 32, 32, 3)
+    assert np.diff(target, axis=3)[:, :, 2:-2, 2:-2].mean() == pytest.approx(slope, rel=0.1)
+
+
+@pytest.mark.parametrize("fault", [{"share": 1.5}, {"gamma": -1.0}, {"scale": (0.0, 1.0)}, {"saturation": (1.0, 0.5)}])
+def test_looks_out_of_range_are_refused(fault: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(fault))):
+        LookConfig(**fault)  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ def prepared(
 def gradients(config: OneStepTrainConfig, enhancer: Enhancer, parameters: dict[str, torch.nn.Parameter], batch: Batch) -> torch.Tensor:
     for parameter in parameters.values():
         parameter.grad = None
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.in_bf16):
         OneStepObjective(config, enhancer).add_gradients(batch)
     return torch.cat([p.grad.flatten() for p in parameters.values() if p.grad is not None])
 

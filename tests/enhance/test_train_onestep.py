@@ -20,6 +20,7 @@ from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig
 from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters, train_onestep
+from splatmend.enhance.train.recipes import small_onestep
 
 NAN = float("nan")
 
@@ -271,3 +272,11 @@ def test_settings_that_make_no_sense_are_named(data: DataConfig, tmp_path: Path)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="CUDA"):
             train_onestep(config(device="cuda"), data, tiny(), tmp_path / "out")
+
+
+def test_precision_follows_the_device() -> None:
+    config = small_onestep()
+    assert config.precision == "auto"
+    assert config.in_bf16 == torch.cuda.is_available()
+    assert not dataclasses.replace(config, device="cpu").in_bf16
+    assert dataclasses.replace(config, device="cpu", precision="bf16").in_bf16
