@@ -47,7 +47,7 @@ collage_pairs() { # folder seed
         --strategies sparse underfit --every $((4 + seed % 7)) --shares 0.$((2 + seed % 4)) \
         --fit.iterations $((500 + seed % 3 * 150)) --fit.sh-degree 1 --fit.sh-every 250 --fit.sky-rows 64 --fit.log-every 100 \
         --fit.checkpoint-every 400 --fit.init.point-count $((4000 + seed % 4 * 2000)) --fit.init.ray-count 4000 \
-        --fit.densify.cap $((10000 + seed % 5 * 4000))
+        --fit.densify.cap $((10000 + seed % 5 * 4000)) --fit.camera-poses.no-on
 }
 export -f street_pairs collage collage_pairs
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -36,6 +37,23 @@ class _KeptGroup:
     pending: tuple[torch.Tensor, torch.Tensor] | None
     """Frames whose loss was not pulled back yet, and its gradient. The output head hangs on the frames alone: dropping them frees it
     while the rest of the graph is kept."""
+
+
+class _TakenFrom(torch.autograd.Function):
+    """The identity. Backwards it gives what lies in a box, and leaves the box empty.
+
+    Whoever starts a backward pass holds the gradients it starts from until the end. A cache's gradient is as large as the cache; out of
+    a box each tensor of it is gone as soon as the layer it belongs to is through.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, box: list[torch.Tensor]) -> torch.Tensor:
+        ctx.box = box
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.box.pop(), None
 
 
 class TruncatedBackprop:
@@ -92,32 +110,38 @@ class TruncatedBackprop:
         cotangents: list[torch.Tensor | None] = []
         for group in reversed(self._kept):
             keep = not last and group.index > index - self._truncation
-            outputs, wanted = group.cache_out if cotangents else (), cotangents
+            outputs: tuple[torch.Tensor, ...] = group.cache_out if cotangents else ()
             if group.pending is not None:
-                outputs, wanted = (*outputs, group.pending[0]), [*wanted, group.pending[1]]
+                outputs = (*outputs, group.pending[0])
+                cotangents.append(group.pending[1])
             elif pull_earlier is not None and group.output is not None:
-                outputs, wanted = (*outputs, group.output), [*wanted, pull_earlier(group.index)]
-            cotangents = self._through(group, outputs, wanted, cross=group.index > furthest, keep=keep)
+                outputs = (*outputs, group.output)
+                cotangents.append(pull_earlier(group.index))
             group.pending = None
-            del outputs, wanted
+            cotangents = self._through(group, outputs, cotangents, cross=group.index > furthest, keep=keep)
+            del outputs
         self._kept = deque([] if last else [group for group in self._kept if group.index > index - self._truncation])
 
     def _through(
-        self, group: _KeptGroup, outputs: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], *, cross: bool, keep: bool
+        self, group: _KeptGroup, outputs: Sequence[torch.Tensor], cotangents: list[torch.Tensor | None], *, cross: bool, keep: bool
     ) -> list[torch.Tensor | None]:
-        """Pull `cotangents` of `outputs` back through one group's graph, add what reaches its inputs to the sums.
+        """Pull `cotangents` of `outputs` back through one group's graph, add what reaches its inputs to the sums. Empties `cotangents`.
 
         Returns the gradients of the incoming cache (with `cross`), which are cotangents of the group before. `keep` keeps the graph.
         """
-        pairs = [(out, grad) for out, grad in zip(outputs, cotangents, strict=True) if grad is not None and out.requires_grad]
-        if not pairs:
+        boxes = [(out, [grad]) for out, grad in zip(outputs, cotangents, strict=True) if grad is not None and out.requires_grad]
+        cotangents.clear()
+        if not boxes:
             return [None] * len(group.cache_in)
         trained_side = [name for name, tensor in group.side.items() if tensor.requires_grad]
         links = group.cache_in if cross else ()
         inputs = [group.latent, *(group.side[name] for name in trained_side), *links, *self._params]
-        outs, wanted = [out for out, _ in pairs], [grad for _, grad in pairs]
-        with without_autocast(outs[0].device):
-            grads = torch.autograd.grad(outs, inputs, wanted, retain_graph=keep, allow_unused=True)
+        with torch.enable_grad():
+            ends = [_TakenFrom.apply(out, box) for out, box in boxes]
+        # Of no size in memory: what counts comes out of the boxes.
+        nothing = [end.new_zeros(()).expand(end.shape) for end in ends]
+        with without_autocast(ends[0].device):
+            grads = torch.autograd.grad(ends, inputs, nothing, retain_graph=keep, allow_unused=True)
         if grads[0] is not None:
             self._sums.add_latent(group.index, grads[0], self._crop)
         for name, grad in zip(trained_side, grads[1:], strict=False):

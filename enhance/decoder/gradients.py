@@ -65,7 +65,7 @@ class Sums(Protocol):
 class FeatureGradients:
     """Gradients of each group's loss with respect to the features between two stages, kept apart by loss: at most D + 1 a loss.
 
-    Everything else goes on to `sums`.
+    They grow with the clip, so they lie in host memory. Everything else goes on to `sums`.
     """
 
     def __init__(self, sums: Sums, features: Sequence[torch.Tensor]) -> None:
@@ -80,8 +80,8 @@ class FeatureGradients:
         place = (self.loss_index, index)
         if place not in self._gradients:
             whole = self._features[index]
-            self._gradients[place] = torch.zeros_like(whole, dtype=accumulation_dtype(whole.dtype))
-        crop.outer(self._gradients[place]).add_(grad)
+            self._gradients[place] = torch.zeros_like(whole, dtype=accumulation_dtype(whole.dtype), device="cpu")
+        crop.outer(self._gradients[place]).add_(grad.cpu())
 
     def add_side(self, index: int, name: str, grad: torch.Tensor, crop: SpatialCrop) -> None:
         """See `Sums`."""
@@ -94,7 +94,7 @@ class FeatureGradients:
     def take(self, loss_index: int, index: int) -> torch.Tensor | None:
         """The gradient of one loss with respect to one group's features, in their dtype, and forget it."""
         gradient = self._gradients.pop((loss_index, index), None)
-        return None if gradient is None else gradient.to(self._features[index].dtype)
+        return None if gradient is None else gradient.to(self._features[index])
 
 
 class GradientSums:

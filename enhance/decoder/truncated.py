@@ -149,7 +149,7 @@ class TruncatedDecoder:
         approximate is only the way back: the gradient at each core's pixels is pulled through a decode of that core's crop, which
         lacks whatever convolutions see beyond the halo. Blocks at the latents' resolution, and with them Wan's attention over the whole
         frame, run on whole frames in both directions where the adapter is a `SplitDecoderAdapter`. The gradient of all frames
-        is held meanwhile, as large as the decoded clip. A halo as wide as the convolutions reach is exact.
+        lies in host memory meanwhile, as large as the decoded clip. A halo as wide as the convolutions reach is exact.
 
         Raises `ValueError` for latents of a wrong rank or channel count, `valid_frames` out of range, a parameter without gradient,
         a loss that is no scalar or depends on nothing, or side features that do not match the joins; `DecoderMemoryError` (a
@@ -210,13 +210,13 @@ class TruncatedDecoder:
         self._walk(clip, early, clip.latents(), whole_frame(*clip.z.shape[-2:]), clip.sums, pull, between.take)
 
     def _frame_gradients(self, clip: _Clip, loss: ClipLoss, stage: Stage, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The gradient of the loss with respect to every group's frames, of whole frames."""
+        """The gradient of the loss with respect to every group's frames, of whole frames; in host memory, since it grows with the clip."""
         gradients = []
         for index, frames in enumerate(self._without_gradients(clip, stage, inputs)):
             grad, direct = loss.pull(index, frames)
             if self.share[0] == 0:
                 clip.sums.add_params(direct)
-            gradients.append(grad)
+            gradients.append(grad.cpu())
         return gradients
 
     def _without_gradients(self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -37,7 +37,7 @@ FRAMES = 12
 
 
 def _fitted(log: SceneLog, config: FitConfig) -> tuple[Scene, dict[str, float]]:
-    trainer = Trainer(log, recorded_shots(log, config.data), config, torch.device("cpu"))
+    trainer = Trainer(log, recorded_shots(log, config.data), config, torch.device(config.device))
     for _ in range(config.iterations):
         trainer.step()
     scene = trainer.finished_scene()
@@ -102,3 +102,15 @@ def test_boxes_go_back_to_where_they_were() -> None:
         spreads[on] = _spread(inverse(true) @ scene.actors["car/1"].track.track.world_from_body)
     assert spreads[True][0] < 0.6 * spreads[False][0]
     assert scores[True]["psnr"] > scores[False]["psnr"]
+
+
+@pytest.mark.gpu
+def test_poses_go_back_through_gsplat_as_well() -> None:
+    settings = replace(CONFIG, device="cuda", iterations=480)
+    logs = {"camera_poses": with_camera_faults(FRAMES, 0.05, 0.3), "actor_poses": with_actor_faults(FRAMES, 0.15, 3.0)}
+    corrections = {"camera_poses": ON, "actor_poses": replace(ON, rate_deg=0.3, spread_deg=3.0, weight=2e-5)}
+    for name, log in logs.items():
+        (_, logged), (scene, corrected) = (_fitted(log, replace(settings, **{name: c})) for c in (OFF, corrections[name]))
+        assert corrected["psnr"] > logged["psnr"], name
+        if name == "camera_poses":
+            assert _camera_spread(scene)[0] < 0.5 * 0.05
