@@ -62,6 +62,21 @@ class Sums(Protocol):
         ...
 
 
+def to_host(x: torch.Tensor) -> torch.Tensor:
+    """A tensor's copy in pinned host memory, made while the device works on; on the CPU the tensor itself.
+
+    Only for what goes back with `to_device`: the device has not filled it yet when this returns.
+    """
+    if not x.is_cuda:
+        return x
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+
+def to_device(held: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What `to_host` put aside, in the order of the device's own work."""
+    return held.to(device, non_blocking=True)
+
+
 class FeatureGradients:
     """Gradients of each group's loss with respect to the features between two stages, kept apart by loss: at most D + 1 a loss.
 
@@ -71,17 +86,13 @@ class FeatureGradients:
     def __init__(self, sums: Sums, features: Sequence[torch.Tensor]) -> None:
         self._sums = sums
         self._features = features
-        self._gradients: dict[tuple[int, int], torch.Tensor] = {}
+        self._pieces: dict[tuple[int, int], list[tuple[SpatialCrop, torch.Tensor]]] = {}
         self.loss_index = 0
         """The group whose loss is being walked."""
 
     def add_latent(self, index: int, grad: torch.Tensor, crop: SpatialCrop) -> None:
         """Add a gradient [B, C, 1, h', w'] of the present loss with respect to group `index`'s features within `crop`."""
-        place = (self.loss_index, index)
-        if place not in self._gradients:
-            whole = self._features[index]
-            self._gradients[place] = torch.zeros_like(whole, dtype=accumulation_dtype(whole.dtype), device="cpu")
-        crop.outer(self._gradients[place]).add_(grad.cpu())
+        self._pieces.setdefault((self.loss_index, index), []).append((crop, to_host(grad)))
 
     def add_side(self, index: int, name: str, grad: torch.Tensor, crop: SpatialCrop) -> None:
         """See `Sums`."""
@@ -93,8 +104,14 @@ class FeatureGradients:
 
     def take(self, loss_index: int, index: int) -> torch.Tensor | None:
         """The gradient of one loss with respect to one group's features, in their dtype, and forget it."""
-        gradient = self._gradients.pop((loss_index, index), None)
-        return None if gradient is None else gradient.to(self._features[index])
+        pieces = self._pieces.pop((loss_index, index), None)
+        if pieces is None:
+            return None
+        features = self._features[index]
+        total = torch.zeros_like(features, dtype=accumulation_dtype(features.dtype))
+        for crop, piece in pieces:
+            crop.outer(total).add_(to_device(piece, features.device))
+        return total.to(features.dtype)
 
 
 class GradientSums:

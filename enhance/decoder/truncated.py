@@ -16,7 +16,7 @@ from splatmend.enhance.decoder.backprop import TruncatedBackprop
 from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
-from splatmend.enhance.decoder.gradients import FeatureGradients, GradientSums, LossAndGrad, Sums
+from splatmend.enhance.decoder.gradients import FeatureGradients, GradientSums, LossAndGrad, Sums, to_device, to_host
 from splatmend.enhance.decoder.groups import split_into_groups, valid_part
 from splatmend.enhance.decoder.stages import Stage, first_stage, second_stage, whole_decoder
 from splatmend.enhance.decoder.wan import WanAdapter
@@ -216,7 +216,7 @@ class TruncatedDecoder:
             grad, direct = loss.pull(index, frames)
             if self.share[0] == 0:
                 clip.sums.add_params(direct)
-            gradients.append(grad.cpu())
+            gradients.append(to_host(grad))
         return gradients
 
     def _without_gradients(self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -236,7 +236,8 @@ class TruncatedDecoder:
 
             def pull(index: int, frames: torch.Tensor, crop: SpatialCrop = crop) -> torch.Tensor:
                 cotangent = torch.zeros_like(frames)
-                crop.core_of_crop(cotangent, self.adapter.spatial_factor).copy_(crop.inner(frame_grads[index]))
+                whole = to_device(frame_grads[index], frames.device)
+                crop.core_of_crop(cotangent, self.adapter.spatial_factor).copy_(crop.inner(whole))
                 return cotangent
 
             self._walk(clip, stage, inputs, crop, sums, pull)
