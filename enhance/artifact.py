@@ -111,8 +111,8 @@ def load_autoencoder(folder: Path) -> AutoencoderKLWan:
     return load_part(AutoencoderKLWan, folder / "vae", torch.float32)
 
 
-def copy_as_bundled(source: Path, destination: Path | None = None) -> int:
-    """Write the enhancer at `source` in bfloat16 as the bundled one; returns its size in bytes.
+def copy_as_bundled(source: Path, destination: Path | None = None, *, strength: float | None = None) -> int:
+    """Write the enhancer at `source` in bfloat16 as the bundled one; returns its size in bytes. `strength`: what it is to advise.
 
     `UserError` where it is larger than the 16 MB that a package may carry or needs a base model from elsewhere.
     """
@@ -120,6 +120,8 @@ def copy_as_bundled(source: Path, destination: Path | None = None) -> int:
     info = read_json(Path(source) / INFO)
     if not {"vae", "transformer"} <= set(info["requires"]):
         raise UserError(f"{source}: it needs its base model {enhancer.spec.base}; only an enhancer that is whole can be bundled.")
+    if strength is not None:
+        enhancer.spec = dataclasses.replace(enhancer.spec, strength=strength)
     folder = destination or bundled_folder()
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -50,6 +50,8 @@ class EnhancerSpec:
     """Latents the transformer sees at once, the length it was trained at."""
     overlap: int = 4
     """Latents that neighbouring windows share."""
+    strength: float = 1.0
+    """How much of its change is taken where nobody says otherwise, 0 to 1."""
     lora: LoraInfo | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on and how."""
@@ -59,6 +61,8 @@ class EnhancerSpec:
             raise ValueError(f"output must be one of {', '.join(get_args(OutputMode))}; got {self.output}")
         if not 0 <= self.overlap < self.window:
             raise ValueError(f"overlap must be at least 0 and smaller than the window of {self.window} latents; got {self.overlap}")
+        if not 0.0 <= self.strength <= 1.0:
+            raise ValueError(f"strength must lie between 0 and 1; got {self.strength}")
 
 
 class Encoded(NamedTuple):

@@ -49,13 +49,14 @@ class StreamingEnhancer:
         self,
         enhancer: Enhancer,
         *,
-        strength: float = 1.0,
+        strength: float | None = None,
         window: int | None = None,
         overlap: int | None = None,
         attention: Attention = "auto",
         compile: bool = False,
     ) -> None:
-        """`window`, `overlap`: in latents; None: what the enhancer was trained with. `UserError` for values out of range.
+        """`strength`: how much of the change is taken; None: what the enhancer's spec says. `window`, `overlap`: in latents; None: what it was
+        trained with. `UserError` for values out of range.
 
         `attention` and `compile` are set on the enhancer's transformer and stay. A compiled transformer is faster after its first
         window, which takes minutes: for long clips, or many.
@@ -65,7 +66,7 @@ class StreamingEnhancer:
         check_strength(strength)
         if self.window < 1 or not 0 <= self.overlap < self.window:
             raise UserError(f"window: {self.window} latents with an overlap of {self.overlap} leave no stride; give a smaller overlap.")
-        self.enhancer, self.strength = enhancer, strength
+        self.enhancer, self.strength = enhancer, enhancer.spec.strength if strength is None else strength
         self.peak_groups = 0
         self._held: deque[_Held] = deque()
         use_attention(enhancer.transformer, attention, enhancer.device, enhancer.transformer.dtype)
@@ -134,7 +135,7 @@ def enhance_clip(
     clip: Clip,
     out: Path,
     *,
-    strength: float = 1.0,
+    strength: float | None = None,
     window: int | None = None,
     overlap: int | None = None,
     overwrite: bool = False,
@@ -145,11 +146,17 @@ def enhance_clip(
 ) -> Path:
     """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks and frame rate.
 
-    `strength` 0 gives the input's frames exactly. `attention`, `compile`: see `StreamingEnhancer`. `UserError` where `out` exists
+    `strength` 0 gives the input's frames exactly. All settings: see `StreamingEnhancer`. `UserError` where `out` exists
     already or a setting is out of range.
     """
     stream = StreamingEnhancer(enhancer, strength=strength, window=window, overlap=overlap, attention=attention, compile=compile)
-    config = {"strength": strength, "window": stream.window, "overlap": stream.overlap, "encoding": encoding, "enhancer": enhancer.spec}
+    config = {
+        "strength": stream.strength,
+        "window": stream.window,
+        "overlap": stream.overlap,
+        "encoding": encoding,
+        "enhancer": enhancer.spec,
+    }
     manifest = Manifest(kind="clip", config=config, inputs={"clip": _clip_key(clip)})
     with building(out, manifest, overwrite=overwrite) as folder:
         mask_names = sorted(p.name for p in (clip.path / "masks").iterdir() if p.is_dir()) if (clip.path / "masks").is_dir() else []
@@ -157,7 +164,7 @@ def enhance_clip(
         with ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
             for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip))):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
-        manifest.facts = writer.facts | {"rate_hz": clip.rate_hz, "model": enhancer.spec.base, "strength": strength}
+        manifest.facts = writer.facts | {"rate_hz": clip.rate_hz, "model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
 
 
@@ -166,7 +173,7 @@ def enhance_video(
     clip: Clip,
     out: Path,
     *,
-    strength: float = 1.0,
+    strength: float | None = None,
     window: int | None = None,
     overlap: int | None = None,
     overwrite: bool = False,

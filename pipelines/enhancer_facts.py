@@ -19,4 +19,11 @@ def enhancer_facts(folder: Path, spec: EnhancerSpec) -> dict[str, Any]:
         with path.open("rb") as file:
             digest.update(f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     name = BUNDLED if folder.resolve() == bundled_folder() else folder.name
-    return {"name": name, "weights": digest.hexdigest()[:12], "base": spec.base, "task": spec.task, "provenance": plain(spec.provenance)}
+    return {
+        "name": name,
+        "weights": digest.hexdigest()[:12],
+        "base": spec.base,
+        "task": spec.task,
+        "strength": spec.strength,
+        "provenance": plain(spec.provenance),
+    }

@@ -35,8 +35,8 @@ class RecipeOptions:
     """Camera to render; by default the one that looks ahead the most."""
     model: str = "bundled"
     """Folder of the enhancer, "bundled", or "none" to leave enhancement out."""
-    strength: float = 1.0
-    """How much of the enhancer's change is taken, 0 to 1."""
+    strength: float | None = None
+    """How much of the enhancer's change is taken, 0 to 1; none: as the enhancer advises."""
     iterations: int | None = None
     """Iterations of the fit, instead of the preset's."""
     max_width: int | None = None

@@ -31,8 +31,8 @@ class RenderConfig:
 class EnhanceConfig:
     """How to enhance a clip."""
 
-    strength: float = 1.0
-    """0 leaves the clip as it is, 1 takes all of the enhancer's change."""
+    strength: float | None = None
+    """0 leaves the clip as it is, 1 takes all of the enhancer's change; None: as the enhancer advises."""
     encoding: Encoding = "png"
     """How frames are stored."""
 

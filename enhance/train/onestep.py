@@ -320,7 +320,8 @@ def _write(
             "data": [p.parent.name for p in data.pairs] + [p.name for p in data.videos],
         },
     )
-    spec = dataclasses.replace(spec, lora=config.transformer_lora if config.transformer == "lora" else spec.lora)
+    # What an enhancer that was trained on advised says nothing about what it has become.
+    spec = dataclasses.replace(spec, strength=1.0, lora=config.transformer_lora if config.transformer == "lora" else spec.lora)
     if config.window is not None or config.transformer == "full":
         window = config.window or 1 + (config.clip_frames - 1) // 4
         spec = dataclasses.replace(spec, window=window, overlap=min(config.overlap, window - 1))

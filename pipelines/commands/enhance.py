@@ -23,8 +23,8 @@ class Options:
     """Folder of the clip to write, or a video file (.mp4, without the cameras)."""
     model: str = "bundled"
     """Folder of the enhancer, a hub id, or "bundled"."""
-    strength: float = 1.0
-    """0 leaves the clip as it is, 1 takes all of the enhancer's change."""
+    strength: float | None = None
+    """0 leaves the clip as it is, 1 takes all of the enhancer's change; none: as the enhancer advises."""
     encoding: Encoding = "png"
     """How frames are stored: png is lossless; h264 (a video file's, unless av1 is given) and av1 are small."""
     window: int | None = None

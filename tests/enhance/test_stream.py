@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 from pathlib import Path
@@ -152,3 +153,17 @@ def test_settings_out_of_range_are_named(enhancer: Enhancer) -> None:
         StreamingEnhancer(enhancer, strength=1.5)
     with pytest.raises(UserError, match="overlap"):
         StreamingEnhancer(enhancer, window=3, overlap=3)
+
+
+def test_without_a_strength_the_enhancers_own_counts(enhancer: Enhancer) -> None:
+    frames = np.random.default_rng(5).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    half = list(StreamingEnhancer(enhancer, strength=0.5).frames(iter(frames), 5))
+    full = list(StreamingEnhancer(enhancer).frames(iter(frames), 5))
+    advised = enhancer.spec
+    try:
+        enhancer.spec = dataclasses.replace(advised, strength=0.5)
+        own = list(StreamingEnhancer(enhancer).frames(iter(frames), 5))
+    finally:
+        enhancer.spec = advised
+    assert not np.array_equal(half, full)
+    np.testing.assert_array_equal(own, half)

@@ -18,7 +18,14 @@ def test_the_name_is_the_folders_and_the_hash_follows_the_weights(tmp_path: Path
     (folder / "vae").mkdir(parents=True)
     save_file({"a": np.zeros(3, np.float32)}, folder / "vae" / "model.safetensors")
     first = enhancer_facts(folder, spec)
-    assert first | {"weights": ""} == {"name": "mine", "weights": "", "base": "small", "task": "restore", "provenance": {"steps": 3}}
+    assert first | {"weights": ""} == {
+        "name": "mine",
+        "weights": "",
+        "base": "small",
+        "task": "restore",
+        "strength": 1.0,
+        "provenance": {"steps": 3},
+    }
     (folder / "enhancer.json").write_text("{}")
     assert enhancer_facts(folder, spec) == first
     save_file({"a": np.ones(3, np.float32)}, folder / "vae" / "model.safetensors")
