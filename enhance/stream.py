@@ -55,8 +55,8 @@ class StreamingEnhancer:
         attention: Attention = "auto",
         compile: bool = False,
     ) -> None:
-        """`strength`: how much of the change is taken; None: what the enhancer's spec says. `window`, `overlap`: in latents; None: what it was
-        trained with. `UserError` for values out of range.
+        """`strength`: how much of the change is taken; None: what the enhancer's spec says. `window`, `overlap`: in latents; None: what
+        it was trained with. `UserError` for values out of range.
 
         `attention` and `compile` are set on the enhancer's transformer and stay. A compiled transformer is faster after its first
         window, which takes minutes: for long clips, or many.

@@ -219,10 +219,9 @@ def test_looks_keep_grey_grey_and_their_share() -> None:
 @pytest.mark.parametrize(("scale", "slope"), [((2.0, 2.0), 1.0), ((0.5, 0.5), 4.0)])
 def test_scaled_samples_show_a_larger_or_smaller_piece(tmp_path: Path, scale: tuple[float, float], slope: float) -> None:
     ramp = np.repeat(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], 80, axis=0).repeat(3, axis=2)
-    with building(tmp_path / "ramp", Manifest(kind="clip", config={})) as folder:
-        with ClipWriter(folder) as writer:
-            for _ in range(5):
-                writer.write(ramp)
+    with building(tmp_path / "ramp", Manifest(kind="clip", config={})) as folder, ClipWriter(folder) as writer:
+        for _ in range(5):
+            writer.write(ramp)
     config = DataConfig(videos=(tmp_path / "ramp",), clean_share=1.0, flip=False, look=LookConfig(scale=scale))
     target = clips_of(config).raw(0).target.astype(float)
     assert target.shape == (2, 5, 32, 32, 3)
