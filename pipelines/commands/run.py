@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from splatmend.pipelines.recipes import RECIPES, RecipeOptions, refuse_unfit
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,19 @@ def run(options: Options) -> int:
         return 0
     records = runner.run(planned, options.out, device=options.device, say=lambda line: console.print(line, highlight=False, markup=False))
     console.print(usage_table(records))
+    _show_scores(console, options.out, [record["stage"] for record in records])
     if "report" in (record["stage"] for record in records):
         from splatmend.pipelines.report.build import PAGE
 
         console.print(f"report: {options.out / 'report' / PAGE}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _show_scores(console: Console, out: Path, stages: Sequence[str]) -> None:
+    """The tables of those stages that score clips."""
+    from splatmend.pipelines.evaluation.scores import SCORES, read_scores
+    from splatmend.pipelines.evaluation.table import score_table
+
+    for stage in stages:
+        if (out / stage / SCORES).is_file():
+            console.print(score_table(read_scores(out / stage), title=stage))

@@ -124,9 +124,16 @@ def test_another_recipe_is_refused_and_an_old_report_is_not_announced(
     monkeypatch.setitem(RECIPES, "demo", lambda log, options: tiny(recipes.demo(log, options)))
     arguments = ["run", "demo", "--out", str(demo), "--model", "none", "--shift", "1", "--device", "cpu"]
     assert main([*arguments, "--until", "shift"]) == 0
-    assert "report:" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "report:" not in said
+    assert "PSNR" not in said
     assert main(arguments) == 0
-    assert f"report: {demo / 'report' / 'report.html'}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"report: {demo / 'report' / 'report.html'}" in said
+    # What was scored is shown, whether it was scored by this run or by one before.
+    for stage in ("recorded-scores", "shift-scores"):
+        assert f"{stage}: " in said
+        assert f"{read_scores(demo / stage)['rows']['raw']['mean']['psnr']:.2f}" in said
     # Only the fit goes on from a checkpoint; the plan says so.
     assert [stage.name for stage in recipes.demo(None, RecipeOptions(model="none")) if stage.resumes] == ["fit"]
 
