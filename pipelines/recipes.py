@@ -99,6 +99,8 @@ def demo(log: Path | None, options: RecipeOptions) -> list[Stage]:
         street = StreetConfig(seed=options.seed, duration_s=2.4, width=320, height=192)
     else:
         street = StreetConfig(seed=options.seed, duration_s=8.0, width=960, height=544)
+    if options.camera is not None and options.camera not in street.cameras:
+        raise UserError(f"camera: the demo's street has no camera {options.camera}; choose among {', '.join(street.cameras)}.")
     make = Stage(name="street", config=street, run=stages.make_street)
     rest = _driving("demo", "street", options, title="Demo: a procedural street", shift_truth="street")
     return [make, *rest]

@@ -8,6 +8,7 @@ turned so that the mean of the cameras' up directions is +z; the scale stays. Ph
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -116,10 +117,15 @@ def _image_paths(folder: Path, entries: list[dict[str, Any]]) -> dict[str, Path]
     listed = {name: path if path.suffix else path.with_suffix(".png") for name, path in listed.items()}
     if not listed or any(path.is_file() for path in listed.values()):
         return listed
-    first = next(iter(listed.values()))
-    scaled = [sibling for sibling in first.parent.parent.glob(f"{first.parent.name}_*") if sibling.name.rpartition("_")[2].isdecimal()]
+    # The folder that all pictures lie in, however deep below it.
+    whole = {name: Path(os.path.abspath(path)) for name, path in listed.items()}
+    common = Path(os.path.commonpath([path.parent for path in whole.values()]))
+    beside = [Path(os.path.abspath(folder)), *Path(os.path.abspath(folder)).parents]
+    while common.parent not in beside and common != common.parent:
+        common = common.parent
+    scaled = [sibling for sibling in common.parent.glob(f"{common.name}_*") if sibling.name.rpartition("_")[2].isdecimal()]
     for sibling in sorted(scaled, key=lambda s: int(s.name.rpartition("_")[2])):
-        moved = {name: sibling / path.name for name, path in listed.items()}
+        moved = {name: sibling / path.relative_to(common) for name, path in whole.items()}
         if any(path.is_file() for path in moved.values()):
             return moved
     return listed

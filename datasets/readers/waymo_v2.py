@@ -104,7 +104,11 @@ def _gather_frames(segment: SegmentFiles, calibrations: dict[int, WaymoCamera], 
         panoptic_rows = _rows_by_key(labels, "camera_segmentation", CAMERA)
         names = ("panoptic_label", "panoptic_label_divisor")
         panoptic = ParquetRows(labels, [column("camera_segmentation", name) for name in names])
+    seen: set[tuple[int, int]] = set()
     for row, key in enumerate(zip(table.key(TIMESTAMP).tolist(), table.key(CAMERA).tolist())):
+        if key in seen:
+            raise UserError(f"{path}: camera number {key[1]} has two images at {key[0]} us; download the file again.")
+        seen.add(key)
         if key[1] not in calibrations:
             raise UserError(f"{path}: camera number {key[1]} has images but no calibration; add it to camera_calibration.")
         calibration = calibrations[key[1]]

@@ -105,6 +105,21 @@ def test_scaled_pictures_scale_the_intrinsics(tmp_path: Path) -> None:
     assert log.frames[0].read_image().shape == (16, 24, 3)
 
 
+def test_scaled_pictures_are_found_below_folders_of_their_own(tmp_path: Path) -> None:
+    content = write_set(tmp_path, images="images_4", scale=4)
+    for index, entry in enumerate(content["frames"]):
+        below = tmp_path / "images_4" / "ab"[index % 2]
+        below.mkdir(exist_ok=True)
+        (tmp_path / "images_4" / f"frame_{index}.png").rename(below / "0.png" if index < 2 else below / "1.png")
+        entry["file_path"] = f"images/{'ab'[index % 2]}/{index // 2}.png"
+    rewrite(tmp_path, content)
+    log = open_log(tmp_path)
+    assert len(log.frames) == 4
+    assert log.cameras["camera_0"].width == 24
+    # Pictures of the same name in different folders stay apart.
+    assert len({frame.read_image().tobytes() for frame in log.frames}) == 4
+
+
 def test_each_calibration_is_a_camera(tmp_path: Path) -> None:
     content = write_set(tmp_path)
     content["frames"][2]["fl_x"] = 90.0

@@ -238,6 +238,14 @@ def test_faulty_values_are_named(drive: Path, component: str, name: str, value: 
         waymo_v2.read(drive).validate()
 
 
+def test_an_image_that_is_there_twice_is_named(drive: Path) -> None:
+    path = file_of(drive, "camera_image")
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(1, 1)]), path)
+    with pytest.raises(UserError, match=r"camera number \d has two images at \d+ us"):
+        waymo_v2.read(drive)
+
+
 def test_faulty_images_and_sweeps_are_named_when_they_are_read(drive: Path) -> None:
     change(file_of(drive, "camera_image"), column("camera_image", "image"), 0, b"no picture")
     change(file_of(drive, "lidar_calibration"), column("lidar_calibration", "beam_inclination.values"), 0, [-0.1, 0.0, 0.1])

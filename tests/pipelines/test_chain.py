@@ -148,6 +148,7 @@ def test_another_recipe_is_refused_and_an_old_report_is_not_announced(
         ("--shift", "inf", "shift: inf"),
         ("--strength", "nan", "strength: nan"),
         ("--seed", "-1", "seed: -1"),
+        ("--camera", "BACK", "has no camera BACK; choose among FRONT"),
     ],
 )
 def test_settings_that_make_no_recipe_are_refused(
