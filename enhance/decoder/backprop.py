@@ -13,58 +13,54 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from splatmend.enhance.decoder.adapter import Cache
 from splatmend.enhance.decoder.chunks import SpatialCrop
-from splatmend.enhance.decoder.gradients import Sums, without_autocast
+from splatmend.enhance.decoder.ends import GraphEnd, pull_back
+from splatmend.enhance.decoder.gradients import Sums, forget_autocast_weights
 from splatmend.enhance.decoder.stages import Stage
 
 
 @dataclass
 class _KeptGroup:
-    """One group's graph: it hangs on `output`, `cache_out`, `frames` (its results) and `cache_in`, `latent`, `side` (its leaves)."""
+    """One group's graph, between its ends (`output`, `cache_out`, `pending`) and its leaves (`cache_in`, `latent`, `side`)."""
 
     index: int
     latent: torch.Tensor
     side: dict[str, torch.Tensor]
-    output: torch.Tensor | None
+    output: GraphEnd | None
     """The group's output, where later losses reach it by another way than the cache."""
     cache_in: tuple[torch.Tensor, ...]
-    cache_out: tuple[torch.Tensor, ...]
-    pending: tuple[torch.Tensor, torch.Tensor] | None
+    cache_out: tuple[GraphEnd, ...]
+    pending: tuple[GraphEnd, torch.Tensor] | None
     """Frames whose loss was not pulled back yet, and its gradient. The output head hangs on the frames alone: dropping them frees it
     while the rest of the graph is kept."""
 
 
-class _TakenFrom(torch.autograd.Function):
-    """The identity. Backwards it gives what lies in a box, and leaves the box empty.
+class TruncatedBackprop:
+    """Walks one spatial crop of a clip, group after group; at most D + B groups' graphs are alive at any time.
 
-    Whoever starts a backward pass holds the gradients it starts from until the end. A cache's gradient is as large as the cache; out of
-    a box each tensor of it is gone as soon as the layer it belongs to is through.
+    With `rebuild`, a cache is not held while the losses of the groups before it are pulled back, but decoded once more afterwards:
+    another forward pass for a cache less in memory.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, box: list[torch.Tensor]) -> torch.Tensor:
-        ctx.box = box
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.box.pop(), None
-
-
-class TruncatedBackprop:
-    """Walks one spatial crop of a clip, group after group; at most D + B groups' graphs are alive at any time."""
-
     def __init__(
-        self, stage: Stage, truncation: int, params: Sequence[torch.Tensor], sums: Sums, crop: SpatialCrop, *, block: int = 1
+        self,
+        stage: Stage,
+        truncation: int,
+        params: Sequence[torch.Tensor],
+        sums: Sums,
+        crop: SpatialCrop,
+        *,
+        block: int = 1,
+        rebuild: bool = False,
     ) -> None:
         self._stage = stage
         self._truncation = truncation
         self._block = block
+        self._rebuild = rebuild
         self._params = list(params)
         self._sums = sums
         self._crop = crop
@@ -93,16 +89,25 @@ class TruncatedBackprop:
         # Where nothing crosses a link, the incoming cache needs no gradient.
         crossed = self._truncation > 0 or index % self._block > 0
         links = tuple(t.detach().requires_grad_(crossed) for t in self._stage.cache_tensors(self._cache))
+        cache_in = self._stage.replace_cache_tensors(self._cache, links)
+        conditions = leaves if side is not None else None
         with torch.enable_grad():
-            cache_in = self._stage.replace_cache_tensors(self._cache, links)
-            frames, cache_out = self._stage.decode(latent, cache_in, index, leaves if side is not None else None)
-        output = None if pull_earlier is None else frames
-        group = _KeptGroup(index, latent, leaves, output, links, self._stage.cache_tensors(cache_out), (frames, pull(frames)))
-        self._cache = self._stage.detach_cache(cache_out)
-        del cache_in, cache_out, frames
-        self._kept.append(group)
-        if last or (index + 1) % self._block == 0:
+            frames, cache_out = self._stage.decode(latent, cache_in, index, conditions)
+        gradient = pull(frames)
+        end = GraphEnd(frames)
+        ends = tuple(GraphEnd(tensor) for tensor in self._stage.cache_tensors(cache_out))
+        output = None if pull_earlier is None else end
+        self._kept.append(_KeptGroup(index, latent, leaves, output, links, ends, (end, gradient)))
+        swept = last or (index + 1) % self._block == 0
+        self._cache = None if swept and (self._rebuild or last) else self._stage.detach_cache(cache_out)
+        del cache_out, frames, gradient
+        if swept:
             self._sweep(index, last, pull_earlier)
+        if swept and self._rebuild and not last:
+            with torch.no_grad():
+                _, cache_out = self._stage.decode(latent, cache_in, index, conditions)
+            forget_autocast_weights()
+            self._cache = self._stage.detach_cache(cache_out)
 
     def _sweep(self, index: int, last: bool, pull_earlier: Callable[[int], torch.Tensor | None] | None) -> None:
         """Pull the losses of the block that ends with group `index` back, and release what no later block needs."""
@@ -110,38 +115,31 @@ class TruncatedBackprop:
         cotangents: list[torch.Tensor | None] = []
         for group in reversed(self._kept):
             keep = not last and group.index > index - self._truncation
-            outputs: tuple[torch.Tensor, ...] = group.cache_out if cotangents else ()
+            ends: tuple[GraphEnd, ...] = group.cache_out if cotangents else ()
             if group.pending is not None:
-                outputs = (*outputs, group.pending[0])
+                ends = (*ends, group.pending[0])
                 cotangents.append(group.pending[1])
             elif pull_earlier is not None and group.output is not None:
-                outputs = (*outputs, group.output)
+                ends = (*ends, group.output)
                 cotangents.append(pull_earlier(group.index))
             group.pending = None
-            cotangents = self._through(group, outputs, cotangents, cross=group.index > furthest, keep=keep)
-            del outputs
+            cotangents = self._through(group, ends, cotangents, cross=group.index > furthest, keep=keep)
+            del ends
         self._kept = deque([] if last else [group for group in self._kept if group.index > index - self._truncation])
 
     def _through(
-        self, group: _KeptGroup, outputs: Sequence[torch.Tensor], cotangents: list[torch.Tensor | None], *, cross: bool, keep: bool
+        self, group: _KeptGroup, ends: Sequence[GraphEnd], cotangents: list[torch.Tensor | None], *, cross: bool, keep: bool
     ) -> list[torch.Tensor | None]:
-        """Pull `cotangents` of `outputs` back through one group's graph, add what reaches its inputs to the sums. Empties `cotangents`.
+        """Pull `cotangents` of `ends` back through one group's graph, add what reaches its inputs to the sums. Empties `cotangents`.
 
         Returns the gradients of the incoming cache (with `cross`), which are cotangents of the group before. `keep` keeps the graph.
         """
-        boxes = [(out, [grad]) for out, grad in zip(outputs, cotangents, strict=True) if grad is not None and out.requires_grad]
-        cotangents.clear()
-        if not boxes:
-            return [None] * len(group.cache_in)
         trained_side = [name for name, tensor in group.side.items() if tensor.requires_grad]
         links = group.cache_in if cross else ()
         inputs = [group.latent, *(group.side[name] for name in trained_side), *links, *self._params]
-        with torch.enable_grad():
-            ends = [_TakenFrom.apply(out, box) for out, box in boxes]
-        # Of no size in memory: what counts comes out of the boxes.
-        nothing = [end.new_zeros(()).expand(end.shape) for end in ends]
-        with without_autocast(ends[0].device):
-            grads = torch.autograd.grad(ends, inputs, nothing, retain_graph=keep, allow_unused=True)
+        grads = pull_back(ends, cotangents, inputs, keep=keep)
+        if grads is None:
+            return [None] * len(group.cache_in)
         if grads[0] is not None:
             self._sums.add_latent(group.index, grads[0], self._crop)
         for name, grad in zip(trained_side, grads[1:], strict=False):

@@ -41,6 +41,15 @@ def without_autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
+def forget_autocast_weights() -> None:
+    """Forget the weights that autocast cast during a pass without gradients.
+
+    Earlier PyTorch releases hand those, without their gradient, to a later pass of the same autocast region (2.11 does not).
+    """
+    if torch.is_autocast_cache_enabled():
+        torch.clear_autocast_cache()
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """At least float32: many small contributions are summed, and half precision would lose them."""
     return torch.promote_types(dtype, torch.float32)

@@ -16,7 +16,15 @@ from splatmend.enhance.decoder.backprop import TruncatedBackprop
 from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
-from splatmend.enhance.decoder.gradients import FeatureGradients, GradientSums, LossAndGrad, Sums, to_device, to_host
+from splatmend.enhance.decoder.gradients import (
+    FeatureGradients,
+    GradientSums,
+    LossAndGrad,
+    Sums,
+    forget_autocast_weights,
+    to_device,
+    to_host,
+)
 from splatmend.enhance.decoder.groups import split_into_groups, valid_part
 from splatmend.enhance.decoder.stages import Stage, first_stage, second_stage, whole_decoder
 from splatmend.enhance.decoder.wan import WanAdapter
@@ -225,7 +233,7 @@ class TruncatedDecoder:
             side = stage.side(clip.side(index) if clip.side is not None else None)
             with torch.no_grad():
                 output, cache = stage.decode(group, cache, index, side)
-            _forget_autocast_weights()
+            forget_autocast_weights()
             yield output
 
     def _walk_chunks(
@@ -252,7 +260,8 @@ class TruncatedDecoder:
         pull: Callable[[int, torch.Tensor], torch.Tensor],
         pull_earlier: Callable[[int, int], torch.Tensor | None] | None = None,
     ) -> None:
-        backprop = TruncatedBackprop(stage, self.truncation, clip.params, sums, crop, block=self.block)
+        lean = isinstance(self.adapter, WanAdapter) and self.adapter.memory == "small"
+        backprop = TruncatedBackprop(stage, self.truncation, clip.params, sums, crop, block=self.block, rebuild=lean)
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)
             for name, whole in (side or {}).items():
@@ -276,7 +285,7 @@ class TruncatedDecoder:
                 frames, cache = self.adapter.decode_group(z_group, cache, index, side(index) if side is not None else None)
                 frames = frames.clamp(-1, 1) if clamp else frames
             if not grad:
-                _forget_autocast_weights()
+                forget_autocast_weights()
             yield frames
 
     def _encode_groups(self, frame_groups: Iterable[torch.Tensor], taps: Sequence[str], grad: bool = True) -> Iterator[EncodedGroup]:
@@ -285,7 +294,7 @@ class TruncatedDecoder:
             with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
                 latent, cache, tapped = self.adapter.encode_group(frames, cache, index, taps)
             if not grad:
-                _forget_autocast_weights()
+                forget_autocast_weights()
             yield EncodedGroup(latent, tapped)
 
     def _check_latents(self, z: torch.Tensor) -> None:
@@ -309,12 +318,3 @@ class _Clip(NamedTuple):
     def latents(self) -> list[torch.Tensor]:
         """The latent of every group [B, C, 1, h, w]."""
         return [self.z[:, :, i : i + 1] for i in range(self.groups)]
-
-
-def _forget_autocast_weights() -> None:
-    """Forget the weights that autocast cast during a pass without gradients.
-
-    Earlier PyTorch releases hand those, without their gradient, to a later pass of the same autocast region (2.11 does not).
-    """
-    if torch.is_autocast_cache_enabled():
-        torch.clear_autocast_cache()

@@ -46,6 +46,7 @@ class WanAdapter:
                 f"memory must be one of {', '.join(get_args(Memory))} and engine one of {', '.join(get_args(Engine))}; "
                 f"got {memory} and {engine}"
             )
+        self.memory = memory
         self.decoder = WanDecoder(vae, join, memory, engine)
         self.encoder = WanEncoder(vae, engine)
         # Type checkers do not see the config that diffusers registers.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from itertools import accumulate
 
 import pytest
 import torch
 
 from splatmend.enhance.decoder import TruncatedDecoder, WanAdapter
+from splatmend.enhance.decoder.ends import GraphEnd, pull_back
 
 
 class SavedBytes:
@@ -148,3 +150,50 @@ def test_a_decoded_group_s_cache_replaces_the_one_before(tiny_wan, engine):
     assert alive == [0, 0, 0, 0]
     assert len(made) > 10
     assert torch.equal(frames, TruncatedDecoder(vae, engine=engine).decode(z).detach())
+
+
+def allocated_peak(decoder: TruncatedDecoder, latents: int, size: int) -> int:
+    """The largest number of bytes of tensors at once, whoever holds them."""
+    z = torch.ones(1, 4, latents, size, size)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as recorded:
+        decoder.loss_and_grad(z, squared)
+    assert recorded.profiler is not None
+    events = recorded.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(accumulate(change for _, change in changes))
+
+
+@pytest.mark.parametrize("truncation", [0, 1, 2])
+def test_small_holds_no_cache_that_nothing_needs_yet(tiny_wan, truncation):
+    """While losses are pulled back, the cache for the next group is not there; gradients are what they are with it."""
+    vae, size = tiny_wan("2.1", dtype=torch.float32), 8
+    decoder = TruncatedDecoder(vae, truncation, memory="small")
+    with torch.no_grad():
+        cache = decoder.adapter.initial_decoder_cache()
+        for index in range(3):
+            _, cache = decoder.adapter.decode_group(torch.ones(1, 4, 1, size, size), cache, index)
+    cache_bytes = sum(tensor.nbytes for tensor in decoder.adapter.cache_tensors(cache))
+    lean, gradients = allocated_peak(decoder, 5, size), decoder.loss_and_grad(torch.ones(1, 4, 5, size, size), squared).grad_z
+    decoder.adapter.memory = "balanced"  # of what is kept of a group nothing changes by this
+    held = allocated_peak(decoder, 5, size)
+    assert held - lean > 0.9 * cache_bytes
+    assert torch.equal(decoder.loss_and_grad(torch.ones(1, 4, 5, size, size), squared).grad_z, gradients)
+
+
+def test_a_caches_gradient_goes_as_it_is_used(tiny_wan):
+    """A backward pass that starts from tensors of its own would hold all of them until its end."""
+    a = torch.ones(4, requires_grad=True)
+    b = a * 2.0
+    seen: list[bool] = []
+    first = b * 3.0
+    end = GraphEnd(first)
+    cotangent = torch.full((4,), 5.0)
+    watched = weakref.ref(cotangent)
+    b.register_hook(lambda grad: seen.append(watched() is None))
+    cotangents: list[torch.Tensor | None] = [cotangent]
+    del cotangent, first
+    grads = pull_back([end], cotangents, [a], keep=False)
+    assert grads is not None
+    torch.testing.assert_close(grads[0], torch.full((4,), 30.0))
+    assert cotangents == []
+    assert seen == [True]
