@@ -60,7 +60,7 @@ Recipe = Callable[[Path | None, RecipeOptions], list[Stage]]
 
 # Per preset: iterations, greatest width, initial points, initial rays, most Gaussians of the background.
 _SIZES: Mapping[str, Mapping[Preset, tuple[int, int | None, int, int, int]]] = {
-    "demo": {"cpu": (2_000, 320, 20_000, 10_000, 40_000), "gpu": (7_000, None, 150_000, 40_000, 400_000)},
+    "demo": {"cpu": (1_500, 320, 20_000, 10_000, 40_000), "gpu": (7_000, None, 150_000, 40_000, 400_000)},
     "kitti": {"cpu": (1_500, 480, 40_000, 10_000, 60_000), "gpu": (15_000, None, 400_000, 100_000, 1_000_000)},
     "photos": {"cpu": (1_500, 270, 20_000, 20_000, 50_000), "gpu": (15_000, None, 200_000, 100_000, 1_000_000)},
     "waymo": {"cpu": (1_500, 384, 40_000, 10_000, 60_000), "gpu": (30_000, None, 800_000, 200_000, 2_000_000)},
