@@ -7,6 +7,7 @@ from itertools import accumulate
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from splatmend.enhance.decoder import TruncatedDecoder, WanAdapter
 from splatmend.enhance.decoder.ends import GraphEnd, pull_back
@@ -154,7 +155,7 @@ def test_a_decoded_group_s_cache_replaces_the_one_before(tiny_wan, engine):
 
 def allocated_peak(decoder: TruncatedDecoder, latents: int, size: int) -> int:
     """The largest number of bytes of tensors at once, whoever holds them."""
-    z = torch.ones(1, 4, latents, size, size)
+    z = torch.ones(1, decoder.adapter.latent_channels, latents, size, size)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as recorded:
         decoder.loss_and_grad(z, squared)
     assert recorded.profiler is not None
@@ -166,7 +167,7 @@ def allocated_peak(decoder: TruncatedDecoder, latents: int, size: int) -> int:
 @pytest.mark.parametrize("truncation", [0, 1, 2])
 def test_small_holds_no_cache_that_nothing_needs_yet(tiny_wan, truncation):
     """While losses are pulled back, the cache for the next group is not there; gradients are what they are with it."""
-    vae, size = tiny_wan("2.1", dtype=torch.float32), 8
+    vae, size = tiny_wan("2.1", dtype=torch.float32), 4
     decoder = TruncatedDecoder(vae, truncation, memory="small")
     with torch.no_grad():
         cache = decoder.adapter.initial_decoder_cache()
@@ -197,3 +198,22 @@ def test_a_caches_gradient_goes_as_it_is_used(tiny_wan):
     torch.testing.assert_close(grads[0], torch.full((4,), 30.0))
     assert cotangents == []
     assert seen == [True]
+
+
+@pytest.mark.parametrize(("memory", "kept"), [("fast", 268_000), ("small", 64_000)])
+def test_memory_grows_with_the_truncation_as_the_cost_model_says(memory, kept):
+    """`docs/chopgrad.md`: numbers per latent pixel of what a group keeps (A) and of a cache (C), for Wan 2.1 with its 96 channels."""
+    torch.manual_seed(0)
+    size, narrower = 4, 6
+    vae = AutoencoderKLWan(base_dim=96 // narrower).requires_grad_(False)
+    decoders = [TruncatedDecoder(vae, truncation, memory=memory, engine="fast") for truncation in (2, 3)]
+    cache = decoders[0].adapter.initial_decoder_cache()
+    with torch.no_grad():
+        for index in range(3):
+            _, cache = decoders[0].adapter.decode_group(torch.ones(1, 16, 1, size, size), cache, index)
+    scale = narrower / size**2
+    cached = scale * sum(tensor.numel() for tensor in decoders[0].adapter.cache_tensors(cache))
+    assert cached == pytest.approx(151_000, rel=0.02)
+    allocated_peak(decoders[0], 2, size)  # the fast layers' weights are laid out once
+    shallow, deep = (scale * allocated_peak(decoder, 6, size) / 4 for decoder in decoders)
+    assert deep - shallow == pytest.approx(kept + cached, rel=0.06)
