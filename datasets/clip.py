@@ -19,7 +19,7 @@ from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain, read_manifest
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, rotation_fault
-from splatmend.datasets.images import IMAGE_SUFFIXES, read_image, read_numbers, to_uint8, write_image
+from splatmend.datasets.images import images_in, read_image, read_numbers, to_uint8, write_image
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.video import VIDEO_SUFFIXES, VideoWriter, iter_video
@@ -183,13 +183,11 @@ class Clip:
         return raw > 127
 
 
-def plain_images(folder: Path) -> tuple[Path, ...]:
-    """The images that lie in a folder, sorted by name."""
-    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES))
-
-
 def open_clip(path: Path) -> Clip:
-    """A clip that splatmend wrote, a video file, or a folder of images (sorted by name). `UserError` where it is none of these."""
+    """A clip that splatmend wrote, a video file, or a folder of images (in the order of their numbers).
+
+    `UserError` where it is none of these.
+    """
     path = Path(path)
     if path.is_file():
         if path.suffix.lower() not in VIDEO_SUFFIXES:
@@ -199,7 +197,7 @@ def open_clip(path: Path) -> Clip:
             raise UserError(f"{path}: the video holds no frame; give another file.")
         return Clip(path=path, frames=(ClipFrame(shot=None),) * count, images=(), video=path, rate_hz=_video_rate(path))
     if path.is_dir() and not (path / "manifest.json").is_file():
-        images = plain_images(path)
+        images = images_in(path)
         if not images:
             raise UserError(f"{path}: it holds neither a manifest.json nor images; give a clip, a video file or a folder of images.")
         return Clip(path=path, frames=(ClipFrame(shot=None),) * len(images), images=images, video=None, rate_hz=10.0)

@@ -55,6 +55,8 @@ def rotation_fault(a_from_b: np.ndarray, tolerance: float = 1e-3) -> str | None:
     """Why `[..., 4, 4]` are no rigid poses, in a few words; None if they are."""
     if not np.isfinite(a_from_b).all():
         return "a value that is not finite"
+    if np.abs(a_from_b[..., 3, :] - (0.0, 0.0, 0.0, 1.0)).max() > tolerance:
+        return "a bottom row that is not 0 0 0 1 (is it transposed?)"
     rotation = a_from_b[..., :3, :3]
     with np.errstate(over="ignore", invalid="ignore"):
         off = np.abs(np.swapaxes(rotation, -1, -2) @ rotation - np.eye(3)).max()

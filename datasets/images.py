@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +68,17 @@ def image_size(path: Path) -> tuple[int, int]:
     """Width and height of a picture; errors as `read_image`."""
     height, width = read_image(path).shape[:2]
     return width, height
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorts frame_9 before frame_10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def images_in(folder: Path) -> tuple[Path, ...]:
+    """The pictures that lie in a folder, numbers in their names in the order of numbers."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return tuple(sorted(found, key=lambda path: (natural_key(path.name), path.name)))
 
 
 def check_picture_name(path: Path) -> None:

@@ -61,6 +61,8 @@ class EnhancerSpec:
             raise ValueError(f"output must be one of {', '.join(get_args(OutputMode))}; got {self.output}")
         if not 0 <= self.overlap < self.window:
             raise ValueError(f"overlap must be at least 0 and smaller than the window of {self.window} latents; got {self.overlap}")
+        if not isinstance(self.timestep, int) or not 0 <= self.timestep <= 1000:
+            raise ValueError(f"timestep must be a whole number from 0 to 1000; got {self.timestep}")
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"strength must lie between 0 and 1; got {self.strength}")
 

@@ -64,8 +64,10 @@ class StreamingEnhancer:
         self.window = enhancer.spec.window if window is None else window
         self.overlap = min(enhancer.spec.overlap, self.window - 1) if overlap is None else overlap
         check_strength(strength)
-        if self.window < 1 or not 0 <= self.overlap < self.window:
-            raise UserError(f"window: {self.window} latents with an overlap of {self.overlap} leave no stride; give a smaller overlap.")
+        if self.window < 1:
+            raise UserError(f"window: {self.window} latents are none; give 1 or more.")
+        if not 0 <= self.overlap < self.window:
+            raise UserError(f"overlap: {self.overlap} latents do not lie between 0 and the window of {self.window}; give another overlap.")
         self.enhancer, self.strength = enhancer, enhancer.spec.strength if strength is None else strength
         self.peak_groups = 0
         self._held: deque[_Held] = deque()

@@ -109,7 +109,10 @@ def make_pairs(
         raise UserError(f"{sources[0]}: a log is given twice ({', '.join(sorted(names))}); give each once.")
     for source in opened:
         if "shift" in config.strategies and not source.sees_everything:
-            raise UserError(f"{source.name}: the strategy shift needs a truth beside the path, which only street:SEED has; leave it out.")
+            raise UserError(
+                f"{source.name}: the strategy shift needs a truth beside the path, which only streets have (street:SEED, or a folder that "
+                "`splatmend street` wrote); leave it out."
+            )
         _cameras(source, config)
     asked = {"pairs": plain(config), "sources": list(sources)}
     state = partial_folder(out) / _STATE

@@ -61,6 +61,10 @@ def import_ply(path: Path) -> Gaussians:
     if rest_count not in (0, 9, 24, 45):
         raise UserError(f"{path}: {rest_count} f_rest properties fit no harmonic degree (0, 9, 24 or 45 would); export the file again.")
 
+    wanted = [*_NEEDED, *(f"f_rest_{i}" for i in range(rest_count))]
+    if wrong := [name for name in wanted if name not in names or vertices.dtype[name].kind not in "fiu"]:
+        raise UserError(f"{path}: the property {wrong[0]} is missing or no plain number; export the file again.")
+
     def stacked(*properties: str) -> np.ndarray:
         return np.stack([np.asarray(vertices[name], dtype=np.float32) for name in properties], axis=1)
 

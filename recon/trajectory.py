@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import PoseTrack, pose
+from splatmend.datasets.geometry import FARTHEST_M, PoseTrack, pose
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.recon.render import ActorPoses
@@ -63,6 +63,7 @@ class TrajectoryConfig:
             f"max_width must be at least 8, not {self.max_width}": self.max_width is not None and self.max_width < 8,
             f"unit must be positive and finite, not {self.unit}": self.unit is not None and not 0 < self.unit < np.inf,
             "left, up and yaw_deg must be finite": not np.isfinite([self.left, self.up, self.yaw_deg]).all(),
+            f"left and up must stay within {FARTHEST_M / 10:g}": np.abs([self.left, self.up]).max() > FARTHEST_M / 10,
             "the shifts of actors must be finite": not np.isfinite(shifts).all(),
             "speed does not apply to a curve through poses; set the times of the poses or frames instead": (
                 self.poses is not None and self.speed != 1.0

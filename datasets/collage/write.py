@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,8 +14,11 @@ from splatmend.datasets.collage.build import build_collage
 from splatmend.datasets.collage.config import CollageConfig
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import OPENGL_FROM_OPENCV
-from splatmend.datasets.images import IMAGE_SUFFIXES, read_image, write_image
+from splatmend.datasets.images import images_in, read_image, write_image
 from splatmend.datasets.video import VIDEO_SUFFIXES, iter_video
+
+MADE_BY = "splatmend collage"
+"""What tells a collage from anybody's photos, which look the same on disk."""
 
 _FRAMES_OF_A_VIDEO = 6
 _LONGEST_SIDE_PX = 1280
@@ -52,6 +55,7 @@ def write_collage(config: CollageConfig, sources: Iterable[Path], folder: Path) 
         "p2": 0.0,
         "ply_file_path": "points.ply",
         "frames": entries,
+        "made_by": MADE_BY,
     }
     (folder / "transforms.json").write_text(json.dumps(content, indent=1) + "\n")
 
@@ -60,7 +64,7 @@ def photos_of(sources: Iterable[Path]) -> Iterator[np.ndarray]:
     """The pictures of images, folders of images and videos (a few frames each), `[h, w, 3]` uint8, at most 1280 pixels long."""
     for source in sources:
         if source.is_dir():
-            images: Sequence[Path] = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            images = images_in(source)
             if not images:
                 raise UserError(f"{source}: there are no pictures in this folder; give another.")
             yield from map(_bounded, map(read_image, images))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import BODY_FROM_OPENCV, OPENGL_FROM_OPENCV, PoseTrack, inverse, orthonormal, pose, rotation_fault
-from splatmend.datasets.images import image_reader, image_size, mask_reader
+from splatmend.datasets.images import image_reader, image_size, mask_reader, natural_key
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog, SfmPoints
 from splatmend.datasets.readers.colmap_points import find_colmap_points, read_points
 from splatmend.datasets.readers.nerfstudio_cameras import camera_from_entry, intrinsics_entry, intrinsics_fault
@@ -39,7 +38,7 @@ def read(path: Path) -> SceneLog:
     """The photos as a log, in the order of their file names; `UserError` where files are missing or wrong."""
     file = _transforms_file(path)
     content = _content(file)
-    entries = sorted(content["frames"], key=lambda entry: _natural_key(entry["file_path"]))
+    entries = sorted(content["frames"], key=lambda entry: natural_key(entry["file_path"]))
     images = _image_paths(file.parent, entries)
     _refuse_doubles(file, entries, images)
     present = [(entry, image) for entry in entries if (image := images[entry["file_path"]]).is_file()]
@@ -106,11 +105,6 @@ def _refuse_doubles(file: Path, entries: list[dict[str, Any]], images: dict[str,
         raise UserError(f"{file}: {count} entries name the picture {path.name}; keep the one with the right pose.")
 
 
-def _natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts frame_9 before frame_10."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
-
-
 def _image_paths(folder: Path, entries: list[dict[str, Any]]) -> dict[str, Path]:
     """Where the pictures are: as listed, or, where none of these exists, in a scaled copy of their folder (`images_4`)."""
     listed = {entry["file_path"]: folder / entry["file_path"] for entry in entries}
@@ -139,7 +133,8 @@ def _pose(file: Path, entry: dict[str, Any]) -> np.ndarray:
         raise UserError(f"{file}: {entry['file_path']} has no transform_matrix of numbers; correct its entry.") from error
     if matrix.shape not in ((3, 4), (4, 4)):
         raise UserError(f"{file}: the transform_matrix of {entry['file_path']} has shape {matrix.shape}, not 4x4; correct its entry.")
-    matrix = np.vstack([matrix[:3], [0, 0, 0, 1]])
+    if matrix.shape == (3, 4):
+        matrix = np.vstack([matrix, [0, 0, 0, 1]])
     if fault := rotation_fault(matrix):
         raise UserError(f"{file}: the transform_matrix of {entry['file_path']} has {fault}; correct its entry.")
     return orthonormal(matrix) @ OPENGL_FROM_OPENCV

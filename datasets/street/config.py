@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -53,9 +54,12 @@ class StreetConfig:
     """Rays a pixel along each axis in recorded pictures."""
 
     def __post_init__(self) -> None:
-        if self.duration_s * self.rate_hz < 2 or self.rate_hz <= 0 or self.duration_s > 120:
+        if self.seed < 0:
+            raise UserError(f"street: the seed {self.seed} is negative; give 0 or more.")
+        if not (0 < self.rate_hz <= 50 and self.duration_s <= 120 and self.duration_s * self.rate_hz >= 2):
             raise UserError(
-                f"street: {self.duration_s} s at {self.rate_hz} Hz is not between 2 frames and 120 s; change the duration or rate."
+                f"street: {self.duration_s} s at {self.rate_hz} Hz is not between 2 frames and 120 s, at most 50 Hz; change duration or "
+                "rate."
             )
         if self.width < 16 or self.height < 16:
             raise UserError(f"street: pictures of {self.width}x{self.height} are too small; give at least 16x16.")
@@ -77,6 +81,10 @@ class StreetConfig:
             raise UserError(f"street: weather {self.weather!r} is not one of {get_args(Weather)}; change it.")
         if self.sun_elevation_deg is not None and not 3 <= self.sun_elevation_deg <= 88:
             raise UserError(f"street: a sun {self.sun_elevation_deg} degrees high is not in 3 to 88; change it.")
+        if self.sun_azimuth_deg is not None and not math.isfinite(self.sun_azimuth_deg):
+            raise UserError(f"street: a sun at {self.sun_azimuth_deg} degrees is nowhere; give a number of degrees.")
+        if not 0 <= self.exposure_drift <= 4:
+            raise UserError(f"street: an exposure drift of {self.exposure_drift} stops is not in 0 to 4; change it.")
         if not 1 <= self.supersample <= 4:
             raise UserError(f"street: supersample {self.supersample} is not in 1 to 4; change it.")
 

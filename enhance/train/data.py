@@ -286,7 +286,7 @@ class TrainingClips:
         # A clip that is too short stands still at its end, as clips are padded when they are enhanced.
         index = np.minimum(np.arange(first, first + self.clip_frames), count - 1)
         scale = draw_scale(rng, self.config.look, min(height / rows, width / columns))
-        cut_rows, cut_columns = min(round(rows / scale), height), min(round(columns / scale), width)
+        cut_rows, cut_columns = (min(max(round(n / scale), 1), whole) for n, whole in ((rows, height), (columns, width)))
         top, left = int(rng.integers(height - cut_rows + 1)), int(rng.integers(width - cut_columns + 1))
         flip = self.config.flip and rng.random() < 0.5
 
@@ -309,7 +309,9 @@ class TrainingClips:
                 )
             pairs.append((target, degraded))
         if not pairs:
-            raise UserError(f"{index}: it lists no pair of the split {self.config.split}; give another index or split.")
+            raise UserError(
+                f"{index}: it lists no pair of the split {self.config.split}; make pairs with some for it, or give another index."
+            )
         return pairs
 
     def _segments(self, target: Clip, degraded: Clip | None) -> list[Segment]:
@@ -329,8 +331,10 @@ def read_pairs(index: Path) -> list[dict[str, str]]:
         raise UserError(f"{index}: there is no such pairs index; check the path.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         raise UserError(f"{index}: a line is not valid JSON ({fault}); write the index again.") from None
-    if any(not isinstance(line, dict) or "degraded" not in line or "target" not in line for line in lines):
-        raise UserError(f"{index}: every line needs the entries degraded and target; write the index again.")
+    if any(
+        not (isinstance(line, dict) and isinstance(line.get("degraded"), str) and isinstance(line.get("target"), str)) for line in lines
+    ):
+        raise UserError(f"{index}: every line needs the entries degraded and target, which are paths; write the index again.")
     return lines
 
 

@@ -31,20 +31,26 @@ class LookConfig:
     swap: float = 0.25
     """Probability that the channels change places."""
     saturation: tuple[float, float] = (0.3, 1.4)
+    """Range of the factor on colourfulness, where a clip does not become grey."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Pieces are cut so that crops show them reduced or enlarged by a factor in this range."""
 
     def __post_init__(self) -> None:
         for name in ("share", "grey", "swap"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"training looks: {name} is {getattr(self, name)}; give a share between 0 and 1.")
+                raise UserError(
+                    f"training looks: {name.replace('share', 'look-share')} is {getattr(self, name)}; give a share between 0 and 1."
+                )
         for name in ("gain_stops", "channel_gain_stops", "gamma"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise UserError(f"training looks: {name} is {getattr(self, name)}; give 0 or more.")
         for name in ("saturation", "scale"):
             low, high = getattr(self, name)
-            if not 0.0 <= low <= high < math.inf or (name == "scale" and low == 0.0):
-                raise UserError(f"training looks: {name} is {low} to {high}; give two numbers, the smaller one first.")
+            least, most = (0.125, 8.0) if name == "scale" else (0.0, 8.0)
+            if not least <= low <= high <= most:
+                raise UserError(
+                    f"training looks: {name} is {low} to {high}; give two numbers from {least:g} to {most:g}, the smaller one first."
+                )
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def draw_look(rng: np.random.Generator, config: LookConfig) -> Look | None:
 
 
 def draw_scale(rng: np.random.Generator, config: LookConfig, largest_cut: float) -> float:
-    """Factor by which a sample is enlarged; its cut is crop / factor, which `largest_cut` (frame / crop) limits."""
+    """Factor by which a sample is enlarged; its cut is crop / factor, and no larger than the frame (`largest_cut`, in crops)."""
     low, high = config.scale
     if low == high == 1.0:
         return 1.0

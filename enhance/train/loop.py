@@ -176,7 +176,7 @@ class TrainingLoop:
     def run(self, micro_step: MicroStep, sample: Callable[[int], None]) -> None:
         """Train; `sample(step)` writes pictures (on the main process; where processes share a model all of them make them).
 
-        Raises `TrainingPaused` at `pause_seconds` and `FloatingPointError` where the loss is no finite number.
+        Raises `TrainingPaused` at `pause_seconds` and `UserError` where the loss is no finite number.
         """
         shown = self.config.log and self.accelerator.is_main_process
         with TrainingBar(self.config, self.step, self.seconds) if shown else nullcontext() as bar:
@@ -263,7 +263,7 @@ class TrainingLoop:
     def _log(self, gathered: dict[str, list[torch.Tensor]], rate: float, bar: TrainingBar | None) -> None:
         means = {name: float(torch.stack([v.float() for v in values]).mean()) for name, values in gathered.items()}
         if not math.isfinite(means["loss"]):
-            raise FloatingPointError(f"the loss is {means['loss']} at step {self.step}; lower lr or train in fp32")
+            raise UserError(f"training: the loss is {means['loss']} at step {self.step}; give a lower --lr, or --precision fp32.")
         if not self.accelerator.is_main_process:
             return
         row: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 3), "lr": rate} | means

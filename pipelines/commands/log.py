@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from splatmend.datasets.log import SceneLog
 
 
@@ -46,10 +49,9 @@ def run(options: Options) -> int:
         notes = check_content(log, bar.show)
     print_summary(summarise(replace(log, notes=(*log.notes, *notes))), Console())
     if options.overlay is not None:
-        from splatmend.datasets.images import write_image
         from splatmend.datasets.overlay import lidar_overlay
 
-        write_image(options.overlay, lidar_overlay(log, options.camera, options.frame))
+        _write_whole(options.overlay, lidar_overlay(log, options.camera, options.frame))
         print(f"overlay: {options.overlay}")
     if options.movers is not None:
         write_movers(log, options.movers, options.camera, options.frame)
@@ -60,7 +62,6 @@ def write_movers(log: SceneLog, path: Path, camera: str | None, frame: int | Non
     """Find what moves in a log, say it, and draw it into a picture file."""
     import numpy as np
 
-    from splatmend.datasets.images import write_image
     from splatmend.recon.fit.movers import found_movers
     from splatmend.recon.movers.picture import movers_picture
 
@@ -71,5 +72,19 @@ def write_movers(log: SceneLog, path: Path, camera: str | None, frame: int | Non
         moved_m = float(np.linalg.norm(poses[-1, :3, 3] - poses[0, :3, 3]))
         print(f"{actor.actor_id}: {size} m, seen for {seconds:.1f} s, moved {moved_m:.1f} m")
     print(f"moving vehicles: {len(movers.actors)}, other transient returns: {movers.transient_count:,}")
-    write_image(path, movers_picture(log, movers, camera, frame))
+    _write_whole(path, movers_picture(log, movers, camera, frame))
     print(f"movers: {path}")
+
+
+def _write_whole(path: Path, picture: np.ndarray) -> None:
+    """Write a picture file that is there whole or not at all."""
+    from splatmend.datasets.artifact import naming_full_disk
+    from splatmend.datasets.images import write_image
+
+    beside = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        with naming_full_disk(path):
+            write_image(beside, picture)
+            os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

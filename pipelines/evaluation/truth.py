@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from splatmend.datasets.actor_edits import ActorEdits
-from splatmend.datasets.clip import Clip, ClipFrame, open_clip, plain_images
+from splatmend.datasets.clip import Clip, ClipFrame, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, inverse, pose, transform
-from splatmend.datasets.images import to_uint8
+from splatmend.datasets.images import images_in, to_uint8
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
@@ -174,7 +174,7 @@ def open_truth(path: Path) -> Truth:
         return StreetTruth(street=load_street(path), path=path)
     if (path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES) or (path / "manifest.json").is_file():
         return ClipTruth(clip=open_clip(path))
-    if path.is_dir() and source_of(path) is None and plain_images(path):
+    if path.is_dir() and source_of(path) is None and images_in(path):
         return ClipTruth(clip=open_clip(path))
     return LogTruth(log=open_log(path))
 

@@ -67,3 +67,9 @@ def test_absurd_poses_are_faults_without_a_warning() -> None:
     assert rotation_fault(far) == "a place 1e+300 from the origin"
     assert "not orthonormal" in str(rotation_fault(huge))
     assert rotation_fault(pose(np.eye(3), np.array([5e5, 5e6, 0.0]))) is None
+
+
+def test_a_transposed_pose_is_no_pose() -> None:
+    fault = rotation_fault(yaw_pose(0.3, np.array([1.0, 2.0, 3.0])).T)
+    assert fault is not None
+    assert "bottom row" in fault

@@ -199,7 +199,20 @@ def test_exposure_drifts_when_asked() -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [{"width": 4}, {"cameras": ("SIDE",)}, {"readout_us": 95_000}, {"sun_elevation_deg": 1.0}, {"duration_s": 0.1}, {"supersample": 0}],
+    [
+        {"width": 4},
+        {"cameras": ("SIDE",)},
+        {"readout_us": 95_000},
+        {"sun_elevation_deg": 1.0},
+        {"sun_azimuth_deg": float("nan")},
+        {"duration_s": 0.1},
+        {"duration_s": float("nan")},
+        {"rate_hz": 60.0},
+        {"seed": -1},
+        {"exposure_drift": float("nan")},
+        {"exposure_drift": 1e6},
+        {"supersample": 0},
+    ],
 )
 def test_settings_that_make_no_street_are_refused(fault: dict[str, object]) -> None:
     with pytest.raises(UserError, match="street"):

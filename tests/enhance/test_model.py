@@ -126,6 +126,10 @@ def test_unknown_requirements_and_dropped_skips_are_errors(tmp_path: Path) -> No
     path.write_text(json.dumps(info | {"spec": info["spec"] | {"skips": []}}))
     with pytest.raises(UserError, match="disagree"):
         load_enhancer(tmp_path)
+    for wrong in ({"timestep": "x"}, {"timestep": -1}, {"strength": 2.0}):
+        path.write_text(json.dumps(info | {"spec": info["spec"] | wrong}))
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            load_enhancer(tmp_path)
     path.write_text(json.dumps(info | {"format_version": 99}))
     with pytest.raises(UserError, match="99"):
         load_enhancer(tmp_path)

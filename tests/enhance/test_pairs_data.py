@@ -232,3 +232,15 @@ def test_scaled_samples_show_a_larger_or_smaller_piece(tmp_path: Path, scale: tu
 def test_looks_out_of_range_are_refused(fault: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(fault))):
         LookConfig(**fault)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("line", [{"degraded": 5, "target": "good"}, {"degraded": "bad", "target": None}, {"degraded": "bad"}])
+def test_an_index_with_a_wrong_value_is_named(index: Path, line: dict[str, object]) -> None:
+    index.write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match="every line needs the entries degraded and target"):
+        clips_of(DataConfig(pairs=(index,)))
+
+
+def test_pieces_are_at_least_a_pixel_large(index: Path) -> None:
+    config = DataConfig(pairs=(index,), look=LookConfig(scale=(8.0, 8.0)))
+    assert clips_of(config, crop_px=(4, 4)).raw(0).target.shape == (2, 5, 4, 4, 3)

@@ -10,6 +10,7 @@ import pytest
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.image_metrics import lpips_available
+from splatmend.datasets.images import write_image
 from splatmend.datasets.video import VideoWriter
 from splatmend.pipelines.cli import main
 
@@ -90,3 +91,26 @@ def test_wrong_models_data_and_settings(capsys: pytest.CaptureFixture[str], clip
         assert part in error, error
         assert error.count("\n") == 1, error
     assert set(tmp_path.iterdir()) == before
+
+
+def test_pictures_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        write_image(folder / f"{number}.png", np.full((32, 32, 3), 20 * number, np.uint8))
+    assert main(["enhance", str(folder), "--out", str(tmp_path / "out"), "--device", "cpu", "--strength", "0"]) == 0
+    assert [int(rgb.mean()) for rgb in open_clip(tmp_path / "out").iter_rgb()] == [20 * number for number in range(12)]
+
+
+def test_folders_of_others_are_not_replaced(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_image(folder / "0.png", np.zeros((32, 32, 3), np.uint8))
+    for verb in (["enhance", str(folder), "--strength", "0", "--device", "cpu"], ["street", "--seed", "1"], ["collage", str(folder)]):
+        assert main([*verb, "--out", str(folder), "--overwrite"]) == 2
+        assert "splatmend has not made this folder" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["0.png"]
+    # What a command of ours has written may be replaced.
+    for _ in range(2):
+        again = ["enhance", str(clip), "--strength", "0", "--device", "cpu", "--out", str(tmp_path / "out"), "--overwrite"]
+        assert main(again) == 0

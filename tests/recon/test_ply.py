@@ -70,6 +70,10 @@ def test_faults_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.ply").write_bytes((tmp_path / "whole.ply").read_bytes()[:-40])
     with pytest.raises(UserError, match="cannot be read"):
         import_ply(tmp_path / "cut.ply")
+    shifted = (tmp_path / "whole.ply").read_bytes().replace(b"property float f_rest_0\n", b"property float f_rest_99\n")
+    (tmp_path / "shifted.ply").write_bytes(shifted)
+    with pytest.raises(UserError, match="f_rest_0 is missing"):
+        import_ply(tmp_path / "shifted.ply")
     broken = _random(0)
     broken.means[2, 1] = float("nan")
     export_ply(broken, tmp_path / "nan.ply")
