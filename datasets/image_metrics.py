@@ -39,8 +39,13 @@ def lpips_network(net: LpipsNet = "squeeze", device: str = "cpu") -> torch.nn.Mo
     return network.requires_grad_(False)
 
 
+LPIPS_SIDE_PX, SSIM_SIDE_PX, HAARPSI_SIDE_PX = 32, 11, 16
+"""Shortest side that pictures need for a score: below it pooling, or a window, leaves nothing."""
+
+
 def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: LpipsNet | None = "squeeze") -> dict[str, float]:
-    """Scores of one frame `[H, W, 3]` in [0, 1] against the truth: psnr (dB), ssim, and lpips where its network is at hand.
+    """Scores of one frame `[H, W, 3]` in [0, 1] against the truth: psnr (dB), and, where pictures are large enough,
+    ssim, and lpips where its network is at hand.
 
     SSIM is torchmetrics' (gaussian window 11, sigma 1.5, data range 1).
     """
@@ -49,11 +54,11 @@ def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: Lpips
     a = picture.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
     b = truth.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
     mse = float(torch.mean((a - b) ** 2))
-    scores = {
-        "psnr": 10.0 * math.log10(1.0 / max(mse, 1e-10)),
-        "ssim": float(torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0))),
-    }
-    if lpips_net is not None and lpips_available(lpips_net):
+    scores = {"psnr": 10.0 * math.log10(1.0 / max(mse, 1e-10))}
+    side = min(a.shape[-2:])
+    if side >= SSIM_SIDE_PX:
+        scores["ssim"] = float(torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0)))
+    if side >= LPIPS_SIDE_PX and lpips_net is not None and lpips_available(lpips_net):
         with torch.no_grad():
             scores["lpips"] = float(lpips_network(lpips_net, str(a.device))(a * 2 - 1, b * 2 - 1))
     return scores
@@ -78,13 +83,16 @@ def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def network_free_scores(picture: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-    """MS-SSIM, GMSD (lower is better) and HaarPSI of one frame `[H, W, 3]` in [0, 1], by piq."""
+    """MS-SSIM, GMSD (lower is better) and HaarPSI of one frame `[H, W, 3]` in [0, 1], by piq, where pictures are large enough."""
     import piq
 
     a = picture.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
     b = truth.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
-    scores = {"gmsd": float(piq.gmsd(a, b, data_range=1.0)), "haarpsi": float(piq.haarpsi(a, b, data_range=1.0))}
-    if min(a.shape[-2:]) > 160:  # five scales of an 11-pixel window
+    side = min(a.shape[-2:])
+    scores = {}
+    if side >= HAARPSI_SIDE_PX:
+        scores |= {"gmsd": float(piq.gmsd(a, b, data_range=1.0)), "haarpsi": float(piq.haarpsi(a, b, data_range=1.0))}
+    if side > 160:  # five scales of an 11-pixel window
         scores["ms_ssim"] = float(piq.multi_scale_ssim(a, b, data_range=1.0))
     return scores
 

@@ -48,7 +48,7 @@ def run(options: Options) -> int:
     )
     for kind, means in facts["means"].items():
         lpips = f"{means['lpips']:.3f}" if "lpips" in means else "network missing"
-        table.add_row(kind, f"{means['psnr']:.2f}", f"{means['ssim']:.3f}", lpips)
+        table.add_row(kind, f"{means['psnr']:.2f}", f"{means['ssim']:.3f}" if "ssim" in means else "too small", lpips)
     Console().print(table)
     print(f"pairs: {options.out / 'pairs.jsonl'}")
     return 0

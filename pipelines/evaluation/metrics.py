@@ -14,7 +14,16 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from splatmend.datasets.image_metrics import LpipsNet, frame_scores, lpips_available, lpips_network, network_free_scores
+from splatmend.datasets.image_metrics import (
+    HAARPSI_SIDE_PX,
+    LPIPS_SIDE_PX,
+    SSIM_SIDE_PX,
+    LpipsNet,
+    frame_scores,
+    lpips_available,
+    lpips_network,
+    network_free_scores,
+)
 from splatmend.pipelines.evaluation.distributions import InceptionSet, inception, inception_available
 from splatmend.pipelines.evaluation.flow import Flow
 
@@ -149,8 +158,18 @@ REGISTRY = Registry()
 register = REGISTRY.register
 
 
+def _structure(name: str) -> Callable[[FrameView], float | None]:
+    return lambda view: view.structure_scores.get(name)
+
+
+def _large(side_px: int) -> str:
+    return f"needs pictures of {side_px} pixels or more"
+
+
 def _lpips(net: LpipsNet) -> Metric:
-    def score(view: FrameView) -> float:
+    def score(view: FrameView) -> float | None:
+        if min(view.picture.shape[:2]) < LPIPS_SIDE_PX:
+            return None
         a, b = (x.permute(2, 0, 1)[None] * 2 - 1 for x in (view.picture, view.known_truth))
         with torch.no_grad():
             return float(lpips_network(net, str(view.picture.device))(a, b))
@@ -162,6 +181,7 @@ def _lpips(net: LpipsNet) -> Metric:
         function=score,
         needs=("truth", "network"),
         missing=lambda: None if lpips_available(net) else NETWORK_MISSING,
+        undefined=_large(LPIPS_SIDE_PX),
     )
 
 
@@ -206,7 +226,15 @@ def _share(chosen: Callable[[SceneView], np.ndarray]) -> Callable[[FrameView], f
 register(
     Metric(name="psnr", label="PSNR (dB)", direction="higher", function=lambda view: view.pixel_scores["psnr"], decimals=2),
 )
-register(Metric(name="ssim", label="SSIM", direction="higher", function=lambda view: view.pixel_scores["ssim"]))
+register(
+    Metric(
+        name="ssim",
+        label="SSIM",
+        direction="higher",
+        function=lambda view: view.pixel_scores.get("ssim"),
+        undefined=_large(SSIM_SIDE_PX),
+    )
+)
 for _net in ("squeeze", "alex", "vgg"):
     register(_lpips(_net))
 register(
@@ -218,8 +246,16 @@ register(
         undefined="needs pictures of more than 160 pixels",
     )
 )
-register(Metric(name="gmsd", label="GMSD", direction="lower", function=lambda view: view.structure_scores["gmsd"]))
-register(Metric(name="haarpsi", label="HaarPSI", direction="higher", function=lambda view: view.structure_scores["haarpsi"]))
+for _name, _label, _direction in (("gmsd", "GMSD", "lower"), ("haarpsi", "HaarPSI", "higher")):
+    register(
+        Metric(
+            name=_name,
+            label=_label,
+            direction=_direction,
+            function=_structure(_name),
+            undefined=_large(HAARPSI_SIDE_PX),
+        )
+    )
 register(
     Metric(
         name="warping_error",

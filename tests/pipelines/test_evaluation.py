@@ -14,6 +14,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import pose
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
+from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.flow import estimated_flow, exact_flow
 from splatmend.pipelines.evaluation.metrics import NETWORK_MISSING, REGISTRY, Metric
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate, read_scores
@@ -97,6 +98,21 @@ def test_only_held_out_frames_count_but_flow_sees_their_neighbours(clips: dict[s
         scored(unmarked, tmp_path / "none", frames="held_out")
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "none.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "scored"), [((8, 9), {"psnr"}), ((12, 20), {"psnr", "ssim"}), ((20, 40), {"psnr", "ssim", "gmsd", "haarpsi"})]
+)
+def test_small_pictures_are_scored_as_far_as_they_go(tmp_path: Path, size: tuple[int, int], scored: set[str]) -> None:
+    frames = [np.random.default_rng(i).integers(0, 255, (*size, 3), dtype=np.uint8) for i in range(2)]
+    raw, truth = (write_clip(tmp_path / name, given) for name, given in (("raw", frames), ("truth", frames[::-1])))
+    assert main(["evaluate", str(raw), "--truth", str(truth), "--out", str(tmp_path / "scores"), "--device", "cpu"]) == 0
+    scores = read_scores(tmp_path / "scores")
+    found = {name for name, value in scores["rows"]["raw"]["mean"].items() if value is not None}
+    assert found - {"warping_error"} == scored
+    assert "pixels or more" in scores["metrics"]["haarpsi" if "haarpsi" not in scored else "lpips_squeeze"]["missing"] or "network" in str(
+        scores["metrics"]["lpips_squeeze"]["missing"]
+    )
 
 
 def test_missing_network_is_no_number(clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
