@@ -36,7 +36,8 @@ class Flow:
 def estimated_flow(previous: np.ndarray, present: np.ndarray) -> Flow:
     """Dense inverse search (Kroeger et al. 2016, OpenCV) between two frames `[H, W, 3]` uint8.
 
-    Of pictures that are too small for it nothing is visible. A pixel is visible where flow there and back agree: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5 (Sundaram et al. 2010).
+    A pixel is visible where flow there and back agree: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5 (Sundaram et al. 2010). Of pictures too small
+    for the search nothing is visible.
     """
     if max(present.shape[:2]) < 12:  # the search's own limit
         return Flow(xy_px=np.zeros((*present.shape[:2], 2), np.float32), visible=np.zeros(present.shape[:2], bool), source="DIS")
