@@ -69,9 +69,10 @@ def _run_clips(options: Options) -> None:
     if options.enhanced is not None:
         clips["enhanced"] = options.enhanced
     for path in options.also:
-        if path.stem in (*clips, "truth"):
-            raise UserError(f"{path}: a row called {path.stem} is there already; rename the folder.")
-        clips[path.stem] = path
+        name = path.stem if path.is_file() else path.name
+        if name in (*clips, "truth"):
+            raise UserError(f"{path}: a row called {name} is there already; rename the folder.")
+        clips[name] = path
     scores = evaluate(clips, open_truth(options.truth), options.out, options.config, device=options.device, overwrite=options.overwrite)
     Console().print(score_table(scores))
 

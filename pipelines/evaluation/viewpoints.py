@@ -38,6 +38,9 @@ class ViewpointsConfig:
             if len(set(values)) < len(values):
                 raise UserError(f"{name}: a number is there twice; give each path once.")
 
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UserError(f"max-frames: it must be at least 1, not {self.max_frames}.")
+
     @property
     def asks(self) -> bool:
         """Whether anything was asked for."""

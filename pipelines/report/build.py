@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from splatmend.datasets.artifact import Manifest, building, read_manifest
-from splatmend.datasets.clip import open_clip
+from splatmend.datasets.clip import Clip, open_clip
+from splatmend.pipelines.evaluation.same_shots import check_same_shots
 from splatmend.pipelines.evaluation.scores import read_scores
 from splatmend.pipelines.evaluation.table import score_lines, score_rows
 from splatmend.pipelines.report.curves import Curve, draw, read_curve
@@ -95,8 +96,11 @@ def _lead(inputs: ReportInputs, pictures: LogPictures | None) -> list[str]:
 def _comparison(comparison: Comparison) -> dict[str, Any]:
     layers: list[dict[str, str]] = []
     frames, size, rate = 1, (16, 9), 10.0
+    first: Clip | None = None
     for name, path in comparison.clips.items():
         clip = open_clip(path)
+        first = first or clip
+        check_same_shots(first.frames, str(first.path), clip)
         source, frames, size = clip_uri(clip)
         rate = clip.rate_hz
         layers.append({"name": name, "source": source})

@@ -15,6 +15,7 @@ from splatmend.datasets.artifact import Manifest, building, read_manifest
 from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.video import iter_video
+from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
 from splatmend.pipelines.evaluation.table import score_lines
 from splatmend.pipelines.evaluation.truth import ClipTruth
@@ -173,3 +174,10 @@ def test_a_report_of_what_is_no_clip_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         build_report(ReportInputs(title="x", comparisons=[bad]), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clips_of_different_shots_make_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, long = write_clip(tmp_path / "short", 0.1, frames=2), write_clip(tmp_path / "long", 0.2)
+    assert main(["report", "--raw", str(short), "--enhanced", str(long), "--out", str(tmp_path / "page")]) == 2
+    assert "give clips of the same shots" in capsys.readouterr().err
+    assert not (tmp_path / "page").exists()
