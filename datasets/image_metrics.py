@@ -89,7 +89,7 @@ def network_free_scores(picture: torch.Tensor, truth: torch.Tensor) -> dict[str,
     a = picture.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
     b = truth.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
     side = min(a.shape[-2:])
-    scores = {}
+    scores: dict[str, float] = {}
     if side >= HAARPSI_SIDE_PX:
         scores |= {"gmsd": float(piq.gmsd(a, b, data_range=1.0)), "haarpsi": float(piq.haarpsi(a, b, data_range=1.0))}
     if side > 160:  # five scales of an 11-pixel window

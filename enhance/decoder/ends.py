@@ -49,16 +49,15 @@ def pull_back(
 
     `keep` keeps the graph for another walk.
     """
-    starts = []
+    edges, nothings = [], []
     for end, cotangent in zip(ends, cotangents, strict=True):
         if cotangent is not None and end.edge is not None:
             end.box.append(cotangent)
-            starts.append(end)
+            edges.append(end.edge)
+            nothings.append(end.nothing)
         del cotangent
     cotangents.clear()
-    if not starts:
+    if not edges:
         return None
-    with without_autocast(starts[0].nothing.device):
-        return torch.autograd.grad(
-            [end.edge for end in starts], inputs, [end.nothing for end in starts], retain_graph=keep, allow_unused=True
-        )
+    with without_autocast(nothings[0].device):
+        return torch.autograd.grad(edges, inputs, nothings, retain_graph=keep, allow_unused=True)

@@ -246,16 +246,24 @@ register(
         undefined="needs pictures of more than 160 pixels",
     )
 )
-for _name, _label, _direction in (("gmsd", "GMSD", "lower"), ("haarpsi", "HaarPSI", "higher")):
-    register(
-        Metric(
-            name=_name,
-            label=_label,
-            direction=_direction,
-            function=_structure(_name),
-            undefined=_large(HAARPSI_SIDE_PX),
-        )
+register(
+    Metric(
+        name="gmsd",
+        label="GMSD",
+        direction="lower",
+        function=_structure("gmsd"),
+        undefined=_large(HAARPSI_SIDE_PX),
     )
+)
+register(
+    Metric(
+        name="haarpsi",
+        label="HaarPSI",
+        direction="higher",
+        function=_structure("haarpsi"),
+        undefined=_large(HAARPSI_SIDE_PX),
+    )
+)
 register(
     Metric(
         name="warping_error",
