@@ -86,7 +86,8 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
 
     gsplat cuts each Gaussian at a box from the unscented transform and leaves out those with a sigma point more than a tenth of the
     picture outside it or at a ray that its undistortion does not reach; the CPU kernels bound exactly and draw them. Its projection gives
-    no gradient, so there are no `means2d`.
+    no gradient, so there are no `means2d`. Along rays it draws three channels and ends the process at any other number, so more are drawn
+    three at a time.
 
     Raises:
         RuntimeError: where torch sees no CUDA device.
@@ -104,7 +105,7 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
         inputs.quats_wxyz,
         inputs.scales,
         inputs.opacities,
-        inputs.channels,
+        _in_threes(inputs.channels),
         Ks=inputs.intrinsics[None],
         width=inputs.width,
         height=inputs.height,
@@ -117,18 +118,24 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
         rasterize_mode="classic",
         with_ut=True,
         with_eval3d=True,
+        channel_chunk=3,
         **_lens(inputs.ray_camera, inputs.means.device),
         **_shutter(inputs.ray_camera, eye, inputs.means.device),
     )
     radii_px = meta["radii"][0].amax(dim=-1).int()
     return RasterOutput(
-        channels=picture[0],
+        channels=picture[0, ..., : inputs.channels.shape[1]],
         opacity=opacity[0, ..., 0],
         means2d=None,
         radii_px=radii_px,
         visible=radii_px > 0,
         stats=RasterStats(model="ray", backend="gsplat", intersections=int(meta["flatten_ids"].shape[0])),
     )
+
+
+def _in_threes(channels: Tensor) -> Tensor:
+    """Channels [N, C] with as many zeros after them as make C a multiple of three."""
+    return torch.nn.functional.pad(channels, (0, -channels.shape[1] % 3))
 
 
 def _lens(ray_camera: RayCamera, device: torch.device) -> dict[str, Any]:
