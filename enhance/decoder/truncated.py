@@ -231,6 +231,8 @@ class TruncatedDecoder:
         cache = stage.initial_cache()
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)
+            if isinstance(cache, WanCache):
+                cache = cache.for_last_use()
             with torch.no_grad():
                 output, cache = stage.decode(group, cache, index, side)
             forget_autocast_weights()
@@ -260,7 +262,8 @@ class TruncatedDecoder:
         pull: Callable[[int, torch.Tensor], torch.Tensor],
         pull_earlier: Callable[[int, int], torch.Tensor | None] | None = None,
     ) -> None:
-        lean = isinstance(self.adapter, WanAdapter) and self.adapter.memory == "small"
+        # A chunk's cache is not what fills the memory: the pass over whole frames takes more.
+        lean = isinstance(self.adapter, WanAdapter) and self.adapter.memory == "small" and self.spatial_chunks == (1, 1)
         backprop = TruncatedBackprop(stage, self.truncation, clip.params, sums, crop, block=self.block, rebuild=lean)
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)

@@ -127,30 +127,55 @@ def test_decode_stream_keeps_one_group(tiny_wan):
         assert sum(ref() is not None for ref in latents) <= 1
 
 
+class CacheWatch(torch.nn.Module):
+    """Joined after a decoder's last block: how many tensors of the cache before are still there when a group is almost decoded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[weakref.ref] = []
+        self.alive: list[int] = []
+
+    def forward(self, frames, side):
+        if not torch.is_grad_enabled():
+            self.alive.append(sum(ref() is not None for ref in self.made))
+        return frames
+
+    def adapter(self, vae, **settings) -> WanAdapter:
+        watch = self
+
+        class Watched(WanAdapter):
+            def decode_group(self, *arguments):
+                return watch.noting(super().decode_group(*arguments))
+
+            def decode_rest(self, *arguments):
+                return watch.noting(super().decode_rest(*arguments))
+
+        return Watched(vae, join={"conv_out": self}, **settings)
+
+    def noting(self, decoded):
+        self.made[:] = [weakref.ref(tensor) for tensor in decoded[1].tensors()]
+        return decoded
+
+
 @pytest.mark.parametrize("engine", ["reference", "fast"])
 def test_a_decoded_group_s_cache_replaces_the_one_before(tiny_wan, engine):
-    made: list[weakref.ref] = []
-    alive: list[int] = []
-
-    class Watch(torch.nn.Module):
-        def forward(self, frames, side):
-            alive.append(sum(ref() is not None for ref in made))
-            return frames
-
-    class Watched(WanAdapter):
-        def decode_group(self, *arguments):
-            frames, cache = super().decode_group(*arguments)
-            made[:] = [weakref.ref(tensor) for tensor in cache.tensors()]
-            return frames, cache
-
-    vae = tiny_wan(dtype=torch.float32)
-    decoder = TruncatedDecoder(Watched(vae, join={"conv_out": Watch()}, engine=engine))
+    vae, watch = tiny_wan(dtype=torch.float32), CacheWatch()
+    decoder = TruncatedDecoder(watch.adapter(vae, engine=engine))
     z = torch.randn(1, 4, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     side = {"conv_out": torch.zeros(1)}
     frames = torch.cat(list(decoder.decode_stream(z.split(1, dim=2), side=lambda index: side)), dim=2)
-    assert alive == [0, 0, 0, 0]
-    assert len(made) > 10
+    assert watch.alive == [0, 0, 0, 0]
+    assert len(watch.made) > 10
     assert torch.equal(frames, TruncatedDecoder(vae, engine=engine).decode(z).detach())
+
+
+def test_the_pass_over_whole_frames_before_chunks_holds_one_cache(tiny_wan):
+    watch = CacheWatch()
+    decoder = TruncatedDecoder(watch.adapter(tiny_wan(dtype=torch.float32), engine="fast"), spatial_chunks=(1, 2))
+    side = {"conv_out": torch.zeros(1, 3, 1, 16, 16)}
+    decoder.loss_and_grad(torch.ones(1, 4, 4, 2, 2), squared, side=lambda index: side)
+    assert watch.alive == [0, 0, 0, 0]
+    assert len(watch.made) > 10
 
 
 def allocated_peak(decoder: TruncatedDecoder, latents: int, size: int) -> int:
