@@ -7,11 +7,11 @@ Frames: world is right-handed, metres, z up; a camera looks along z (x right, y 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
 if TYPE_CHECKING:
     from splatmend.datasets.log import Camera
@@ -101,6 +101,12 @@ class PoseTrack:
         if self.times_us.size == 0 or (np.diff(self.times_us) <= 0).any():
             raise ValueError("times of a pose track must rise strictly and be at least one")
 
+    @cached_property
+    def _turns(self) -> np.ndarray:
+        """Rotation vectors `[K - 1, 3]` from each pose to the next, in the axes of the former."""
+        rotations = self.world_from_body[:, :3, :3]
+        return Rotation.from_matrix(np.swapaxes(rotations[:-1], -1, -2) @ rotations[1:]).as_rotvec()
+
     @property
     def start_us(self) -> int:
         return int(self.times_us[0])
@@ -133,10 +139,8 @@ class PoseTrack:
         # Relative to the track's start, so that float64 holds every microsecond of an epoch time exactly.
         fraction = (flat - self.times_us[left]) / (self.times_us[right] - self.times_us[left])
         out = np.zeros((flat.size, 4, 4))
-        seconds = (self.times_us - self.times_us[0]) * 1e-6
-        out[:, :3, :3] = Slerp(seconds, Rotation.from_matrix(self.world_from_body[:, :3, :3]))(
-            np.clip((flat - self.times_us[0]) * 1e-6, seconds[0], seconds[-1])
-        ).as_matrix()
+        turned = Rotation.from_rotvec(fraction[:, None] * self._turns[left]).as_matrix()
+        out[:, :3, :3] = self.world_from_body[left, :3, :3] @ turned
         a, b = self.world_from_body[left, :3, 3], self.world_from_body[right, :3, 3]
         out[:, :3, 3] = a + fraction[:, None] * (b - a)
         out[:, 3, 3] = 1.0

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 from torch import Tensor
+
+from splatmend.recon.transfer import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,30 +65,28 @@ class Gaussians:
         """Those of a bool mask `[N]` or of indices."""
         return Gaussians(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
-    def transformed(self, a_from_b: Float[Tensor, "4 4"]) -> Gaussians:
-        """Means and rotations (of frame b) in frame a; the pose is rigid. Harmonics keep the axes of frame b: evaluate colours before."""
-        rotation = a_from_b[:3, :3]
-        return Gaussians(
-            means=self.means @ rotation.T + a_from_b[:3, 3],
-            quats_wxyz=quat_product(quat_from_matrix(rotation), self.quats_wxyz),
-            log_scales=self.log_scales,
-            opacity_logits=self.opacity_logits,
-            sh=self.sh,
-        )
+    def colourless(self) -> Gaussians:
+        """The same shapes with no harmonics (K = 0), for when their colours are known."""
+        return replace(self, sh=self.sh[:, :0])
 
-    def nudged(self, a_from_body: Float[Tensor, "4 4"], twist: Float[Tensor, "6"]) -> Gaussians:
+    def transformed(self, a_from_b: Float[np.ndarray, "4 4"]) -> Gaussians:
+        """Means and rotations (of frame b) in frame a; the pose is rigid. Harmonics keep the axes of frame b: evaluate colours before."""
+        pose = upload(a_from_b, self.device)
+        turn = upload(Rotation.from_matrix(a_from_b[:3, :3]).as_quat(scalar_first=True), self.device)
+        return replace(self, means=self.means @ pose[:3, :3].T + pose[:3, 3], quats_wxyz=turned(turn, self.quats_wxyz))
+
+    def nudged(self, a_from_body: Float[np.ndarray, "4 4"], twist: Float[Tensor, "6"]) -> Gaussians:
         """Gaussians of frame a that go along with a body: a turn about its axes (first three, radians), a shift along them.
 
         To first order: values stay the same bits for a zero twist, whose gradient is that of the body's pose.
         """
-        axes, place = a_from_body[:3, :3], a_from_body[:3, 3]
+        pose = upload(a_from_body, self.device)
+        axes, place = pose[:3, :3], pose[:3, 3]
         turn, shift = axes @ twist[:3], axes @ twist[3:]
         half = torch.cat([torch.ones_like(turn[:1]), turn / 2])
-        return replace(
-            self,
-            means=self.means + torch.linalg.cross(turn.expand_as(self.means), self.means - place) + shift,
-            quats_wxyz=quat_product(half, self.quats_wxyz),
-        )
+        # Products with small matrices: a few kernels where the cross product and its gradient take dozens.
+        across = torch.linalg.cross(torch.eye(3, dtype=turn.dtype, device=turn.device), turn.expand(3, 3))
+        return replace(self, means=self.means + ((self.means - place) @ across.T + shift), quats_wxyz=turned(half, self.quats_wxyz))
 
 
 def empty(sh_degree: int = 0, device: str | torch.device = "cpu") -> Gaussians:
@@ -111,24 +113,8 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
     )
 
 
-def quat_product(a_wxyz: Float[Tensor, "*batch 4"], b_wxyz: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
-    """Hamilton product: the rotation b followed by the rotation a."""
-    aw, ax, ay, az = a_wxyz.unbind(-1)
-    bw, bx, by, bz = b_wxyz.unbind(-1)
-    return torch.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        dim=-1,
-    )
-
-
-def quat_from_matrix(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4"]:
-    """Unit quaternion (wxyz) of a rotation matrix; its gradient is not needed here and not given."""
-    from scipy.spatial.transform import Rotation
-
-    xyzw = Rotation.from_matrix(rotation.detach().double().cpu().numpy()).as_quat()
-    return torch.as_tensor(xyzw[[3, 0, 1, 2]], dtype=rotation.dtype, device=rotation.device)
+def turned(a_wxyz: Float[Tensor, "4"], b_wxyz: Float[Tensor, "N 4"]) -> Float[Tensor, "N 4"]:
+    """Hamilton products `a b`: the rotations b followed by the rotation a."""
+    w, x, y, z = a_wxyz.unbind()
+    rows = [torch.stack(row) for row in ((w, -x, -y, -z), (x, w, -z, y), (y, z, w, -x), (z, -y, x, w))]
+    return b_wxyz @ torch.stack(rows).T

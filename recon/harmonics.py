@@ -57,7 +57,13 @@ def colours(
     used = stored if degree is None else min(degree, stored)
     if used == 0:
         return (sh[:, 0] * C0 + 0.5).clamp_min(0.0)
-    directions = torch.nn.functional.normalize(means - camera_centre, dim=-1)
+    directions = means - camera_centre
+    if sh.is_cuda:
+        # One kernel each way; below, every harmonic is a few of them.
+        from splatmend.recon.raster.gsplat_backend import harmonic_sums
+
+        return (harmonic_sums(directions, sh, used) + 0.5).clamp_min(0.0)
+    directions = torch.nn.functional.normalize(directions, dim=-1)
     count = (used + 1) ** 2
     return ((basis(directions, used)[:, :, None] * sh[:, :count]).sum(dim=1) + 0.5).clamp_min(0.0)
 

@@ -29,6 +29,7 @@ from splatmend.recon.raster.api import Backend
 from splatmend.recon.raster.camera_rays import RayCamera, pixel_rays
 from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_directions
+from splatmend.recon.transfer import upload
 
 Channel = Literal["rgb", "depth", "opacity", "actors"]
 ActorPoses = Callable[[str, int], "np.ndarray | None"]
@@ -100,18 +101,19 @@ def render(
         scene = scene.to(device)
     parts = list(_drawn_nodes(scene, shot, without, actor_poses))
     wanted_rgb, wanted_actors = "rgb" in channels, "actors" in channels
-    camera_from_scene = _tensor(inverse(shot.world_from_camera) @ _translation(scene.origin_world_m), scene.device)
+    camera_from_scene = upload(inverse(shot.world_from_camera) @ _translation(scene.origin_world_m), scene.device)
     placed, columns = [], []
     for node, world_from_node, is_actor in parts:
         gaussians = node.gaussians_at(shot.mid_us)
         column = []
         if wanted_rgb:
-            centre = _tensor((inverse(world_from_node) @ shot.world_from_camera)[:3, 3], scene.device)
+            centre = upload((inverse(world_from_node) @ shot.world_from_camera)[:3, 3], scene.device)
             column.append(colours(gaussians.sh, gaussians.means, centre, sh_degree))
         if wanted_actors:
             column.append(torch.full((len(gaussians), 1), float(is_actor), device=scene.device))
+        gaussians = gaussians.colourless()
         if is_actor:
-            scene_from_node = _tensor(_translation(-scene.origin_world_m) @ world_from_node, scene.device)
+            scene_from_node = _translation(-scene.origin_world_m) @ world_from_node
             gaussians = gaussians.transformed(scene_from_node)
             if isinstance(node, RigidActor) and node.actor_id in actor_twists:
                 gaussians = gaussians.nudged(scene_from_node, actor_twists[node.actor_id])
@@ -119,8 +121,7 @@ def render(
         columns.append(column)
     everything = concatenate(placed)
     if camera_twist is not None:
-        scene_from_camera = _tensor(_translation(-scene.origin_world_m) @ shot.world_from_camera, scene.device)
-        everything = everything.nudged(scene_from_camera, -camera_twist)
+        everything = everything.nudged(_translation(-scene.origin_world_m) @ shot.world_from_camera, -camera_twist)
     depths = everything.means @ camera_from_scene[2, :3] + camera_from_scene[2, 3]
     stacked = [torch.cat(column) for column in zip(*columns)] + [depths[:, None]]
     raster = rasterize(
@@ -130,7 +131,7 @@ def render(
         everything.opacities,
         torch.cat(stacked, dim=1),
         camera_from_scene,
-        torch.as_tensor(camera.intrinsics, dtype=torch.float32, device=scene.device),
+        upload(camera.intrinsics, scene.device),
         camera.width,
         camera.height,
         model=model,
@@ -168,7 +169,7 @@ def _depth_of_rows(depth_m: Float[Tensor, "H W"], shot: Shot) -> Float[Tensor, "
         return depth_m
     rays = pixel_rays(ray_camera, inverse(shot.world_from_camera))
     # Directions have z = 1 in the frame of their own row, so a ray's parameter is the depth there.
-    return (depth_m - _tensor(rays.origins[..., 2], depth_m.device)) / _tensor(rays.directions[..., 2], depth_m.device)
+    return (depth_m - upload(rays.origins[..., 2], depth_m.device)) / upload(rays.directions[..., 2], depth_m.device)
 
 
 def _in_scene(ray_camera: RayCamera, scene: Scene) -> RayCamera:
@@ -215,10 +216,6 @@ def _when_seen(place: Callable[[int], np.ndarray | None], pose: np.ndarray, shot
             return pose
         seen = there
     return seen
-
-
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.as_tensor(array, dtype=torch.float32, device=device)
 
 
 def _translation(offset_m: np.ndarray) -> np.ndarray:

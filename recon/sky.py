@@ -6,6 +6,7 @@ zenith.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from splatmend.datasets.shot import Shot
 from splatmend.recon.raster.api import Model
 from splatmend.recon.raster.camera_rays import RayCamera, pixel_rays
+from splatmend.recon.transfer import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,8 @@ class SkyMap:
 
     def colours(self, directions_world: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
         """sRGB in [0, 1] seen along directions of the world (any length), bilinear, continuous across the seam."""
-        turn = torch.as_tensor(self.sky_from_world, dtype=directions_world.dtype, device=directions_world.device)
-        x, y, z = torch.nn.functional.normalize(directions_world @ turn.T, dim=-1).unbind(-1)
+        turn = upload(self.sky_from_world.T, directions_world.device)
+        x, y, z = torch.nn.functional.normalize(directions_world @ turn, dim=-1).unbind(-1)
         height, width = self.logits.shape[:2]
         column = (torch.atan2(y, x) / (2 * math.pi) + 0.5) * width
         row = (0.5 - torch.asin(z.clamp(-1, 1)) / math.pi) * height
@@ -61,11 +63,20 @@ def ray_directions(shot: Shot, device: str | torch.device = "cpu", model: Model 
     camera = shot.camera
     if model == "ray":
         return torch.as_tensor(pixel_rays(RayCamera.of(shot), np.eye(4)).directions, dtype=torch.float32, device=device)
-    x = (torch.arange(camera.width, device=device) + 0.5 - camera.principal_px[0]) / camera.focal_px[0]
-    y = (torch.arange(camera.height, device=device) + 0.5 - camera.principal_px[1]) / camera.focal_px[1]
+    return _pixel_grid(camera.width, camera.height, camera.focal_px, camera.principal_px, torch.device(device)) @ upload(
+        shot.world_from_camera[:3, :3].T, device
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _pixel_grid(
+    width: int, height: int, focal_px: tuple[float, float], principal_px: tuple[float, float], device: torch.device
+) -> Float[Tensor, "H W 3"]:
+    """Directions through pixel centres in the camera's frame, z = 1."""
+    x = (torch.arange(width, device=device) + 0.5 - principal_px[0]) / focal_px[0]
+    y = (torch.arange(height, device=device) + 0.5 - principal_px[1]) / focal_px[1]
     rows, columns = torch.meshgrid(y, x, indexing="ij")
-    rotation = torch.as_tensor(shot.world_from_camera[:3, :3], dtype=torch.float32, device=device)
-    return torch.stack([columns, rows, torch.ones_like(rows)], dim=-1) @ rotation.T
+    return torch.stack([columns, rows, torch.ones_like(rows)], dim=-1)
 
 
 def rotation_to_z(up: np.ndarray) -> np.ndarray:

@@ -76,8 +76,12 @@ class Corrections:
             value, gradient = value + float(bend @ bend), gradient + 2 * bend / width
         return self.config.weight * value, self.config.weight * gradient
 
-    def step(self, name: str, t_us: int, gradient: Float[np.ndarray, "6"], progress: float) -> float:
-        """Move what a picture has shown; returns the prior's value.
+    def prior_value(self, name: str, t_us: int) -> float:
+        """What the priors of a body's rows at a time add to the loss."""
+        return sum((part * self.prior(row)[0] for row, part in self.rows(name, t_us)), 0.0)
+
+    def step(self, name: str, t_us: int, gradient: Float[np.ndarray, "6"], progress: float) -> None:
+        """Move what a picture has shown.
 
         Args:
             gradient: of the loss with respect to a turn of the body about its own axes and a shift along them.
@@ -88,13 +92,10 @@ class Corrections:
         """
         if not np.isfinite(gradient).all():
             raise ValueError(f"the gradient of the pose of {name} at {t_us} us is not finite")
-        total = 0.0
+        if progress < self.config.start_share:
+            return
         for row, part in self.rows(name, t_us):
-            value, slope = self.prior(row)
-            total += part * value
-            if progress >= self.config.start_share:
-                self._move(row, part * (gradient + slope), progress)
-        return total
+            self._move(row, part * (gradient + self.prior(row)[1]), progress)
 
     def _move(self, row: int, gradient: np.ndarray, progress: float) -> None:
         self.visits[row] += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from splatmend.datasets.geometry import PoseTrack
@@ -17,16 +18,28 @@ from splatmend.recon.fit.corrections import Corrections
 from splatmend.recon.nodes import RigidActor
 from splatmend.recon.render import ActorPoses
 from splatmend.recon.scene import Scene
+from splatmend.recon.transfer import HostCopy
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinedPoses:
-    """What `render` is given to draw a picture with the present corrections. The twists are zero and take the gradients."""
+    """What `render` is given to draw a picture with the present corrections. The twists are rows of `twists`, zero, which takes the
+    gradients: the actors' in their order, then the camera's."""
 
     shot: Shot
+    twists: Float[Tensor, "B 6"]
     camera_twist: Tensor | None
     actor_poses: ActorPoses | None
     actor_twists: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Due:
+    """Gradients of a picture on their way from the device."""
+
+    drawn: RefinedPoses
+    gradients: HostCopy
+    progress: float
 
 
 class PoseRefinement:
@@ -36,6 +49,7 @@ class PoseRefinement:
     def __init__(self, scene: Scene, train_numbers: Sequence[int], config: FitConfig, device: torch.device) -> None:
         self.scene = scene
         self.device = device
+        self._due: _Due | None = None
         unit = 1.0 if scene.metric else scene.median_camera_step
         shots = [scene.shots[number].shot for number in train_numbers]
         self.cameras: Corrections | None = None
@@ -50,30 +64,57 @@ class PoseRefinement:
 
     def of(self, number: int) -> RefinedPoses:
         """For the picture of a frame."""
+        self._settle()
         shot = self.scene.shots[number].shot
-        camera_twist = None
+        actor_poses, there = None, []
+        if self.actors is not None:
+            actor_poses = self._world_from_actor
+            there = [name for name, actor in self.scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
+        count = len(there) + (self.cameras is not None)
+        twists = torch.zeros(count, 6, device=self.device, requires_grad=count > 0)
+        rows = twists.unbind()
         if self.cameras is not None:
             shot = shot.moved(self.cameras.at(shot.camera.name, shot.mid_us))
-            camera_twist = self._zero_twist()
-        if self.actors is None:
-            return RefinedPoses(shot=shot, camera_twist=camera_twist, actor_poses=None, actor_twists={})
-        there = [name for name, actor in self.scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
-        twists = {name: self._zero_twist() for name in there}
-        return RefinedPoses(shot=shot, camera_twist=camera_twist, actor_poses=self._world_from_actor, actor_twists=twists)
+        return RefinedPoses(
+            shot=shot,
+            twists=twists,
+            camera_twist=None if self.cameras is None else rows[-1],
+            actor_poses=actor_poses,
+            actor_twists=dict(zip(there, rows)),
+        )
 
     def step(self, drawn: RefinedPoses, progress: float) -> dict[str, Tensor]:
-        """Take the gradients of a picture; returns the values of the priors as terms of the loss."""
+        """Take the gradients of a picture; returns the values of the priors as terms of the loss.
+
+        Nothing waits for the device: the gradients are applied before the next picture is drawn.
+        """
         terms: dict[str, float] = {}
         t_us = drawn.shot.mid_us
-        if self.cameras is not None and drawn.camera_twist is not None:
-            terms["camera_poses"] = self.cameras.step(drawn.shot.camera.name, t_us, _gradient(drawn.camera_twist), progress)
+        if self.cameras is not None:
+            terms["camera_poses"] = self.cameras.prior_value(drawn.shot.camera.name, t_us)
         if self.actors is not None and drawn.actor_twists:
-            moved = [self.actors.step(name, t_us, _gradient(twist), progress) for name, twist in drawn.actor_twists.items()]
-            terms["actor_poses"] = sum(moved)
-        return {name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in terms.items()}
+            terms["actor_poses"] = sum(self.actors.prior_value(name, t_us) for name in drawn.actor_twists)
+        if terms:
+            gradient = torch.zeros_like(drawn.twists) if drawn.twists.grad is None else drawn.twists.grad
+            self._due = _Due(drawn=drawn, gradients=HostCopy(gradient), progress=progress)
+        return {name: torch.tensor(value, dtype=torch.float32) for name, value in terms.items()}
+
+    def _settle(self) -> None:
+        """Apply the gradients that are due."""
+        if self._due is None:
+            return
+        due, self._due = self._due, None
+        t_us = due.drawn.shot.mid_us
+        gradients = due.gradients.value().double().numpy()
+        if self.cameras is not None:
+            self.cameras.step(due.drawn.shot.camera.name, t_us, gradients[-1], due.progress)
+        if self.actors is not None:
+            for name, gradient in zip(due.drawn.actor_twists, gradients):
+                self.actors.step(name, t_us, gradient, due.progress)
 
     def refined(self, scene: Scene) -> Scene:
         """The scene with its poses corrected: recorded shots and, where they are learnt, the actors' tracks."""
+        self._settle()
         if self.cameras is not None:
             shots = []
             for recorded in scene.shots:
@@ -86,19 +127,18 @@ class PoseRefinement:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on."""
+        self._settle()
         return {name: table.state_dict() for name, table in self._tables().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        self._due = None
         for name, table in self._tables().items():
             table.load_state_dict(state[name])
 
     def _tables(self) -> dict[str, Corrections]:
         tables = {"cameras": self.cameras, "actors": self.actors}
         return {name: table for name, table in tables.items() if table is not None}
-
-    def _zero_twist(self) -> Tensor:
-        return torch.zeros(6, device=self.device, requires_grad=True)
 
     def _world_from_actor(self, actor_id: str, t_us: int) -> np.ndarray | None:
         assert self.actors is not None
@@ -118,7 +158,3 @@ def _nearest(actor: RigidActor, seen_us: np.ndarray) -> list[int]:
     times_us = actor.track.track.times_us
     shown = [t for t in seen_us.tolist() if actor.track.is_labelled(t)]
     return sorted({int(times_us[np.abs(times_us - t).argmin()]) for t in shown})
-
-
-def _gradient(twist: Tensor) -> np.ndarray:
-    return np.zeros(6) if twist.grad is None else twist.grad.double().cpu().numpy()

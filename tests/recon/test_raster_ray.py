@@ -26,8 +26,8 @@ LENSES: dict[str, dict[str, Any]] = {
 SHUTTERS = ("global", "top_to_bottom", "bottom_to_top", "left_to_right", "right_to_left")
 
 
-def shot_of(scene: RasterScene, lens: str = "pinhole", shutter: str = "global") -> Shot:
-    """The scene's camera with a lens, moving 0.6 m and turning 4 degrees while it is read."""
+def shot_of(scene: RasterScene, lens: str = "pinhole", shutter: str = "global", share: float = 1.0) -> Shot:
+    """The scene's camera with a lens, moving 0.6 m and turning 4 degrees (each times `share`) while it is read."""
     k = scene.intrinsics.double()
     camera = Camera(
         name="test",
@@ -39,7 +39,8 @@ def shot_of(scene: RasterScene, lens: str = "pinhole", shutter: str = "global") 
         **LENSES[lens],
     )
     middle = inverse(scene.camera_from_world.double().numpy())
-    half_turn = pose(Rotation.from_rotvec([0.01, 0.035, -0.02]).as_matrix(), np.array([0.1, -0.05, 0.28]))
+    turn, shift = np.array([0.01, 0.035, -0.02]), np.array([0.1, -0.05, 0.28])
+    half_turn = pose(Rotation.from_rotvec(share * turn).as_matrix(), share * shift)
     start, end = (middle @ inverse(half_turn), middle @ half_turn) if shutter != "global" else (middle, middle)
     return Shot(camera=camera, world_from_camera_start=start, world_from_camera_end=end, start_us=0, end_us=30_000_000)
 

@@ -1,0 +1,34 @@
+"""Small tensors between host and device, without anybody waiting for the device's other work."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def upload(array: np.ndarray, device: str | torch.device) -> Tensor:
+    """A float32 copy of an array on a device, to a GPU through pinned memory."""
+    held = torch.tensor(np.asarray(array), dtype=torch.float32)
+    if torch.device(device).type == "cpu":
+        return held
+    return held.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """A copy of a tensor that is on its way to the host; `value` waits for it, not for what the device was given to do since."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._ready: torch.cuda.Event | None = None
+        if not tensor.is_cuda:
+            self._held = tensor.clone()
+            return
+        self._held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        self._ready = torch.cuda.Event()
+        self._ready.record()
+
+    def value(self) -> Tensor:
+        """The copy."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return self._held
