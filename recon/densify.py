@@ -11,7 +11,7 @@ Shape letter: N Gaussians. Parameters are a dict with at least `means [N, 3]` (m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,47 +117,53 @@ def _rotate(w: Tensor, axis: Tensor, vectors: Tensor) -> Tensor:
     return vectors + w * twice + torch.linalg.cross(axis, twice)
 
 
+def shake(nodes: Sequence[Mapping[str, Parameter]], rates: Sequence[float], generator: torch.Generator) -> None:
+    """Put noise on the positions of several sets of Gaussians in one go.
+
+    Args:
+        nodes: parameters of each set, see the head of this module; means are changed.
+        rates: size of each set's noise: the learning rate of its means times `MCMCConfig.noise_lr`.
+        generator: source of the randomness, on the device of the parameters.
+    """
+    with torch.no_grad():
+        quats, log_scales, logits = (torch.cat([params[name] for params in nodes]) for name in ("quats", "log_scales", "opacity_logits"))
+        normal = torch.randn(log_scales.shape, generator=generator, device=quats.device, dtype=quats.dtype)
+        counts = [len(params["means"]) for params in nodes]
+        noise = position_noise(quats, log_scales, logits, normal).split(counts)
+        for params, rate, part in zip(nodes, rates, noise, strict=True):
+            params["means"].add_(part, alpha=rate)
+
+
 class MCMC:
-    """The strategy; call `step` once per iteration, after the optimisers' steps."""
+    """The strategy for one set of Gaussians; call `refine` once per iteration after the optimiser's step, and `shake` after that."""
 
     def __init__(self, config: MCMCConfig) -> None:
         self.config = config
         self.relocated = 0
         self.added = 0
 
-    def step(
-        self,
-        params: MutableMapping[str, Parameter],
-        optimizers: Mapping[str, Optimizer],
-        iteration: int,
-        means_lr: float,
-        generator: torch.Generator,
+    def refine(
+        self, params: MutableMapping[str, Parameter], optimizer: Optimizer, iteration: int, generator: torch.Generator
     ) -> Refinement:
-        """Move and add Gaussians where the schedule says so, then put noise on all positions.
+        """Move and add Gaussians where the schedule says so.
 
-        Growth replaces the entries of `params` by larger parameters (moving changes them in place); the optimisers follow. The
+        Growth replaces the entries of `params` by larger parameters (moving changes them in place); the optimiser follows. The
         moments of every Gaussian that was moved, added or shares its place with one start at zero.
 
         Args:
             params: see the head of this module; changed.
-            optimizers: one per entry of `params`, each with one group that holds that parameter alone; changed.
+            optimizer: holds each of them, in whatever groups; changed.
             iteration: counted from 0.
-            means_lr: current learning rate of the means.
             generator: source of all randomness, on the device of the parameters.
 
         Raises:
-            ValueError: where parameters and optimisers do not belong together.
+            ValueError: where the optimiser lacks one of the parameters.
         """
-        _check_optimizers(params, optimizers)
         config = self.config
-        done = Refinement()
+        if not (config.refine_start < iteration < config.refine_stop and iteration % config.refine_every == 0):
+            return Refinement()
         with torch.no_grad():
-            if config.refine_start < iteration < config.refine_stop and iteration % config.refine_every == 0:
-                done = Refinement(relocated=self._relocate(params, optimizers, generator), added=self._grow(params, optimizers, generator))
-            means = params["means"]
-            normal = torch.randn(means.shape, generator=generator, device=means.device, dtype=means.dtype)
-            noise = position_noise(params["quats"], params["log_scales"], params["opacity_logits"], normal)
-            means.add_(noise * (means_lr * config.noise_lr))
+            done = Refinement(relocated=self._relocate(params, optimizer, generator), added=self._grow(params, optimizer, generator))
         self.relocated += done.relocated
         self.added += done.added
         return done
@@ -174,7 +180,7 @@ class MCMC:
         """
         self.relocated, self.added = int(state["relocated"]), int(state["added"])
 
-    def _relocate(self, params: MutableMapping[str, Parameter], optimizers: Mapping[str, Optimizer], generator: torch.Generator) -> int:
+    def _relocate(self, params: MutableMapping[str, Parameter], optimizer: Optimizer, generator: torch.Generator) -> int:
         """Move every dead Gaussian onto a living one, drawn by opacity; returns how many."""
         opacities = torch.sigmoid(params["opacity_logits"])
         dead = (opacities <= self.config.min_opacity).nonzero()[:, 0]
@@ -183,14 +189,14 @@ class MCMC:
             return 0
         hosts = living[_draw(opacities[living], len(dead), generator)]
         self._share_out(params, hosts)
-        for name, parameter in params.items():
+        for parameter in params.values():
             parameter[dead] = parameter[hosts]
-            for moment in _moments(optimizers[name], parameter).values():
+            for moment in _moments(optimizer, parameter).values():
                 moment[dead] = 0
                 moment[hosts] = 0
         return len(dead)
 
-    def _grow(self, params: MutableMapping[str, Parameter], optimizers: Mapping[str, Optimizer], generator: torch.Generator) -> int:
+    def _grow(self, params: MutableMapping[str, Parameter], optimizer: Optimizer, generator: torch.Generator) -> int:
         """Add Gaussians at the places of others, drawn by opacity; returns how many."""
         count = len(params["means"])
         more = min(self.config.cap, int(self.config.grow_factor * count)) - count
@@ -199,7 +205,7 @@ class MCMC:
         hosts = _draw(torch.sigmoid(params["opacity_logits"]), more, generator)
         self._share_out(params, hosts)
         for name, old in list(params.items()):
-            optimizer = optimizers[name]
+            place, index = _place(optimizer, old, name)
             new = Parameter(torch.cat([old, old[hosts]]), requires_grad=old.requires_grad)
             moments = _moments(optimizer, old)
             for moment in moments.values():
@@ -208,7 +214,7 @@ class MCMC:
             state = optimizer.state.pop(old, None)
             if state is not None:
                 optimizer.state[new] = {**state, **grown}
-            optimizer.param_groups[0]["params"][0] = new
+            place[index] = new
             params[name] = new
         return more
 
@@ -236,10 +242,10 @@ def _moments(optimizer: Optimizer, parameter: Parameter) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape}
 
 
-def _check_optimizers(params: Mapping[str, Parameter], optimizers: Mapping[str, Optimizer]) -> None:
-    if set(params) != set(optimizers):
-        raise ValueError(f"parameters {sorted(params)} and optimisers {sorted(optimizers)} must have the same names")
-    for name, parameter in params.items():
-        groups = optimizers[name].param_groups
-        if len(groups) != 1 or len(groups[0]["params"]) != 1 or groups[0]["params"][0] is not parameter:
-            raise ValueError(f"the optimiser of {name!r} must have one group with that parameter alone")
+def _place(optimizer: Optimizer, parameter: Parameter, name: str) -> tuple[list[Parameter], int]:
+    """The list of an optimiser's group that holds a parameter, and where in it."""
+    for group in optimizer.param_groups:
+        for index, held in enumerate(group["params"]):
+            if held is parameter:
+                return group["params"], index
+    raise ValueError(f"the optimiser does not hold the parameter {name!r}")

@@ -5,12 +5,13 @@ Shape letters: N Gaussians, K harmonics per colour (1, 4, 9 or 16).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -69,11 +70,26 @@ class Gaussians:
         """The same shapes with no harmonics (K = 0), for when their colours are known."""
         return replace(self, sh=self.sh[:, :0])
 
-    def transformed(self, a_from_b: Float[np.ndarray, "4 4"]) -> Gaussians:
-        """Means and rotations (of frame b) in frame a; the pose is rigid. Harmonics keep the axes of frame b: evaluate colours before."""
-        pose = upload(a_from_b, self.device)
-        turn = upload(Rotation.from_matrix(a_from_b[:3, :3]).as_quat(scalar_first=True), self.device)
-        return replace(self, means=self.means @ pose[:3, :3].T + pose[:3, 3], quats_wxyz=turned(turn, self.quats_wxyz))
+    def placed(
+        self, a_from_bodies: Float[np.ndarray, "M 4 4"], body: Int[Tensor, "N"], twists: Float[Tensor, "M 6"] | None = None
+    ) -> Gaussians:
+        """Gaussians of several bodies, each in the frame of its own (`body` says which), in frame a.
+
+        Harmonics keep the axes of the bodies: evaluate colours before. `twists` go with each body as in `nudged`.
+        """
+        poses = upload(a_from_bodies, self.device)
+        turns = upload(Rotation.from_matrix(a_from_bodies[:, :3, :3]).as_quat(scalar_first=True), self.device)
+        rotations, shifts, lefts = poses[:, :3, :3], poses[:, :3, 3], left_matrices(turns)
+        if twists is not None:
+            turn, shift = twists[:, :3], twists[:, 3:]
+            rotations = rotations + rotations @ cross_matrices(turn)
+            shifts = shifts + (poses[:, :3, :3] @ shift[:, :, None])[:, :, 0]
+            lefts = lefts @ left_matrices(torch.cat([torch.ones_like(turn[:, :1]), turn / 2], dim=1))
+        return replace(
+            self,
+            means=(rotations.index_select(0, body) * self.means[:, None, :]).sum(dim=-1) + shifts.index_select(0, body),
+            quats_wxyz=(lefts.index_select(0, body) * self.quats_wxyz[:, None, :]).sum(dim=-1),
+        )
 
     def nudged(self, a_from_body: Float[np.ndarray, "4 4"], twist: Float[Tensor, "6"]) -> Gaussians:
         """Gaussians of frame a that go along with a body: a turn about its axes (first three, radians), a shift along them.
@@ -85,8 +101,11 @@ class Gaussians:
         turn, shift = axes @ twist[:3], axes @ twist[3:]
         half = torch.cat([torch.ones_like(turn[:1]), turn / 2])
         # Products with small matrices: a few kernels where the cross product and its gradient take dozens.
-        across = torch.linalg.cross(torch.eye(3, dtype=turn.dtype, device=turn.device), turn.expand(3, 3))
-        return replace(self, means=self.means + ((self.means - place) @ across.T + shift), quats_wxyz=turned(half, self.quats_wxyz))
+        return replace(
+            self,
+            means=self.means + ((self.means - place) @ cross_matrices(turn).T + shift),
+            quats_wxyz=self.quats_wxyz @ left_matrices(half).T,
+        )
 
 
 def empty(sh_degree: int = 0, device: str | torch.device = "cpu") -> Gaussians:
@@ -113,8 +132,25 @@ def concatenate(parts: Sequence[Gaussians]) -> Gaussians:
     )
 
 
-def turned(a_wxyz: Float[Tensor, "4"], b_wxyz: Float[Tensor, "N 4"]) -> Float[Tensor, "N 4"]:
-    """Hamilton products `a b`: the rotations b followed by the rotation a."""
-    w, x, y, z = a_wxyz.unbind()
-    rows = [torch.stack(row) for row in ((w, -x, -y, -z), (x, w, -z, y), (y, z, w, -x), (z, -y, x, w))]
-    return b_wxyz @ torch.stack(rows).T
+_LEFT = ("+w -x -y -z", "+x +w -z +y", "+y +z +w -x", "+z -y +x +w")
+_CROSS = ("0 -z +y", "+z 0 -x", "-y +x 0")
+
+
+@functools.lru_cache(maxsize=16)
+def _linear(rows: tuple[str, ...], names: str, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "K n2"]:
+    """What makes of K numbers, named by letters, the flattened matrix that is written down row by row."""
+    out = torch.zeros(len(names), sum(len(row.split()) for row in rows), dtype=dtype)
+    for place, entry in enumerate(" ".join(rows).split()):
+        if entry != "0":
+            out[names.index(entry[1]), place] = 1.0 if entry[0] == "+" else -1.0
+    return out.to(device)
+
+
+def left_matrices(a_wxyz: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4 4"]:
+    """Matrices that make of a quaternion b the Hamilton product `a b`: the rotation b followed by the rotation a."""
+    return (a_wxyz @ _linear(_LEFT, "wxyz", a_wxyz.dtype, a_wxyz.device)).unflatten(-1, (4, 4))
+
+
+def cross_matrices(turn: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Matrices that make of a vector v the cross product `turn x v`."""
+    return (turn @ _linear(_CROSS, "xyz", turn.dtype, turn.device)).unflatten(-1, (3, 3))

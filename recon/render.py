@@ -6,7 +6,7 @@ a channel of our own (camera z of each Gaussian), so that it gives gradients to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -22,8 +22,8 @@ from splatmend.datasets.point_projection import readout_fraction
 from splatmend.datasets.shot import Shot
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.gaussians import concatenate
-from splatmend.recon.harmonics import colours
-from splatmend.recon.nodes import Node, RigidActor
+from splatmend.recon.nodes import RigidActor
+from splatmend.recon.placement import placed_actors, placed_background
 from splatmend.recon.raster import RasterStats, rasterize
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.raster.camera_rays import RayCamera, pixel_rays
@@ -31,7 +31,9 @@ from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_directions
 from splatmend.recon.transfer import upload
 
-Channel = Literal["rgb", "depth", "opacity", "actors"]
+Channel = Literal["rgb", "depth", "opacity", "actors", "log_depth"]
+NEAR_M = 0.01
+"""Camera z below which nothing is drawn."""
 ActorPoses = Callable[[str, int], "np.ndarray | None"]
 """`(actor_id, t_us) -> world_from_actor [4, 4]`, or None where the actor is not there."""
 
@@ -41,7 +43,8 @@ class RenderOutput:
     """One picture, on the scene's device. What was not asked for is None.
 
     `rgb` is sRGB with the sky behind and the exposure applied, not clamped. `depth_m` is camera z, the mean over what is drawn
-    (weighted by its share of the pixel), 0 where nothing is. `extra["actors"]` is the share of each pixel that actors have.
+    (weighted by its share of the pixel), 0 where nothing is. `extra["actors"]` is the share of each pixel that actors have,
+    `extra["log_depth"] [H, W, 2]` the blended natural logarithm of camera z (of each Gaussian's centre) and its square.
     """
 
     rgb: Float[Tensor, "H W 3"] | None
@@ -99,31 +102,29 @@ def render(
         raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {_listed(scene.actors)}.")
     if device is not None:
         scene = scene.to(device)
-    parts = list(_drawn_nodes(scene, shot, without, actor_poses))
     wanted_rgb, wanted_actors = "rgb" in channels, "actors" in channels
     camera_from_scene = upload(inverse(shot.world_from_camera) @ _translation(scene.origin_world_m), scene.device)
-    placed, columns = [], []
-    for node, world_from_node, is_actor in parts:
-        gaussians = node.gaussians_at(shot.mid_us)
-        column = []
-        if wanted_rgb:
-            centre = upload((inverse(world_from_node) @ shot.world_from_camera)[:3, 3], scene.device)
-            column.append(colours(gaussians.sh, gaussians.means, centre, sh_degree))
-        if wanted_actors:
-            column.append(torch.full((len(gaussians), 1), float(is_actor), device=scene.device))
-        gaussians = gaussians.colourless()
-        if is_actor:
-            scene_from_node = _translation(-scene.origin_world_m) @ world_from_node
-            gaussians = gaussians.transformed(scene_from_node)
-            if isinstance(node, RigidActor) and node.actor_id in actor_twists:
-                gaussians = gaussians.nudged(scene_from_node, actor_twists[node.actor_id])
-        placed.append(gaussians)
-        columns.append(column)
-    everything = concatenate(placed)
+    eye_scene_m = shot.world_from_camera[:3, 3] - scene.origin_world_m
+    placed = [placed_background(scene.background.gaussians_at(shot.mid_us), eye_scene_m, sh_degree)]
+    actors = [
+        (name, actor.gaussians_at(shot.mid_us), _translation(-scene.origin_world_m) @ pose)
+        for name, actor, pose in _drawn_actors(scene, shot, without, actor_poses)
+    ]
+    if actors:
+        placed.append(placed_actors(actors, eye_scene_m, sh_degree, actor_twists))
+    everything = concatenate([part.gaussians for part in placed])
     if camera_twist is not None:
         everything = everything.nudged(_translation(-scene.origin_world_m) @ shot.world_from_camera, -camera_twist)
     depths = everything.means @ camera_from_scene[2, :3] + camera_from_scene[2, 3]
-    stacked = [torch.cat(column) for column in zip(*columns)] + [depths[:, None]]
+    stacked = [torch.cat([part.rgb for part in placed])] if wanted_rgb else []
+    if wanted_actors:
+        is_actor = torch.zeros(len(everything), 1, device=scene.device)
+        is_actor[len(placed[0].gaussians) :] = 1.0
+        stacked.append(is_actor)
+    if "log_depth" in channels:
+        logarithms = depths.clamp_min(NEAR_M).log()[:, None]
+        stacked += [logarithms, logarithms.square()]
+    stacked.append(depths[:, None])
     raster = rasterize(
         everything.means,
         everything.quats_wxyz,
@@ -148,11 +149,16 @@ def render(
         depth_m = normalised_depth(raster.channels[..., -1], raster.opacity)
         if model == "ray":
             depth_m = torch.where(raster.opacity > 0, _depth_of_rows(depth_m, shot), depth_m)
+    extra = {}
+    if wanted_actors:
+        extra["actors"] = raster.channels[..., 3 * wanted_rgb]
+    if "log_depth" in channels:
+        extra["log_depth"] = raster.channels[..., -3:-1]
     return RenderOutput(
         rgb=rgb,
         depth_m=depth_m,
         opacity=raster.opacity,
-        extra={"actors": raster.channels[..., -2]} if wanted_actors else {},
+        extra=extra,
         stats=raster.stats,
     )
 
@@ -181,10 +187,10 @@ def _in_scene(ray_camera: RayCamera, scene: Scene) -> RayCamera:
     )
 
 
-def _drawn_nodes(scene: Scene, shot: Shot, without: Collection[str], actor_poses: ActorPoses | None) -> list[tuple[Node, np.ndarray, bool]]:
-    background_pose = scene.background.world_from_node(shot.mid_us)
-    assert background_pose is not None  # a static node is always there
-    nodes: list[tuple[Node, np.ndarray, bool]] = [(scene.background, background_pose, False)]
+def _drawn_actors(
+    scene: Scene, shot: Shot, without: Collection[str], actor_poses: ActorPoses | None
+) -> Iterator[tuple[str, RigidActor, np.ndarray]]:
+    """Actors that are there, each with its pose in the world."""
     for actor_id, actor in scene.actors.items():
         if actor_id in without:
             continue
@@ -196,8 +202,7 @@ def _drawn_nodes(scene: Scene, shot: Shot, without: Collection[str], actor_poses
         if pose is not None and scene.camera_model == "ray":
             pose = _when_seen(place, pose, shot)
         if pose is not None:
-            nodes.append((actor, pose, True))
-    return nodes
+            yield actor_id, actor, pose
 
 
 def _when_seen(place: Callable[[int], np.ndarray | None], pose: np.ndarray, shot: Shot) -> np.ndarray:

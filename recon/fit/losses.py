@@ -33,6 +33,20 @@ def relative_depth(depth_m: Float[Tensor, "P"], target_m: Float[Tensor, "P"]) ->
     return ((depth_m - target_m).abs() / target_m).clamp_max(1.0).mean()
 
 
+def line_of_sight(log_depth: Float[Tensor, "P 2"], opacity: Float[Tensor, "P"], target_m: Float[Tensor, "P"], width: float = 0.2) -> Tensor:
+    """How much of what is drawn lies off the place where a LiDAR return says it is: the mean over rays of s / (s + width^2), where s is
+    the mean of (ln z - ln target)^2 over the ray's Gaussians by their share of the pixel. What floats before a wall counts as what stands
+    behind it; a return that is wrong altogether pulls no harder than one that is off by a few widths.
+
+    Args:
+        log_depth: blended logarithm of camera z and its square.
+        width: ratio of depths less one at which a ray counts half.
+    """
+    target = target_m.log()
+    spread = (log_depth[:, 1] - 2 * target * log_depth[:, 0] + target.square() * opacity).clamp_min(0.0)
+    return (spread / (spread + width**2)).mean()
+
+
 def downward_pixels(directions_world: Float[Tensor, "H W 3"], up_world: tuple[float, float, float], degrees: float = 3.0) -> Tensor:
     """Bool `[H, W]`: rays that go down by more than an angle."""
     up = torch.tensor(up_world, device=directions_world.device)

@@ -18,8 +18,8 @@ from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import FrameSource, Sample
-from splatmend.recon.fit.losses import downward_pixels, photometric, relative_depth
-from splatmend.recon.fit.node_optimiser import NodeOptimiser
+from splatmend.recon.fit.losses import downward_pixels, line_of_sight, photometric, relative_depth
+from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.seeding import seed_scene
@@ -66,23 +66,24 @@ class Trainer:
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = seed_scene(log, shots, config).to(device)
         extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
-        self.nodes = {BACKGROUND: NodeOptimiser(self.scene.background.gaussians, extent, config.densify.cap, config, device)}
+        nodes = {BACKGROUND: FittedNode(self.scene.background.gaussians, extent, config.densify.cap, config, device)}
         for actor_id, actor in self.scene.actors.items():
             reach = float(np.linalg.norm(actor.track.size_m)) / 2
-            self.nodes[_actor_key(actor_id)] = NodeOptimiser(actor.gaussians, reach, config.densify.actor_cap, config, device)
+            nodes[_actor_key(actor_id)] = FittedNode(actor.gaussians, reach, config.densify.actor_cap, config, device)
+        self.nodes = NodesOptimiser(nodes, config)
         self.shared = {"exposure": self.scene.exposure.deltas.clone().requires_grad_(True)}
         if self.scene.sky is not None:
             self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
-        self.shared_optimizers = self._new_shared_optimizers()
+        self.shared_optimizer = self._new_shared_optimizer()
         self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)
 
-    def _new_shared_optimizers(self) -> dict[str, torch.optim.Adam]:
+    def _new_shared_optimizer(self) -> torch.optim.Adam:
         rates = {"exposure": self.config.rates.exposure, "sky": self.config.rates.sky}
-        return {name: torch.optim.Adam([value], lr=rates[name], eps=1e-15, fused=True) for name, value in self.shared.items()}
+        return torch.optim.Adam([{"params": [value], "lr": rates[name]} for name, value in self.shared.items()], eps=1e-15, fused=True)
 
     @property
     def gaussian_count(self) -> int:
-        return sum(node.params["means"].shape[0] for node in self.nodes.values())
+        return self.nodes.gaussian_count
 
     def current_scene(self) -> Scene:
         """The scene with the present parameters, in the graph."""
@@ -116,7 +117,7 @@ class Trainer:
         out = render(
             scene,
             shot,
-            ("rgb", "depth"),
+            ("rgb", "depth", "log_depth") if self._sees_returns(sample) else ("rgb", "depth"),
             backend=self.config.backend,
             exposure=scene.exposure.row(self.exposure_rows[number]),
             actor_poses=poses.actor_poses,
@@ -130,32 +131,37 @@ class Trainer:
         truth = sample.rgb.float() / 255.0
         terms = photometric(out.rgb, truth, sample.valid, self.config.loss.ssim)
         terms |= self._geometry_terms(out, sample, shot)
-        for key in drawn:
-            for name, value in self.nodes[key].regularisers().items():
-                terms[name] = terms[name] + value if name in terms else value
+        terms |= self.nodes.regularisers(drawn)
         if self.config.loss.exposure > 0:
             terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()
         torch.stack(list(terms.values())).sum().backward()
         terms |= self.poses.step(poses, self.iteration / self.config.iterations)
         self.iteration += 1
-        for key in drawn:
-            self.nodes[key].step(self.iteration, self.generator)
-        for optimizer in self.shared_optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.nodes.step(drawn, self.iteration, self.generator)
+        self.shared_optimizer.step()
+        self.shared_optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             squared_error = (out.rgb - truth).square().mean()
         return StepReport(terms={name: value.detach() for name, value in terms.items()}, squared_error=squared_error)
+
+    def _sees_returns(self, sample: Sample) -> bool:
+        return self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0
 
     def _geometry_terms(self, out: RenderOutput, sample: Sample, shot: Shot) -> dict[str, Tensor]:
         weights = self.config.loss
         terms = {}
         assert out.depth_m is not None
         if sample.pixels.numel():
+            # Unlike plain indexing, gathering need not sort the pixels on the way back.
+            opacity = out.opacity.reshape(-1).gather(0, sample.pixels)
             if weights.lidar_depth > 0:
-                terms["lidar_depth"] = weights.lidar_depth * relative_depth(out.depth_m.reshape(-1)[sample.pixels], sample.depth_m)
+                depth_m = out.depth_m.reshape(-1).gather(0, sample.pixels)
+                terms["lidar_depth"] = weights.lidar_depth * relative_depth(depth_m, sample.depth_m)
             if weights.lidar_opacity > 0:
-                terms["lidar_opacity"] = weights.lidar_opacity * (1 - out.opacity.reshape(-1)[sample.pixels]).mean()
+                terms["lidar_opacity"] = weights.lidar_opacity * (1 - opacity).mean()
+            if self._sees_returns(sample):
+                moments = out.extra["log_depth"].reshape(-1, 2).index_select(0, sample.pixels)
+                terms["line_of_sight"] = weights.line_of_sight * line_of_sight(moments, opacity, sample.depth_m)
         if sample.sky is not None and weights.sky_opacity > 0:
             terms["sky_opacity"] = weights.sky_opacity * (out.opacity * sample.sky).mean()
         if self.scene.metric and self.scene.sky is not None and weights.ground_opacity > 0:
@@ -169,9 +175,9 @@ class Trainer:
             "config_key": self.config_key,
             "log_key": self.log_key,
             "iteration": self.iteration,
-            "nodes": {key: node.state_dict() for key, node in self.nodes.items()},
+            "nodes": self.nodes.state_dict(),
             "shared": {name: value.detach() for name, value in self.shared.items()},
-            "shared_optimizers": {name: optimizer.state_dict() for name, optimizer in self.shared_optimizers.items()},
+            "shared_optimizer": self.shared_optimizer.state_dict(),
             "poses": self.poses.state_dict(),
             "generator": self.generator.get_state(),
             "device": self.device.type,
@@ -188,12 +194,10 @@ class Trainer:
             if state[key] != own:
                 raise UserError(f"--resume: the checkpoint was made with {what}; give the same again, or start anew without --resume.")
         self.iteration = state["iteration"]
-        for key, node in self.nodes.items():
-            node.load_state_dict(state["nodes"][key])
+        self.nodes.load_state_dict(state["nodes"])
         self.shared = {name: value.to(self.device).clone().requires_grad_(True) for name, value in state["shared"].items()}
-        self.shared_optimizers = self._new_shared_optimizers()
-        for name, optimizer in self.shared_optimizers.items():
-            optimizer.load_state_dict(state["shared_optimizers"][name])
+        self.shared_optimizer = self._new_shared_optimizer()
+        self.shared_optimizer.load_state_dict(state["shared_optimizer"])
         self.poses.load_state_dict(state["poses"])
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"].cpu())

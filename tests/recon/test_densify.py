@@ -11,7 +11,7 @@ from raster_oracle import rotation_matrices
 from torch.nn import Parameter
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.densify import MAX_COPIES, MCMC, MCMCConfig, Refinement, position_noise, relocated_opacity_and_scale
+from splatmend.recon.densify import MAX_COPIES, MCMC, MCMCConfig, Refinement, position_noise, relocated_opacity_and_scale, shake
 from splatmend.recon.raster import rasterize
 
 NOW = {"refine_start": 0, "refine_stop": 1000, "refine_every": 1}
@@ -34,14 +34,15 @@ def parameters(count: int = 200, dead_share: float = 0.0, seed: int = 0) -> dict
     return {name: Parameter(value) for name, value in values.items()}
 
 
-def adam(params: dict[str, Parameter]) -> dict[str, torch.optim.Optimizer]:
-    """One Adam per parameter that has taken one step of almost no size, so that its moments exist and nothing moved."""
-    optimizers: dict[str, torch.optim.Optimizer] = {name: torch.optim.Adam([p], lr=1e-20) for name, p in params.items()}
-    for name, parameter in params.items():
+def adam(params: dict[str, Parameter]) -> torch.optim.Optimizer:
+    """An Adam with the means in a group of their own, after one step of almost no size: moments exist and nothing moved."""
+    rest = [value for name, value in params.items() if name != "means"]
+    optimizer = torch.optim.Adam([{"params": [params["means"]]}, {"params": rest}], lr=1e-20)
+    for parameter in params.values():
         parameter.grad = torch.ones_like(parameter)
-        optimizers[name].step()
-        parameter.grad = None
-    return optimizers
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
 
 
 def picture(params: dict[str, Parameter]) -> torch.Tensor:
@@ -60,15 +61,11 @@ def picture(params: dict[str, Parameter]) -> torch.Tensor:
 
 
 def step(
-    params: dict[str, Parameter],
-    optimizers: dict[str, torch.optim.Optimizer] | None = None,
-    iteration: int = 1,
-    seed: int = 0,
-    **config: Any,
+    params: dict[str, Parameter], optimizer: torch.optim.Optimizer | None = None, iteration: int = 1, seed: int = 0, **config: Any
 ) -> Refinement:
-    """One step without noise unless asked for."""
-    strategy = MCMC(MCMCConfig(**(NOW | {"noise_lr": 0.0, "grow_factor": 1.0} | config)))
-    return strategy.step(params, optimizers or adam(params), iteration, 1.0, torch.Generator().manual_seed(seed))
+    """One refinement, without growth unless asked for."""
+    strategy = MCMC(MCMCConfig(**(NOW | {"grow_factor": 1.0} | config)))
+    return strategy.refine(params, optimizer or adam(params), iteration, torch.Generator().manual_seed(seed))
 
 
 def equation_nine(opacity: float, copies: int) -> tuple[float, float]:
@@ -148,10 +145,10 @@ def test_growth_keeps_the_picture_and_stops_at_the_cap() -> None:
     assert step(params, grow_factor=1.1) == Refinement(added=20)
     assert {len(value) for value in params.values()} == {220}
     assert (picture(params) - before).abs().mean() / before.abs().mean() < 0.02
-    optimizers = adam(params)
-    assert step(params, optimizers, grow_factor=1.1, cap=225) == Refinement(added=5)
-    assert step(params, optimizers, grow_factor=1.1, cap=225) == Refinement()
-    assert step(params, optimizers, grow_factor=1.1, cap=100) == Refinement()
+    optimizer = adam(params)
+    assert step(params, optimizer, grow_factor=1.1, cap=225) == Refinement(added=5)
+    assert step(params, optimizer, grow_factor=1.1, cap=225) == Refinement()
+    assert step(params, optimizer, grow_factor=1.1, cap=100) == Refinement()
     assert {len(value) for value in params.values()} == {225}
 
 
@@ -165,32 +162,33 @@ def test_opaque_gaussians_are_chosen_more_often() -> None:
     assert 0.75 < share < 0.85
 
 
-def test_optimisers_follow_and_newcomers_and_hosts_start_without_momentum() -> None:
+def test_the_optimiser_follows_and_newcomers_and_hosts_start_without_momentum() -> None:
     params = parameters(dead_share=0.1)
-    optimizers = adam(params)
+    optimizer = adam(params)
     before = {name: value.detach().clone() for name, value in params.items()}
-    assert step(params, optimizers, grow_factor=1.05) == Refinement(relocated=20, added=10)
+    assert step(params, optimizer, grow_factor=1.05) == Refinement(relocated=20, added=10)
     touched = torch.ones(210, dtype=torch.bool)
     touched[:200] = (params["opacity_logits"][:200] != before["opacity_logits"]).detach()
     assert 30 < touched.sum() < 61
-    for name, parameter in params.items():
-        assert optimizers[name].param_groups[0]["params"] == [parameter]
-        assert list(optimizers[name].state) == [parameter]
-        state = optimizers[name].state[parameter]
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in held} == {id(parameter) for parameter in params.values()}
+    assert set(optimizer.state) == set(held)
+    for parameter in params.values():
+        state = optimizer.state[parameter]
         assert state["step"] == 1
         for moment in (state["exp_avg"], state["exp_avg_sq"]):
             assert moment.shape == parameter.shape
             assert (moment[touched] == 0).all()
             assert (moment[~touched] > 0).all()
         parameter.grad = torch.ones_like(parameter)
-        optimizers[name].step()
+    optimizer.step()
 
 
 def test_before_the_first_optimiser_step_there_is_nothing_to_follow() -> None:
     params = parameters()
-    optimizers = {name: torch.optim.Adam([value]) for name, value in params.items()}
-    assert step(params, optimizers, grow_factor=1.1) == Refinement(added=20)
-    assert all(not optimizer.state for optimizer in optimizers.values())
+    optimizer = torch.optim.Adam(params.values())
+    assert step(params, optimizer, grow_factor=1.1) == Refinement(added=20)
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize(("iteration", "refined"), [(100, False), (150, False), (200, True), (250, False), (300, True), (400, False)])
@@ -204,11 +202,12 @@ def test_same_dice_same_result_and_totals_are_kept() -> None:
     runs = []
     for seed in (1, 1, 2):
         params = parameters(dead_share=0.1)
-        optimizers = adam(params)
-        strategy = MCMC(MCMCConfig(**NOW, noise_lr=1.0))
+        optimizer = adam(params)
+        strategy = MCMC(MCMCConfig(**NOW))
         generator = torch.Generator().manual_seed(seed)
         for iteration in (1, 2):
-            strategy.step(params, optimizers, iteration, 1e-2, generator)
+            strategy.refine(params, optimizer, iteration, generator)
+            shake([params], [1e-2], generator)
         assert strategy.state_dict() == {"relocated": 20, "added": 10 + 10}
         runs.append(params)
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
@@ -230,30 +229,26 @@ def test_noise_has_the_gaussians_covariance_and_spares_the_opaque() -> None:
     torch.testing.assert_close(noise, carried * gate[:, None], rtol=1e-4, atol=1e-8)
 
 
-def test_noise_moves_means_by_learning_rate_and_size() -> None:
-    params = parameters()
+def test_noise_moves_the_means_of_each_set_by_its_rate() -> None:
+    sets = [parameters(120), parameters(80)]
     with torch.no_grad():
-        params["opacity_logits"].fill_(-4.0)
-    start = params["means"].detach().clone()
-    strategy = MCMC(MCMCConfig(**NOW | {"refine_start": 1000}, noise_lr=3.0))
-    strategy.step(params, adam(params), 1, 0.5, torch.Generator().manual_seed(7))
-    normal = torch.randn(200, 3, generator=torch.Generator().manual_seed(7))
-    expected = 1.5 * position_noise(params["quats"], params["log_scales"], params["opacity_logits"], normal).detach()
-    torch.testing.assert_close(params["means"].detach() - start, expected, rtol=1e-3, atol=1e-6)
+        for params in sets:
+            params["opacity_logits"].fill_(-4.0)
+    starts = [params["means"].detach().clone() for params in sets]
+    shake(sets, [1.5, 0.5], torch.Generator().manual_seed(7))
+    normal = torch.randn(200, 3, generator=torch.Generator().manual_seed(7)).split([120, 80])
+    for params, start, rate, dice in zip(sets, starts, (1.5, 0.5), normal):
+        expected = rate * position_noise(params["quats"], params["log_scales"], params["opacity_logits"], dice).detach()
+        torch.testing.assert_close(params["means"].detach() - start, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_nothing_living_means_nothing_to_move_onto() -> None:
     assert step(parameters(dead_share=1.0)) == Refinement()
 
 
-def test_refuses_optimisers_of_other_parameters_and_settings_that_make_no_sense() -> None:
-    params = parameters()
-    optimizers = adam(params)
-    del optimizers["sh"]
-    with pytest.raises(ValueError, match="same names"):
-        step(params, optimizers)
-    with pytest.raises(ValueError, match="'means' must have one group"):
-        step(params, adam(parameters()))
+def test_refuses_an_optimiser_of_other_parameters_and_settings_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="does not hold the parameter 'means'"):
+        step(parameters(), adam(parameters()), grow_factor=1.1)
     for wrong in ({"cap": 0}, {"refine_every": 0}, {"refine_start": 9, "refine_stop": 3}, {"min_opacity": 0.0}, {"grow_factor": 0.9}):
         with pytest.raises(UserError, match="densification"):
             MCMCConfig(**wrong)

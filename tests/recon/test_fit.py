@@ -141,7 +141,7 @@ def test_a_cap_holds_to_the_end() -> None:
     trainer = Trainer(log, recorded_shots(log, config.data), config, torch.device("cpu"))
     for _ in range(12):
         trainer.step()
-    assert {key: len(node.params["means"]) for key, node in trainer.nodes.items()} == {BACKGROUND: 40, "actor/car/1": 20}
+    assert {key: len(node) for key, node in trainer.nodes.nodes.items()} == {BACKGROUND: 40, "actor/car/1": 20}
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 10**30])

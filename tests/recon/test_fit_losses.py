@@ -6,8 +6,9 @@ import torch
 from tiny_log import true_scene
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit.losses import downward_pixels, photometric, relative_depth, ssim
+from splatmend.recon.fit.losses import downward_pixels, line_of_sight, photometric, relative_depth, ssim
 from splatmend.recon.fit.trainer import StepReport
+from splatmend.recon.render import render
 from splatmend.recon.sky import ray_directions
 
 
@@ -61,3 +62,44 @@ def test_a_value_that_is_not_finite_is_named() -> None:
     report = StepReport(terms={"l1": torch.tensor(0.1), "lidar_depth": torch.tensor(float("nan"))}, squared_error=torch.tensor(0.1))
     with pytest.raises(UserError, match="lidar_depth became nan at iteration 7; lower the learning rates"):
         report.as_row(7, 10)
+
+
+def test_the_gradient_of_ssim_is_that_of_its_definition() -> None:
+    picture, truth = (part.double() for part in _pictures())
+    assert torch.autograd.gradcheck(
+        lambda part: ssim(part, truth[:13, :14]), picture[:13, :14].clone().requires_grad_(), atol=1e-7, fast_mode=True
+    )
+    with pytest.raises(ValueError, match="first picture only"):
+        ssim(truth, picture.requires_grad_())
+
+
+def _along_a_ray(depths_m: list[float], shares: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    logarithm, share = torch.tensor(depths_m).log(), torch.tensor(shares)
+    return torch.stack([(share * logarithm).sum(), (share * logarithm.square()).sum()])[None], share.sum()[None]
+
+
+def test_line_of_sight_wants_all_that_is_drawn_at_the_return() -> None:
+    target = torch.tensor([20.0])
+    assert float(line_of_sight(*_along_a_ray([20.0], [0.9]), target)) == pytest.approx(0.0, abs=1e-5)
+    assert float(line_of_sight(*_along_a_ray([24.0, 20.0], [0.0, 1.0]), target)) == pytest.approx(0.0, abs=1e-5)
+    floater = line_of_sight(*_along_a_ray([2.0, 20.0], [0.1, 0.9]), target)
+    behind = line_of_sight(*_along_a_ray([20.0, 200.0], [0.9, 0.1]), target)
+    assert float(floater) == pytest.approx(float(behind), rel=1e-3)
+    assert 0.5 < float(floater) < 1.0
+    # All at a depth that is off by the width: half.
+    assert float(line_of_sight(*_along_a_ray([20.0 * np.exp(0.2)], [1.0]), target)) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_log_depth_is_blended_as_colours_are() -> None:
+    scene = true_scene()
+    shot = scene.shots[0].shot
+    out = render(scene, shot, ("log_depth", "depth"))
+    assert out.rgb is None
+    first, second = out.extra["log_depth"].unbind(-1)
+    seen = out.opacity > 0.9
+    assert seen.any()
+    # The mean of a logarithm lies below the logarithm of the mean, and its square below the mean of squares.
+    mean = first[seen] / out.opacity[seen]
+    assert (mean <= out.depth_m[seen].log() + 1e-4).all()
+    assert (second[seen] / out.opacity[seen] >= mean.square() - 1e-3).all()
+    assert float((mean.exp() - out.depth_m[seen]).abs().median() / out.depth_m[seen].median()) < 0.05

@@ -1,0 +1,160 @@
+"""Parameters, optimiser and densification of all nodes: the background and the actors.
+
+Every node has its own parameters, so that no Gaussian is ever moved from one node to another; one optimiser steps all that were drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from splatmend.recon.densify import MCMC, MCMCConfig, shake
+from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.gaussians import Gaussians
+
+
+class FittedNode:
+    """Parameters of one node. `extent` is its unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its
+    diagonal). There are at most `cap` Gaussians, the given ones included."""
+
+    def __init__(self, gaussians: Gaussians, extent: float, cap: int, config: FitConfig, device: torch.device) -> None:
+        self.extent = extent
+        self.params = _parameters(gaussians, device)
+        densify = config.densify
+        stop = int(densify.stop_share * config.iterations)
+        self.densifier = MCMC(
+            MCMCConfig(
+                cap=cap,
+                refine_start=min(densify.start, stop),
+                refine_stop=stop,
+                refine_every=densify.every,
+            )
+        )
+
+    def __len__(self) -> int:
+        return self.params["means"].shape[0]
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """The parameters as they are rendered, in the graph."""
+        sh = torch.cat([self.params["sh0"], self.params["shN"]], dim=1) if "shN" in self.params else self.params["sh0"]
+        return Gaussians(
+            means=self.params["means"],
+            quats_wxyz=self.params["quats"],
+            log_scales=self.params["log_scales"],
+            opacity_logits=self.params["opacity_logits"],
+            sh=sh,
+        )
+
+
+class NodesOptimiser:
+    """All nodes by their keys. A step takes the keys of those that were drawn; the others stay as they are."""
+
+    def __init__(self, nodes: Mapping[str, FittedNode], config: FitConfig) -> None:
+        self.nodes = dict(nodes)
+        self.config = config
+        self.adam = self._new_adam()
+        self._shares: dict[tuple[tuple[str, int], ...], tuple[Tensor, Tensor]] = {}
+
+    def __getitem__(self, key: str) -> FittedNode:
+        return self.nodes[key]
+
+    @property
+    def gaussian_count(self) -> int:
+        """Of all nodes together."""
+        return sum(map(len, self.nodes.values()))
+
+    def _new_adam(self) -> torch.optim.Adam:
+        """One group for each kind of parameter but the means, whose rates are in proportion to the nodes' extents."""
+        rates = self.config.rates
+        groups: list[dict[str, Any]] = [
+            {"params": [node.params["means"]], "lr": rates.means * node.extent, "node": key} for key, node in self.nodes.items()
+        ]
+        by_name = {
+            "quats": rates.quats,
+            "log_scales": rates.log_scales,
+            "opacity_logits": rates.opacity_logits,
+            "sh0": rates.sh0,
+            "shN": rates.sh_rest,
+        }
+        for name, rate in by_name.items():
+            groups += [{"params": [node.params[name] for node in self.nodes.values() if name in node.params], "lr": rate}]
+        return torch.optim.Adam([group for group in groups if group["params"]], eps=1e-15, fused=True)
+
+    def regularisers(self, drawn: Sequence[str]) -> dict[str, Tensor]:
+        """Terms on opacity and size, to be added to the loss of a picture that shows these nodes: sums of each node's means."""
+        weights = self.config.loss
+        each, by_extent = self._shares_of(drawn)
+        opacities = torch.cat([self.nodes[key].params["opacity_logits"] for key in drawn]).sigmoid()
+        scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn]).exp()
+        return {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
+
+    def _shares_of(self, drawn: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """What a Gaussian counts in its node's mean, and that over the node's extent, `[N]` each."""
+        key = tuple((name, len(self.nodes[name])) for name in drawn)
+        if key not in self._shares:
+            if len(self._shares) >= 16:  # numbers change with every refinement
+                self._shares.clear()
+            device = self.nodes[drawn[0]].params["means"].device
+            counts = [count for _, count in key]
+            each = torch.cat([torch.full((count,), 1.0 / count) for count in counts])
+            extents = torch.cat([torch.full((count,), self.nodes[name].extent) for name, count in key])
+            self._shares[key] = (each.to(device), (each / extents).to(device))
+        return self._shares[key]
+
+    def step(self, drawn: Sequence[str], iteration: int, generator: torch.Generator) -> None:
+        """Take the gradients, then relocate, grow and shake."""
+        rates = self.config.rates
+        means_lr = rates.means * (rates.means_end / rates.means) ** (iteration / self.config.iterations)
+        for group in self.adam.param_groups:
+            if "node" in group:
+                group["lr"] = means_lr * self.nodes[group["node"]].extent
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        nodes = [self.nodes[key] for key in drawn]
+        for node in nodes:
+            node.densifier.refine(node.params, self.adam, iteration, generator)
+        # Noise is covariance (a length squared) times this rate; in scenes measured in extents it is the plain rate, so a length
+        # has to be divided out here.
+        shake([node.params for node in nodes], [means_lr / node.extent * node.densifier.config.noise_lr for node in nodes], generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {key: self._node_state(node) for key, node in self.nodes.items()}
+
+    def _node_state(self, node: FittedNode) -> dict[str, Any]:
+        return {
+            "params": {name: param.detach() for name, param in node.params.items()},
+            "moments": {name: dict(self.adam.state.get(param, {})) for name, param in node.params.items()},
+            "densifier": node.densifier.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`; numbers of Gaussians may differ from the present ones."""
+        for key, node in self.nodes.items():
+            device = node.params["means"].device
+            node.params = {name: Parameter(value.to(device)) for name, value in state[key]["params"].items()}
+            node.densifier.load_state_dict(state[key]["densifier"])
+        self.adam = self._new_adam()
+        for key, node in self.nodes.items():
+            for name, param in node.params.items():
+                moments = state[key]["moments"][name]
+                if moments:
+                    self.adam.state[param] = {kind: value.to(param.device).clone() for kind, value in moments.items()}
+
+
+def _parameters(gaussians: Gaussians, device: torch.device) -> dict[str, Parameter]:
+    tensors = {
+        "means": gaussians.means,
+        "quats": gaussians.quats_wxyz,
+        "log_scales": gaussians.log_scales,
+        "opacity_logits": gaussians.opacity_logits,
+        "sh0": gaussians.sh[:, :1],
+    }
+    if gaussians.sh.shape[1] > 1:
+        tensors["shN"] = gaussians.sh[:, 1:]
+    return {name: Parameter(tensor.detach().to(device).contiguous().clone()) for name, tensor in tensors.items()}
