@@ -208,6 +208,32 @@ def test_bugs_are_not_hidden_and_interrupts_are_one_line(monkeypatch: pytest.Mon
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_missing_package_is_one_sentence_and_a_missing_module_of_ours_a_traceback() -> None:
+    """In a process of its own, where nothing has been imported yet."""
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == sys.argv[1]:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from splatmend.pipelines.cli import main\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+
+    def run(absent: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, absent, *arguments], capture_output=True, text=True, check=False)
+
+    for absent in ("tyro", "numpy", "psutil"):
+        done = run(absent, "doctor")
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"splatmend: the Python module {absent} is not installed; run 'pip install .'")
+        assert done.stderr.count("\n") == 1
+    done = run("splatmend.pipelines.commands.doctor", "doctor")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
 def test_real_process_has_the_exit_code_and_debug_shows_the_place(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "splatmend.pipelines.cli", "log", str(tmp_path / "absent")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
