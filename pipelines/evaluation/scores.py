@@ -82,10 +82,14 @@ def evaluate(
         truth: a clip, a log or a procedural street, see `splatmend.pipelines.evaluation.truth`.
         device: where the networks and structure scores run; "auto" takes CUDA where it is.
 
-    Raises `UserError` where the clips show different shots, no frame counts, the truth does not fit or there is no such device.
+    Raises `UserError` where the clips show different shots, no frame counts, the truth is of another log or does not fit, or there is no
+    such device.
     """
     where = torch.device(torch_device(device))
     parts = _parts(clips)
+    for part in parts:
+        for clip in part.values():
+            truth.check_log(clip)
     manifest = Manifest(kind="scores", config={"evaluate": config, "clips": dict(clips), "truth": truth.describe()})
     with building(out, manifest, overwrite=overwrite) as partial:
         # The truth's video serves the report alone: a machine that cannot write one still scores.

@@ -20,7 +20,7 @@ from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
 from splatmend.datasets.undistort import resized, undistorted
 from splatmend.datasets.video import VIDEO_SUFFIXES
 from splatmend.pipelines.evaluation.flow import Flow, estimated_flow, exact_flow
-from splatmend.pipelines.evaluation.same_shots import check_same_shots, same_calibration, same_pose
+from splatmend.pipelines.evaluation.same_shots import check_same_log, check_same_shots, same_calibration, same_pose
 
 if TYPE_CHECKING:
     from splatmend.datasets.street.street import Street
@@ -64,7 +64,9 @@ class StreetFrame(TrueFrame):
 
 
 class Truth(Protocol):
-    """True frames in the order of a clip's frames; None where the truth does not know one."""
+    """True frames in the order of a clip's frames; None where the truth does not know one. `check_log` refuses a clip of another log."""
+
+    def check_log(self, clip: Clip) -> None: ...
 
     def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]: ...
 
@@ -76,6 +78,9 @@ class ClipTruth:
     """Another clip of the same shots, frame by frame."""
 
     clip: Clip
+
+    def check_log(self, clip: Clip) -> None:
+        """Nothing: clips are compared shot by shot, of whatever log they are."""
 
     def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
         check_same_shots(cameras, "the clip to score", self.clip)
@@ -91,6 +96,9 @@ class LogTruth:
     """The recorded frames, resized (and undistorted) to the clip's cameras as the fit saw them; matched by camera and start time."""
 
     log: SceneLog
+
+    def check_log(self, clip: Clip) -> None:
+        check_same_log(clip.path, clip.log_id, self.log.path, self.log.log_id)
 
     def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
         recorded: Mapping[tuple[str, int], CameraFrame] | None = None
@@ -123,6 +131,9 @@ class StreetTruth:
 
     street: Street
     path: Path
+
+    def check_log(self, clip: Clip) -> None:
+        check_same_log(clip.path, clip.log_id, self.path, self.street.log_id)
 
     def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
         for frame in cameras:

@@ -29,7 +29,7 @@ def _write(folder: Path, encoding: Encoding = "png") -> Clip:
         for i, rgb in enumerate(_frames()):
             shot = Shot.still(CAMERA, yaw_pose(0.1 * i, np.array([i, 2.0, 3.0])), 100_000 * i)
             writer.write(rgb, shot, depth_m=np.full((25, 33), 7.5 + i), opacity=np.full((25, 33), 0.5), extra={"held_out": i == 2})
-        manifest.facts = {**writer.facts, "rate_hz": 10.0}
+        manifest.facts = writer.facts
     return open_clip(folder)
 
 

@@ -179,6 +179,26 @@ def test_a_frame_whose_pose_was_corrected_is_still_the_recorded_one(street: Stre
     assert np.abs(drawn.rgb.astype(float) - frame.read_image()).mean() < 1.0
 
 
+@pytest.mark.parametrize("kind", ["street", "log"])
+def test_a_truth_of_another_log_is_refused(street: Street, tmp_path: Path, kind: str) -> None:
+    """Also where size, calibration, times and poses agree; a clip that does not name its log is taken as it is."""
+    truth = StreetTruth(street=street, path=Path("street")) if kind == "street" else LogTruth(log=street_log(street))
+    clips = {}
+    for name, log_id in {"same": "street-3", "other": "street-4", "old": None}.items():
+        with (
+            building(tmp_path / name, manifest := Manifest(kind="clip", config={})) as partial,
+            ClipWriter(partial, log_id=log_id) as writer,
+        ):
+            writer.write(np.zeros((48, 64, 3)), street.shot("FRONT", 0))
+            manifest.facts = writer.facts
+        clips[name] = tmp_path / name
+    for name in ("same", "old"):
+        assert evaluate({"raw": clips[name]}, truth, tmp_path / f"scores-{name}", PSNR)["count"] == 1
+    with pytest.raises(UserError, match=r"street\S*: this is the log street-3, but .*other is of the log street-4; give that one"):
+        evaluate({"raw": clips["same"], "enhanced": clips["other"]}, truth, tmp_path / "scores", PSNR)
+    assert not (tmp_path / "scores").exists()
+
+
 def test_edits_that_a_truth_cannot_follow_are_refused(street: Street) -> None:
     with pytest.raises(UserError, match="no actor bus"):
         true_frames(street, ActorEdits(removed=("bus",)))

@@ -266,8 +266,11 @@ def test_the_wrong_truth_and_flags_of_scenes_for_clips_are_refused(
     ):
         assert main(["evaluate", *map(str, arguments), *out]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
-    other = open_log(folder / "street")
-    other = replace(other, frames=other.frames[2:])
-    with pytest.raises(UserError, match="lacks frames of the recorded path"):
-        evaluate_scene(folder / "scene", other, None, tmp_path / "x", ViewpointsConfig(), EvaluateConfig(), device="cpu")
+    log = open_log(folder / "street")
+    for other, said in (
+        (replace(log, frames=log.frames[2:]), "lacks frames of the recorded path"),
+        (replace(log, log_id="street-4"), "this is the log street-4, but .* is of the log street-3"),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluate_scene(folder / "scene", other, None, tmp_path / "x", ViewpointsConfig(), EvaluateConfig(), device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["clip"]
