@@ -169,14 +169,13 @@ class Clip:
                     )
                 yield picture
             return
-        odd = None
+        # Files from before they said how they were padded, and what OpenCV reads, are cut to the camera's size.
         first = self.frames[0].shot
-        if first is not None:
-            odd = (first.camera.height, first.camera.width)
+        height, width = (None, None) if first is None else (first.camera.height, first.camera.width)
         count = 0
         for rgb in iter_video(self.video):
             count += 1
-            yield rgb if odd is None else rgb[: odd[0], : odd[1]]
+            yield rgb[:height, :width]
         if count < len(self.frames):
             raise UserError(f"{self.video}: it holds {count} frames where {len(self.frames)} are listed; write the clip again.")
 
