@@ -121,7 +121,7 @@ def build_trajectory(scene: Scene, config: TrajectoryConfig) -> Trajectory:
     unit = length_unit(scene, config)
     recorded = _recorded(scene, config)
     if config.poses is not None:
-        shots: list[Shot] = spline_shots(scene, recorded, config.poses, config.frames)
+        shots: list[Shot] = spline_shots(scene, recorded, config.poses, config.frames, camera_is_chosen=config.camera is not None)
         rate_hz = _rate_hz(recorded) if len(recorded) > 1 else 10.0
         extra = [{"camera": shot.camera.name, "source_index": None, "recorded": False, "held_out": False} for shot in shots]
     else:

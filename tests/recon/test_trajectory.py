@@ -132,13 +132,34 @@ def test_a_scene_without_recorded_cameras_takes_the_files(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="no recorded path"):
         build_trajectory(scene, TrajectoryConfig())
     file = tmp_path / "poses.json"
+    file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}]}))
+    with pytest.raises(UserError, match="add `camera`"):
+        build_trajectory(scene, TrajectoryConfig(poses=file))
     camera = {"width": 40, "height": 30, "focal_px": [30, 30], "principal_px": [20, 15]}
     file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}] * 2, "camera": camera}))
     path = build_trajectory(scene, TrajectoryConfig(poses=file))
     assert (len(path), path[0].camera.width) == (11, 40)
     file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}], "camera": camera | {"width": float("inf")}}))
-    with pytest.raises(UserError, match="add `camera`"):
+    with pytest.raises(UserError, match=r"its `camera` cannot be read \(OverflowError"):
         build_trajectory(scene, TrajectoryConfig(poses=file))
+
+
+def test_a_camera_beside_the_poses_is_taken_instead_of_the_recorded_one(tmp_path: Path) -> None:
+    scene, file = true_scene(2), tmp_path / "poses.json"
+    camera = {"width": 40, "height": 30, "focal_px": [30, 30], "principal_px": [20, 15]}
+    content = {"poses": [{"world_from_camera": np.eye(4).tolist()}]}
+    file.write_text(json.dumps(content | {"camera": camera}))
+    taken = build_trajectory(scene, TrajectoryConfig(poses=file))[0].camera
+    assert (taken.name, taken.width, taken.height, taken.focal_px, taken.principal_px) == ("front", 40, 30, (30.0, 30.0), (20.0, 15.0))
+    with pytest.raises(UserError, match=r"poses\.json: .* and front is asked for as well"):
+        build_trajectory(scene, TrajectoryConfig(poses=file, camera="front"))
+    file.write_text(json.dumps(content | {"camera": camera | {"name": "other"}}))
+    assert build_trajectory(scene, TrajectoryConfig(poses=file))[0].camera.name == "other"
+    file.write_text(json.dumps(content | {"camera": None}))
+    with pytest.raises(UserError, match="its `camera` cannot be read"):
+        build_trajectory(scene, TrajectoryConfig(poses=file))
+    file.write_text(json.dumps(content))
+    assert build_trajectory(scene, TrajectoryConfig(poses=file, camera="front"))[0].camera == scene.shots[0].shot.camera
 
 
 def test_actors_are_removed_or_shifted() -> None:
