@@ -18,7 +18,8 @@ from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.scores import read_scores
 from splatmend.pipelines.planning import plan
 from splatmend.pipelines.recipes import RECIPES, RecipeOptions
-from splatmend.pipelines.stage import Stage
+from splatmend.pipelines.stage import Stage, StageContext
+from splatmend.pipelines.stages import make_street
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
 
 FRAMES = 6
@@ -72,6 +73,13 @@ def test_every_stage_left_its_artefact(demo: Path) -> None:
     }
     assert (demo / "street" / "street.json").is_file()
     assert not list(demo.glob("*.partial"))
+
+
+def test_a_street_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int | None]] = []
+    monkeypatch.setattr("splatmend.datasets.progress.ConsoleBar.show", lambda bar, done, total=None: shown.append((done, total)))
+    make_street(replace(TINY_STREET, duration_s=0.2), {}, tmp_path / "street", StageContext())
+    assert shown == [(1, 2), (2, 2)]
 
 
 def test_held_out_scores_agree_with_the_fit(demo: Path) -> None:
