@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from splatmend.datasets.images import to_uint8
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, street_log
-from splatmend.datasets.street.street import Street
+from splatmend.datasets.street.street import OracleImage, Street
 from splatmend.datasets.undistort import undistorted_camera
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
 from splatmend.pipelines.evaluation.truth import ClipTruth, LogTruth, StreetFrame, StreetTruth, open_truth
@@ -177,6 +178,30 @@ def test_a_frame_whose_pose_was_corrected_is_still_the_recorded_one(street: Stre
     (drawn,) = StreetTruth(street=street, path=Path("street")).frames([told])
     assert drawn is not None
     assert np.abs(drawn.rgb.astype(float) - frame.read_image()).mean() < 1.0
+
+
+@pytest.mark.parametrize(("metric", "drawn"), [("psnr", [2]), ("warping_error", [1, 2])])
+def test_a_street_draws_only_what_is_scored(
+    street: Street, tmp_path: Path, metric: str, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame that is held out and, where flow is asked for, the one before it."""
+    shots = [street.shot("FRONT", index) for index in range(4)]
+    with building(tmp_path / "clip", manifest := Manifest(kind="clip", config={})) as partial, ClipWriter(partial) as writer:
+        for index, shot in enumerate(shots):
+            writer.write(np.full((48, 64, 3), 0.5), shot, extra={"held_out": index == 2})
+        manifest.facts = writer.facts
+    seen: list[int] = []
+    render = street.render
+
+    def counted(shot: Shot, **options: Any) -> OracleImage:
+        seen.append([one.start_us for one in shots].index(shot.start_us))
+        return render(shot, **options)
+
+    monkeypatch.setattr(street, "render", counted)
+    truth, config = StreetTruth(street=street, path=Path("street")), EvaluateConfig(frames="held_out", metrics=(metric,))
+    scores = evaluate({"raw": tmp_path / "clip"}, truth, tmp_path / "scores", config)
+    assert seen == drawn
+    assert scores["count"] == scores["rows"]["raw"]["count"][metric] == 1
 
 
 @pytest.mark.parametrize("kind", ["street", "log"])
