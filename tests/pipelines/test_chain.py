@@ -191,7 +191,11 @@ def test_log_export_import_and_render(demo: Path, tmp_path: Path, capsys: pytest
     assert main([*render, "--trajectory.frames", "2"]) == 0
     same = [a.tobytes() == b.tobytes() for a, b in zip(open_clip(tmp_path / "clip").iter_rgb(), open_clip(demo / "recorded").iter_rgb())]
     assert same == [True, True]
-    capsys.readouterr()
+    assert "outside the log" not in capsys.readouterr().out
+    poses = tmp_path / "poses.json"
+    poses.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 0}]}))
+    assert main([*render, "--overwrite", "--trajectory.poses", str(poses)]) == 0
+    assert "note: 1 of 1 frames lie up to " in capsys.readouterr().out
     assert main(["export", str(demo / "fit"), "--actor", "nobody", "--out", str(tmp_path / "x.ply")]) == 2
     assert not (tmp_path / "x.ply").exists()
 

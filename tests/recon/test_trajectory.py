@@ -101,7 +101,22 @@ def test_a_curve_goes_through_the_poses_of_a_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(path[3].world_from_camera[:3, 3], [1.5, 2.25, 2.5], atol=0.05)
     timed = [{"world_from_camera": p.tolist(), "time_us": t} for p, t in zip(given, (0, 10, 20, 900_000))]
     file.write_text(json.dumps({"poses": timed}))
-    assert build_trajectory(scene, TrajectoryConfig(poses=file))[30].mid_us == 900_000
+    path = build_trajectory(scene, TrajectoryConfig(poses=file))
+    assert path[30].mid_us == 900_000
+    assert path.notes == ()
+
+
+def test_poses_outside_the_log_are_noted_with_its_span(tmp_path: Path) -> None:
+    scene, file = true_scene(), tmp_path / "poses.json"
+    for times, said in (
+        ((0, 20 * STEP_US), "4 of 11 frames lie up to 0.9 s outside the log, which lasts from 0 to 1100000 us"),
+        ((-50 * STEP_US, -40 * STEP_US), "11 of 11 frames lie up to 5 s outside"),
+        ((-STEP_US, 12 * STEP_US), None),
+    ):
+        file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": t} for t in times]}))
+        notes = build_trajectory(scene, TrajectoryConfig(poses=file)).notes
+        assert len(notes) == (said is not None)
+        assert said is None or said in notes[0]
 
 
 @pytest.mark.parametrize(
