@@ -12,13 +12,11 @@ from plyfile import PlyData, PlyElement
 
 from splatmend.datasets.collage.build import build_collage
 from splatmend.datasets.collage.config import CollageConfig
+from splatmend.datasets.collage_mark import MADE_BY
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import OPENGL_FROM_OPENCV
 from splatmend.datasets.images import images_in, read_image, write_image
 from splatmend.datasets.video import VIDEO_SUFFIXES, iter_video
-
-MADE_BY = "splatmend collage"
-"""What tells a collage from anybody's photos, which look the same on disk."""
 
 _FRAMES_OF_A_VIDEO = 6
 _LONGEST_SIDE_PX = 1280

@@ -68,6 +68,12 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert not loaded & {"torch", "numpy", "cv2", "diffusers", "scipy", "numba"}
 
 
+def test_checking_an_output_imports_no_writer() -> None:
+    code = "import sys, splatmend.pipelines.commands.output; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"plyfile", "numba", "cv2", "splatmend.datasets.collage"}
+
+
 def test_unknown_verb_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean fit?" in complaint(capsys, "fti", "x")
     assert main(["evaluate", "--no-such-flag"]) == 2
