@@ -52,11 +52,16 @@ def shot_from_json(raw: Mapping[str, Any]) -> Shot:
 
 
 class ClipWriter:
-    """Writes a clip's files into a folder (use it inside `artifact.building`). A context manager; `write` takes frames in order."""
+    """Writes a clip's files into a folder (use it inside `artifact.building`). A context manager; `write` takes frames in order.
 
-    def __init__(self, folder: Path, *, encoding: Encoding = "png", rate_hz: float = 10.0) -> None:
+    `log_id` names the log that the clip shows, None where none is known.
+    """
+
+    def __init__(self, folder: Path, *, encoding: Encoding = "png", rate_hz: float = 10.0, log_id: str | None = None) -> None:
         self.folder = folder
         self.encoding = encoding
+        self.rate_hz = rate_hz
+        self.log_id = log_id
         self.count = 0
         self._cameras: IO[str] | None = None
         self._video = None if encoding == "png" else VideoWriter(folder / "frames.mp4", rate_hz, encoding)
@@ -109,7 +114,8 @@ class ClipWriter:
     @property
     def facts(self) -> dict[str, Any]:
         """What the manifest of the clip says."""
-        return {"frames": self.count, "encoding": self.encoding, "depth_step_m": DEPTH_STEP_M}
+        facts = {"frames": self.count, "encoding": self.encoding, "depth_step_m": DEPTH_STEP_M, "rate_hz": self.rate_hz}
+        return facts if self.log_id is None else facts | {"log_id": self.log_id}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +140,17 @@ class ClipFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """An opened clip; frames are read when asked for. Also stands for a plain video file or folder of images (no cameras then)."""
+    """An opened clip; frames are read when asked for. Also stands for a plain video file or folder of images (no cameras then).
+
+    `log_id` names the log that it shows; None where it does not say.
+    """
 
     path: Path
     frames: tuple[ClipFrame, ...]
     images: tuple[Path, ...]  # empty where the frames are in one video file
     video: Path | None
     rate_hz: float
+    log_id: str | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -159,14 +169,13 @@ class Clip:
                     )
                 yield picture
             return
-        odd = None
+        # Files from before they said how they were padded, and what OpenCV reads, are cut to the camera's size.
         first = self.frames[0].shot
-        if first is not None:
-            odd = (first.camera.height, first.camera.width)
+        height, width = (None, None) if first is None else (first.camera.height, first.camera.width)
         count = 0
         for rgb in iter_video(self.video):
             count += 1
-            yield rgb if odd is None else rgb[: odd[0], : odd[1]]
+            yield rgb[:height, :width]
         if count < len(self.frames):
             raise UserError(f"{self.video}: it holds {count} frames where {len(self.frames)} are listed; write the clip again.")
 
@@ -218,7 +227,14 @@ def open_clip(path: Path) -> Clip:
     if not frames or absent:
         what = f"{len(absent)} of {len(frames)} frames are absent, {absent[0].name} first" if absent else "it holds no frame"
         raise UserError(f"{path}: {what}; write the clip again.")
-    return Clip(path=path, frames=tuple(frames), images=images, video=video, rate_hz=float(manifest.facts.get("rate_hz", 10.0)))
+    return Clip(
+        path=path,
+        frames=tuple(frames),
+        images=images,
+        video=video,
+        rate_hz=float(manifest.facts.get("rate_hz", 10.0)),
+        log_id=manifest.facts.get("log_id"),
+    )
 
 
 def _video_rate(path: Path) -> float:

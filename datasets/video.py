@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -19,10 +20,12 @@ Codec = Literal["h264", "av1"]
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 _ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 _OPTIONS = {"h264": {"crf": "16", "preset": "medium"}, "av1": {"crf": "24", "preset": "8"}}
+_PADDED = re.compile(r"pictures of (\d+)x(\d+) pixels, padded to even sides")
 
 
 def iter_video(path: Path) -> Iterator[np.ndarray]:
-    """Frames `[H, W, 3]` uint8 of a video file, one at a time."""
+    """Frames `[H, W, 3]` uint8 of a video file, one at a time; those of `VideoWriter` have the size that they were written with (where
+    OpenCV reads them, the even one that is stored)."""
     try:
         import av
     except ImportError:
@@ -34,8 +37,10 @@ def iter_video(path: Path) -> Iterator[np.ndarray]:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: it holds no video stream; give a video file.")
+            said = _PADDED.search(container.metadata.get("comment", ""))
+            width, height = map(int, said.groups()) if said else (None, None)
             for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
+                yield frame.to_ndarray(format="rgb24")[:height, :width]
     except (av.error.FFmpegError, OSError) as fault:
         raise UserError(f"{path}: it cannot be read as a video ({fault}); the file may be truncated, replace it.") from fault
 
@@ -60,7 +65,8 @@ def can_write_video() -> bool:
 
 
 class VideoWriter:
-    """Writes `[H, W, 3]` uint8 frames to an MP4 as they come. Odd sizes are padded by one row or column, as the codecs want even ones."""
+    """Writes `[H, W, 3]` uint8 frames to an MP4 as they come. Odd sizes are padded by one row or column, as the codecs want even ones, and
+    the file's comment says so, by which `iter_video` takes them off again; players show them."""
 
     def __init__(self, path: Path, rate_hz: float = 10.0, codec: Codec = "h264", options: dict[str, str] | None = None) -> None:
         self.path = path
@@ -90,6 +96,8 @@ class VideoWriter:
                     f"{self.path}: this machine's PyAV cannot encode {self.codec} ({fault}); choose another --encoding."
                 ) from fault
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
+            if width % 2 or height % 2:
+                self._container.metadata["comment"] = f"pictures of {width}x{height} pixels, padded to even sides"
             self._stream.pix_fmt = "yuv420p"
         rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")

@@ -146,7 +146,7 @@ def enhance_clip(
     attention: Attention = "auto",
     compile: bool = False,
 ) -> Path:
-    """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks and frame rate.
+    """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks, frame rate and the name of its log.
 
     `strength` 0 gives the input's frames exactly. All settings: see `StreamingEnhancer`. `UserError` where `out` exists
     already or a setting is out of range.
@@ -163,10 +163,13 @@ def enhance_clip(
     with building(out, manifest, overwrite=overwrite) as folder:
         mask_names = sorted(p.name for p in (clip.path / "masks").iterdir() if p.is_dir()) if (clip.path / "masks").is_dir() else []
         tell = None if on_progress is None else partial(_tell, on_progress, len(clip))
-        with ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
+        with (
+            ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz, log_id=clip.log_id) as writer,
+            WriteBehind(_FRAMES_BEHIND, tell) as behind,
+        ):
             for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip))):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
-        manifest.facts = writer.facts | {"rate_hz": clip.rate_hz, "model": enhancer.spec.base, "strength": stream.strength}
+        manifest.facts = writer.facts | {"model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
 
 

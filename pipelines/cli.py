@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from splatmend.pipelines.missing_modules import INSTALL, missing_module
+
 VERBS = {
     "demo": "The whole chain on a procedural street: scene, lane shift, enhancement, scores, report.",
     "log": "Say what a driving log holds and check it.",
@@ -107,6 +109,9 @@ def sentence_for(fault: BaseException, output: str = "the output") -> str | None
 
     `output` is named where the system does not say which file it could not write.
     """
+    if (module := missing_module(fault)) is not None:
+        # First, for what follows imports numpy and more.
+        return f"the Python module {module} is not installed; {INSTALL}."
     from splatmend.datasets.disk_faults import disk_sentence
     from splatmend.datasets.errors import UserError
 

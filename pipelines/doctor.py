@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 import psutil
 
+from splatmend.pipelines.missing_modules import INSTALL, missing_module
 from splatmend.pipelines.report.machine import package_version
 
 State = Literal["works", "absent", "broken"]
@@ -52,7 +53,21 @@ def examine(folder: Path = Path(".")) -> list[Check]:
         lambda: disk(folder),
         memory,
     ]
-    return [check() for check in checks]
+    answers: dict[str, Check] = {}
+    for check in checks:
+        answer = _answer(check)
+        answers.setdefault(answer.what, answer)
+    return list(answers.values())
+
+
+def _answer(check: Callable[[], Check]) -> Check:
+    """What a check says, or that a module which it needs is not installed."""
+    try:
+        return check()
+    except ModuleNotFoundError as fault:
+        if (module := missing_module(fault)) is None:
+            raise
+        return Check(what=module, state="broken", found="not installed", advice=INSTALL)
 
 
 def python() -> Check:

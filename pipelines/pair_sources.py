@@ -35,7 +35,7 @@ class PairSource:
         frames = [ClipFrame(shot=shot, extra=extra) for shot, extra in zip(trajectory.shots, trajectory.extra)]
         with (
             building(out, manifest, overwrite=True) as partial,
-            ClipWriter(partial, encoding=encoding, rate_hz=trajectory.rate_hz) as writer,
+            ClipWriter(partial, encoding=encoding, rate_hz=trajectory.rate_hz, log_id=self.log.log_id) as writer,
         ):
             for frame, true in zip(frames, self.truth.frames(frames)):
                 if true is None:
@@ -43,7 +43,7 @@ class PairSource:
                         f"{self.name}: there is no true picture for frame {writer.count} of the path; leave out what changes the path."
                     )
                 writer.write(true.rgb, frame.shot, extra=frame.extra)
-            manifest.facts = {**writer.facts, "rate_hz": trajectory.rate_hz}
+            manifest.facts = writer.facts
 
 
 def open_source(name: str, street: StreetConfig, device: str = "auto") -> PairSource:

@@ -56,17 +56,19 @@ class ReportConfig:
 
 
 def make_street(config: StreetConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
-    """A procedural street as a log folder."""
+    """A procedural street as a log folder, with a bar of its frames where standard error is a terminal."""
     import shutil
 
     from splatmend.datasets.artifact import naming_full_disk, partial_folder
+    from splatmend.datasets.progress import ConsoleBar
     from splatmend.datasets.street import build_street, write_street
 
     partial = partial_folder(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with naming_full_disk(out):
-            write_street(build_street(config), partial)
+            with ConsoleBar("street", config.frame_count) as bar:
+                write_street(build_street(config), partial, bar.show)
             if out.exists():
                 shutil.rmtree(out)
             partial.rename(out)

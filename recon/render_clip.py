@@ -62,7 +62,7 @@ def render_clip(
         inputs=dict(inputs or {}),
     )
     with building(Path(out), manifest, overwrite=overwrite) as folder:
-        with ClipWriter(folder, encoding=encoding, rate_hz=rate) as writer, torch.no_grad():
+        with ClipWriter(folder, encoding=encoding, rate_hz=rate, log_id=scene.log_id) as writer, torch.no_grad():
             for number, (shot, row) in enumerate(zip(shots, rows, strict=True)):
                 drawn = render(scene, shot, channels, backend=backend, without=gone, actor_poses=actor_poses)
                 assert drawn.rgb is not None
@@ -75,5 +75,5 @@ def render_clip(
                 )
                 if on_progress is not None:
                     on_progress(number + 1, len(shots))
-        manifest.facts = {**writer.facts, **facts, "rate_hz": rate, "metric": scene.metric, "log_id": scene.log_id}
+        manifest.facts = {**writer.facts, **facts, "metric": scene.metric}
     return Path(out)

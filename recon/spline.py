@@ -2,7 +2,8 @@
 
 The file is JSON: `{"poses": [{"world_from_camera": [[4x4]], "time_us": 123}, ...], "camera": {...}}`. Poses have OpenCV axes
 (x right, y down, z forward). `time_us` (all or none) says when each pose is reached; without it the poses are spread evenly over
-the recorded time. `camera` (width, height, focal_px, principal_px) is needed only where the scene has no recorded camera.
+the recorded time. `camera` (width, height, focal_px, principal_px) is taken instead of the recorded one, and is needed where the scene has
+none; with a `name` of a recorded camera, which is the default, pictures have that camera's exposure.
 """
 
 from __future__ import annotations
@@ -28,15 +29,19 @@ _LATEST_US = 2**62
 """Half of what 64 bits hold, so that differences of times fit too."""
 
 
-def spline_shots(scene: Scene, recorded: Sequence[RecordedShot], path: Path, frames: int | None) -> list[Shot]:
+def spline_shots(scene: Scene, recorded: Sequence[RecordedShot], path: Path, frames: int | None, *, camera_is_chosen: bool) -> list[Shot]:
     """Shots evenly spaced in time along cubic curves through the file's positions and rotations, both ends included.
 
+    `recorded` are the shots of the camera that gives calibration and times where the file does not; `camera_is_chosen`: a person named it.
+
     Raises:
-        UserError: where the file is missing or broken.
+        UserError: where the file is missing or broken, or has a camera although one was named.
     """
     raw = read_json(Path(path))
     poses, times_us = _poses(raw, path)
-    camera = recorded[0].shot.camera if recorded else _camera(raw, path)
+    camera = _camera(raw, recorded, path)
+    if camera_is_chosen and "camera" in raw:
+        raise UserError(f"{path}: the file has a `camera`, and {recorded[0].shot.camera.name} is asked for as well; leave one of them out.")
     if times_us is None:
         first, last = (recorded[0].shot.mid_us, recorded[-1].shot.mid_us) if recorded else (scene.ego.start_us, scene.ego.end_us)
         last = max(last, first + len(poses))
@@ -74,18 +79,25 @@ def _poses(raw: Any, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return orthonormal(poses), times_us
 
 
-def _camera(raw: Any, path: Path) -> Camera:
+def _camera(raw: Any, recorded: Sequence[RecordedShot], path: Path) -> Camera:
+    """The file's camera, else the recorded one."""
+    if "camera" not in raw:
+        if not recorded:
+            raise UserError(f"{path}: neither the scene nor the file has a camera; add `camera`.")
+        return recorded[0].shot.camera
     try:
         values = raw["camera"]
         camera = Camera(
-            name=str(values.get("name", "camera")),
+            name=str(values.get("name", recorded[0].shot.camera.name if recorded else "camera")),
             width=int(values["width"]),
             height=int(values["height"]),
             focal_px=(float(values["focal_px"][0]), float(values["focal_px"][1])),
             principal_px=(float(values["principal_px"][0]), float(values["principal_px"][1])),
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as fault:
-        raise UserError(f"{path}: the scene has no recorded camera and the file none that can be read ({fault!r}); add `camera`.") from None
+        raise UserError(
+            f"{path}: its `camera` cannot be read ({fault!r}); give it width, height, focal_px and principal_px, or leave it out."
+        ) from None
     if wrong := camera.fault():
         raise UserError(f"{path}: the camera has {wrong}; correct it.")
     return camera

@@ -91,7 +91,7 @@ class Trajectory(Sequence[Shot]):
     time, or None), `recorded` (the shot is that frame's, so there is a true picture), `held_out` (which the fit has not seen),
     `logged_from_camera` (where the fit corrected the pose: how, as in `RecordedShot`) and, where actors are edited, `actors`
     (`ActorEdits` as JSON). `rate_hz` is the clip's frame rate; `without` and `actor_poses` go to the renderer, `facts` to the clip's
-    manifest."""
+    manifest; `notes` are sentences that a person should know."""
 
     shots: tuple[Shot, ...]
     extra: tuple[Mapping[str, Any], ...]
@@ -99,6 +99,7 @@ class Trajectory(Sequence[Shot]):
     without: tuple[str, ...] = ()
     actor_poses: ActorPoses | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.shots)
@@ -120,10 +121,12 @@ def build_trajectory(scene: Scene, config: TrajectoryConfig) -> Trajectory:
     _check_actors(scene, config)
     unit = length_unit(scene, config)
     recorded = _recorded(scene, config)
+    notes: tuple[str, ...] = ()
     if config.poses is not None:
-        shots: list[Shot] = spline_shots(scene, recorded, config.poses, config.frames)
+        shots: list[Shot] = spline_shots(scene, recorded, config.poses, config.frames, camera_is_chosen=config.camera is not None)
         rate_hz = _rate_hz(recorded) if len(recorded) > 1 else 10.0
         extra = [{"camera": shot.camera.name, "source_index": None, "recorded": False, "held_out": False} for shot in shots]
+        notes = _outside_the_log(scene, shots, 1e6 / rate_hz)
     else:
         if not recorded:
             raise UserError("trajectory: the scene has no recorded path; give a file of poses.")
@@ -142,6 +145,7 @@ def build_trajectory(scene: Scene, config: TrajectoryConfig) -> Trajectory:
         without=edits.removed,
         actor_poses=_shifted_actors(scene, edits) if edits.shifted else None,
         facts={"trajectory": config, "scene_units_per_unit_of_length": unit, "unit_of_length": _unit_name(scene, config)},
+        notes=notes,
     )
 
 
@@ -165,6 +169,20 @@ def _recorded(scene: Scene, config: TrajectoryConfig) -> tuple[RecordedShot, ...
     if not scene.cameras:
         return ()
     return scene.shots_of(config.camera or scene.front_camera)
+
+
+def _outside_the_log(scene: Scene, shots: Sequence[Shot], tolerance_us: float) -> tuple[str, ...]:
+    """A note about shots that lie before or after what was recorded, by more than a tolerance."""
+    recorded_us = [recorded.shot.mid_us for recorded in scene.shots] or [scene.ego.start_us, scene.ego.end_us]
+    start_us, end_us = min(recorded_us), max(recorded_us)
+    apart_us = [max(start_us - shot.mid_us, shot.mid_us - end_us) for shot in shots]
+    count = sum(apart > tolerance_us for apart in apart_us)
+    if not count:
+        return ()
+    return (
+        f"{count} of {len(shots)} frames lie up to {max(apart_us) * 1e-6:.3g} s outside the log, which lasts from {start_us} to {end_us} "
+        "us; they show no actors, and the exposure of the nearest recorded picture.",
+    )
 
 
 def _check_actors(scene: Scene, config: TrajectoryConfig) -> None:

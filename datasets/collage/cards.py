@@ -12,6 +12,7 @@ import numpy as np
 
 _LEVELS = 6
 _PIECES = 3
+_SMALLEST_PIECE = 4
 
 
 class Pyramid(NamedTuple):
@@ -71,8 +72,8 @@ def _piece(photos: Sequence[np.ndarray], rng: np.random.Generator, aspect: float
     height, width = photo.shape[:2]
     rows = min(height, width / aspect) * float(rng.uniform(0.25, 1.0))
     columns = rows * aspect
-    top, left = int(rng.uniform(0, height - rows)), int(rng.uniform(0, width - columns))
-    return photo[top : top + max(int(rows), 4), left : left + max(int(columns), 4)]
+    top, left = int(rng.uniform(0, height - max(rows, _SMALLEST_PIECE))), int(rng.uniform(0, width - max(columns, _SMALLEST_PIECE)))
+    return photo[top : top + max(int(rows), _SMALLEST_PIECE), left : left + max(int(columns), _SMALLEST_PIECE)]
 
 
 def _detail(rgb: np.ndarray) -> float:

@@ -12,16 +12,15 @@ from plyfile import PlyData, PlyElement
 
 from splatmend.datasets.collage.build import build_collage
 from splatmend.datasets.collage.config import CollageConfig
+from splatmend.datasets.collage_mark import MADE_BY
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import OPENGL_FROM_OPENCV
 from splatmend.datasets.images import images_in, read_image, write_image
 from splatmend.datasets.video import VIDEO_SUFFIXES, iter_video
 
-MADE_BY = "splatmend collage"
-"""What tells a collage from anybody's photos, which look the same on disk."""
-
 _FRAMES_OF_A_VIDEO = 6
 _LONGEST_SIDE_PX = 1280
+_SHORTEST_SIDE_PX = 16
 
 
 def write_collage(config: CollageConfig, sources: Iterable[Path], folder: Path) -> None:
@@ -61,29 +60,38 @@ def write_collage(config: CollageConfig, sources: Iterable[Path], folder: Path) 
 
 
 def photos_of(sources: Iterable[Path]) -> Iterator[np.ndarray]:
-    """The pictures of images, folders of images and videos (a few frames each), `[h, w, 3]` uint8, at most 1280 pixels long."""
+    """The pictures of images, folders of images and videos (a few frames each), `[h, w, 3]` uint8, at most 1280 pixels long.
+
+    Raises `UserError` for a source that cannot be read, a folder without pictures, and a picture that is too small to cut from.
+    """
     for source in sources:
         if source.is_dir():
             images = images_in(source)
             if not images:
                 raise UserError(f"{source}: there are no pictures in this folder; give another.")
-            yield from map(_bounded, map(read_image, images))
+            yield from (_bounded(read_image(image), image) for image in images)
         elif source.suffix.lower() in VIDEO_SUFFIXES:
             yield from _spread(source)
         else:
-            yield _bounded(read_image(source))
+            yield _bounded(read_image(source), source)
 
 
 def _spread(video: Path) -> Iterator[np.ndarray]:
     """Some frames of a video, evenly over its length."""
     count = sum(1 for _ in iter_video(video))
     wanted = set(np.linspace(0, max(count - 1, 0), _FRAMES_OF_A_VIDEO).round().astype(int).tolist())
-    yield from (_bounded(rgb) for number, rgb in enumerate(iter_video(video)) if number in wanted)
+    yield from (_bounded(rgb, video) for number, rgb in enumerate(iter_video(video)) if number in wanted)
 
 
-def _bounded(rgb: np.ndarray) -> np.ndarray:
-    scale = _LONGEST_SIDE_PX / max(rgb.shape[:2])
-    if scale >= 1:
+def _bounded(rgb: np.ndarray, source: Path) -> np.ndarray:
+    height, width = rgb.shape[:2]
+    scale = min(_LONGEST_SIDE_PX / max(height, width), 1.0)
+    if min(height, width) * scale < _SHORTEST_SIDE_PX:
+        raise UserError(
+            f"{source}: {width}x{height} pixels are too few to cut from; give pictures of {_SHORTEST_SIDE_PX} pixels or more each way, and "
+            f"no longer than {_LONGEST_SIDE_PX // _SHORTEST_SIDE_PX} times their width or height."
+        )
+    if scale == 1.0:
         return rgb
     return cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 

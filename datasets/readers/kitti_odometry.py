@@ -67,7 +67,7 @@ def _read_sequence(folder: Path) -> SceneLog:
         frames += _frames(paths, camera, BODY_FROM_OPENCV @ inverse(camera_from_camera_0), timing, notes)
     frames.sort(key=lambda frame: (frame.start_us, frame.camera))
     return SceneLog(
-        log_id=f"kitti_odometry_{folder.name}",
+        log_id=f"kitti_odometry_{folder.absolute().name}",
         source="KITTI odometry",
         path=folder,
         cameras=cameras,

@@ -92,7 +92,7 @@ class _Drive:
             frames += self._frames(number, paths, camera, camera_from_velodyne, notes)
         frames.sort(key=lambda frame: (frame.start_us, frame.camera))
         return SceneLog(
-            log_id=self.folder.name,
+            log_id=self.folder.absolute().name,
             source="KITTI raw",
             path=self.folder,
             cameras=cameras,

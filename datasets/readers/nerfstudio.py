@@ -53,7 +53,7 @@ def read(path: Path) -> SceneLog:
     frames = _frames(file.parent, present, [cameras[name] for name in camera_names], world_from_file @ file_from_camera)
     read_sfm_points, points_file = _points_reader(file, content, world_from_file, cameras, frames, notes)
     return SceneLog(
-        log_id=file.parent.name,
+        log_id=file.parent.absolute().name,
         source="nerfstudio",
         path=file.parent,
         cameras=cameras,

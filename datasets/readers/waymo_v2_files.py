@@ -79,7 +79,7 @@ def _flat_name(file: Path) -> tuple[str | None, str]:
     stem = file.stem
     for component in sorted(COMPONENTS, key=len, reverse=True):
         if stem == component:
-            return component, file.parent.name
+            return component, file.parent.absolute().name
         if stem.startswith(f"{component}_"):
             return component, stem.removeprefix(f"{component}_")
         if stem.endswith(f"_{component}"):

@@ -45,9 +45,9 @@ def street_log(street: Street) -> SceneLog:
         for index, start_us in enumerate(street.frame_times_us)
     )
     log = SceneLog(
-        log_id=f"street-{street.config.seed}",
+        log_id=street.log_id,
         source="street",
-        path=Path(f"street-{street.config.seed}"),
+        path=Path(street.log_id),
         cameras=street.cameras,
         frames=tuple(frames),
         sweeps=sweeps,

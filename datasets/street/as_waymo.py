@@ -49,7 +49,7 @@ def write_street(street: Street, folder: Path, progress: Callable[[int, int], No
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: there is something already, and a street is written into a new folder; remove it or give another path.")
     config = street.config
-    with WaymoV2Writer(folder, f"street-{config.seed}") as writer:
+    with WaymoV2Writer(folder, street.log_id) as writer:
         for name, camera in street.cameras.items():
             writer.camera_calibration(name, camera, street.vehicle_from_camera[name])
         writer.lidar_calibration(lidar.NAME, lidar.beam_inclinations_rad(config), lidar.VEHICLE_FROM_LIDAR)

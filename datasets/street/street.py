@@ -78,6 +78,11 @@ class Street:
         self._visibility = SkyVisibility(self._static.caster, self.layout.line, self.layout.start_m, self.layout.end_m)
 
     @property
+    def log_id(self) -> str:
+        """What its log is called."""
+        return f"street-{self.config.seed}"
+
+    @property
     def frame_times_us(self) -> np.ndarray:
         """When each frame's LiDAR turn begins, `[frames]` int64; labels are given at these times."""
         return EPOCH_US + self.config.period_us * np.arange(self.config.frame_count, dtype=np.int64)

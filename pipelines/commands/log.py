@@ -35,6 +35,7 @@ class Options:
 def run(options: Options) -> int:
     from rich.console import Console
 
+    from splatmend.datasets.errors import UserError
     from splatmend.datasets.images import check_picture_name
     from splatmend.datasets.log_check import check_content
     from splatmend.datasets.progress import ConsoleBar
@@ -44,6 +45,9 @@ def run(options: Options) -> int:
     for picture in (options.overlay, options.movers):
         if picture is not None:
             check_picture_name(picture)
+    for name in ("camera", "frame"):
+        if getattr(options, name) is not None and options.overlay is None and options.movers is None:
+            raise UserError(f"--{name}: it says what a picture shows, and none is asked for; add --overlay or --movers, or leave it out.")
     log = open_log(options.path)
     with ConsoleBar("checking", len(log.frames) + len(log.sweeps)) as bar:
         notes = check_content(log, bar.show)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from splatmend.datasets.artifact import MANIFEST
-from splatmend.datasets.collage.write import MADE_BY
+from splatmend.datasets.collage_mark import MADE_BY
 from splatmend.datasets.errors import UserError
 
 

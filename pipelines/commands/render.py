@@ -49,6 +49,8 @@ def run(options: Options) -> int:
     refuse_existing(options.out, options.overwrite)
     scene = load_scene(options.scene, device=torch_device(options.device))
     trajectory = build_trajectory(scene, options.trajectory)
+    for note in trajectory.notes:
+        print(f"note: {note}")
     with ConsoleBar("render", len(trajectory)) as bar:
         render_clip(
             scene,

@@ -1,8 +1,9 @@
-"""Whether two clips show the same shots."""
+"""Whether clips, scenes and what they are held against are of one log and show the same shots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -27,6 +28,18 @@ def check_same_shots(frames: Sequence[ClipFrame], of: str, other: Clip) -> None:
             continue
         if fault := _shot_difference(a.shot, b.shot) or _edit_difference(a, b):
             raise UserError(f"{other.path}: frame {index} {fault} in {of}; give clips of the same shots.")
+
+
+def check_same_log(path: Path, log_id: str | None, truth_path: Path, truth_id: str | None) -> None:
+    """Refuses a truth of another log than that of a clip or scene. Where either does not name its log, nothing is known and nothing said.
+
+    Raises `UserError` that names both.
+    """
+    if log_id and truth_id and log_id != truth_id:
+        raise UserError(
+            f"{truth_path}: this is the log {truth_id}, but {path} is of the log {log_id}; give that one (most logs are called as their "
+            "folders are)."
+        )
 
 
 def same_pose(a: np.ndarray, b: np.ndarray) -> bool:

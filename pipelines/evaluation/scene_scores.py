@@ -30,6 +30,7 @@ from splatmend.pipelines.evaluation.flow import estimated_flow
 from splatmend.pipelines.evaluation.lidar_depth import depth_errors_m
 from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, REGISTRY, SEE_THROUGH, Distribution, FrameSet, FrameView, Metric, SceneView
 from splatmend.pipelines.evaluation.readout import as_drawn
+from splatmend.pipelines.evaluation.same_shots import check_same_log
 from splatmend.pipelines.evaluation.scores import SCORES, EvaluateConfig, Row, lockstep, picture_tensor
 from splatmend.pipelines.evaluation.strips import Strip, unseen_overlay
 from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth, TrueFrame
@@ -124,6 +125,7 @@ def evaluate_scene(
 
 
 def _check_log(path: Path, scene: Scene, log: SceneLog) -> None:
+    check_same_log(path, scene.log_id, log.path, log.log_id)
     times_us = {(frame.camera, frame.start_us) for frame in log.frames}
     if any((recorded.shot.camera.name, recorded.shot.start_us) not in times_us for recorded in scene.shots):
         raise UserError(f"{log.path}: it lacks frames of the recorded path of {path}; give the log that the scene was fitted to.")

@@ -12,7 +12,8 @@ TITLES = {"truth": "Against true pictures", "clip": "Without true pictures", "sc
 
 
 def scene_tables(scores: Mapping[str, Any]) -> list[Table]:
-    """The tables that `splatmend evaluate` prints for a scene, without metrics that have no number anywhere."""
+    """The tables that `splatmend evaluate` prints for a scene, without metrics that have no number anywhere. A path without a frame that
+    could be measured has a dash; enhanced clips have no row where the scene itself is judged."""
     return [table for group in TITLES if (table := _table(scores, group)) is not None]
 
 
@@ -32,8 +33,9 @@ def _table(scores: Mapping[str, Any], group: str) -> Table | None:
     for metric in shown.values():
         table.add_column(f"{metric['label']} {'↑' if metric['direction'] == 'higher' else '↓'}", justify="right", overflow="fold")
     for name, row in scores["rows"].items():
+        if group == "scene" and row["clip"] != "raw":
+            continue
         values = [row["mean"][metric] for metric in shown]
-        if any(value is not None for value in values):
-            cells = ["–" if value is None else f"{value:z.{metric['decimals']}f}" for value, metric in zip(values, shown.values())]
-            table.add_row(name, *cells)
+        cells = ["–" if value is None else f"{value:z.{metric['decimals']}f}" for value, metric in zip(values, shown.values())]
+        table.add_row(name, *cells)
     return table

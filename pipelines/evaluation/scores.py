@@ -2,7 +2,8 @@
 
 The folder (artefact kind "scores") holds `scores.json`: the metrics with their direction and, where a network or a second frame is
 missing, the reason; per row ("raw", "enhanced", ...) the mean, how many frames it is over, and every frame. A row called "truth" holds what
-the true frames themselves score where that is not trivial (the warping error). `truth.mp4` shows the true frames, for people.
+the true frames themselves score where that is not trivial (the warping error). `truth.mp4` shows the true frames, for people; of a
+street with `frames="held_out"` only those that scores depend on are drawn, and the others are grey.
 """
 
 from __future__ import annotations
@@ -82,10 +83,14 @@ def evaluate(
         truth: a clip, a log or a procedural street, see `splatmend.pipelines.evaluation.truth`.
         device: where the networks and structure scores run; "auto" takes CUDA where it is.
 
-    Raises `UserError` where the clips show different shots, no frame counts, the truth does not fit or there is no such device.
+    Raises `UserError` where the clips show different shots, no frame counts, the truth is of another log or does not fit, or there is no
+    such device.
     """
     where = torch.device(torch_device(device))
     parts = _parts(clips)
+    for part in parts:
+        for clip in part.values():
+            truth.check_log(clip)
     manifest = Manifest(kind="scores", config={"evaluate": config, "clips": dict(clips), "truth": truth.describe()})
     with building(out, manifest, overwrite=overwrite) as partial:
         # The truth's video serves the report alone: a machine that cannot write one still scores.
@@ -139,13 +144,13 @@ class _Tally:
         """Score one part's frames."""
         cameras = next(iter(part.values())).frames
         before: dict[str, tuple[TrueFrame, dict[str, torch.Tensor]]] = {}
-        for index, (pictures, true) in enumerate(zip(lockstep(part), truth.frames(cameras))):
-            # A frame that the truth does not know is grey, so that the video stays in step with the clips.
+        for index, (pictures, true) in enumerate(zip(lockstep(part), truth.frames(cameras, self._needed(cameras)))):
+            # A frame that the truth does not know or draw is grey, so that the video stays in step with the clips.
             if video is not None:
                 video.write(np.full_like(next(iter(pictures.values())), 128) if true is None else true.rgb)
             counts = _counts(cameras[index], self.config.frames)
             self.marked |= counts
-            camera = "" if (shot := cameras[index].shot) is None else shot.camera.name
+            camera = _camera_name(cameras[index])
             if true is None:
                 before.pop(camera, None)
                 continue
@@ -158,6 +163,18 @@ class _Tally:
                 self._score_frame(where, views, last_views, flow)
             if self.needs_flow:
                 before[camera] = (true, views)
+
+    def _needed(self, cameras: Sequence[ClipFrame]) -> list[bool]:
+        """Which true frames scores depend on: those that count and, for flow, the one before each of its camera."""
+        counts = [_counts(frame, self.config.frames) for frame in cameras]
+        needed = list(counts)
+        last: dict[str, int] = {}
+        for index, frame in enumerate(cameras):
+            camera = _camera_name(frame)
+            if self.needs_flow and counts[index] and camera in last:
+                needed[last[camera]] = True
+            last[camera] = index
+        return needed
 
     def _score_frame(
         self, where: Mapping[str, Any], views: Mapping[str, torch.Tensor], last_views: Mapping[str, torch.Tensor], flow: Flow | None
@@ -209,6 +226,10 @@ def _score(
 
 def _counts(frame: ClipFrame, choice: FrameChoice) -> bool:
     return choice == "all" or bool(frame.extra.get("held_out", False))
+
+
+def _camera_name(frame: ClipFrame) -> str:
+    return "" if frame.shot is None else frame.shot.camera.name
 
 
 def lockstep(clips: Mapping[str, Clip]) -> Iterator[dict[str, np.ndarray]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
 from splatmend.datasets.undistort import resized, undistorted
 from splatmend.datasets.video import VIDEO_SUFFIXES
 from splatmend.pipelines.evaluation.flow import Flow, estimated_flow, exact_flow
-from splatmend.pipelines.evaluation.same_shots import check_same_shots, same_calibration, same_pose
+from splatmend.pipelines.evaluation.same_shots import check_same_log, check_same_shots, same_calibration, same_pose
 
 if TYPE_CHECKING:
     from splatmend.datasets.street.street import Street
@@ -64,9 +65,13 @@ class StreetFrame(TrueFrame):
 
 
 class Truth(Protocol):
-    """True frames in the order of a clip's frames; None where the truth does not know one."""
+    """True frames in the order of a clip's frames; None where the truth does not know one. A truth that draws its frames leaves out
+    those that are not `needed` (None: all are). `check_log` refuses a clip of another log.
+    """
 
-    def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]: ...
+    def check_log(self, clip: Clip) -> None: ...
+
+    def frames(self, cameras: Sequence[ClipFrame], needed: Sequence[bool] | None = None) -> Iterator[TrueFrame | None]: ...
 
     def describe(self) -> dict[str, Any]: ...
 
@@ -77,7 +82,10 @@ class ClipTruth:
 
     clip: Clip
 
-    def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
+    def check_log(self, clip: Clip) -> None:
+        """Nothing: clips are compared shot by shot, of whatever log they are."""
+
+    def frames(self, cameras: Sequence[ClipFrame], needed: Sequence[bool] | None = None) -> Iterator[TrueFrame | None]:
         check_same_shots(cameras, "the clip to score", self.clip)
         for rgb in self.clip.iter_rgb():
             yield TrueFrame(rgb=rgb)
@@ -92,7 +100,10 @@ class LogTruth:
 
     log: SceneLog
 
-    def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
+    def check_log(self, clip: Clip) -> None:
+        check_same_log(clip.path, clip.log_id, self.log.path, self.log.log_id)
+
+    def frames(self, cameras: Sequence[ClipFrame], needed: Sequence[bool] | None = None) -> Iterator[TrueFrame | None]:
         recorded: Mapping[tuple[str, int], CameraFrame] | None = None
         for clip_frame in cameras:
             shot = clip_frame.logged_shot
@@ -124,11 +135,17 @@ class StreetTruth:
     street: Street
     path: Path
 
-    def frames(self, cameras: Sequence[ClipFrame]) -> Iterator[TrueFrame | None]:
-        for frame in cameras:
+    def check_log(self, clip: Clip) -> None:
+        check_same_log(clip.path, clip.log_id, self.path, self.street.log_id)
+
+    def frames(self, cameras: Sequence[ClipFrame], needed: Sequence[bool] | None = None) -> Iterator[TrueFrame | None]:
+        for frame, wanted in zip(cameras, repeat(True) if needed is None else needed):
             shot = frame.logged_shot
             if shot is None:
                 raise UserError(f"{self.path}: a clip without cameras cannot be matched with a street; give a clip that splatmend wrote.")
+            if not wanted:
+                yield None
+                continue
             moved = self._moved(frame.edits)
             seen = self.street.render(
                 shot,

@@ -216,7 +216,7 @@ class FitConfig:
     snapshots_at: tuple[int, ...] = ()
     """Iterations after which a copy of the scene is kept in `snapshots/` (an unfinished scene is a degraded one)."""
     checkpoint_every: int = 1_000
-    """Iterations between checkpoints."""
+    """Iterations between checkpoints; an interruption (Ctrl-C, SIGTERM) writes one as well."""
     log_every: int = 50
     """Iterations between rows of the loss curve and checks for values that are not finite."""
     seed: int = 0

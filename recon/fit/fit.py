@@ -21,6 +21,7 @@ from splatmend.datasets.log_key import log_key
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
+from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.fit.progress import FitBar
 from splatmend.recon.fit.trainer import Trainer
@@ -46,10 +47,12 @@ def fit(
 
     Beside the scene's files it holds `curve.jsonl` (loss terms over iterations), `heldout.jsonl` (scores per held-out frame; their means
     are in the manifest's facts under `held_out`) and `snapshots/ITERATION/` (scenes, where asked for). `resume` goes on from the
-    checkpoint in `OUT.partial`, if there is one. Without `on_progress` a bar is shown where standard error is a terminal.
+    checkpoint in `OUT.partial`, if there is one; Ctrl-C and SIGTERM leave one after the iteration that is running. Without `on_progress`
+    a bar is shown where standard error is a terminal.
 
     Raises:
         UserError: where `out` exists, the log lacks what the settings name, a checkpoint does not fit, or CUDA is asked for and missing.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     out = Path(out)
     device = _device(config)
@@ -69,7 +72,7 @@ def fit(
         started = time.monotonic()
         done_before = trainer.iteration
         _run(trainer, folder, config, on_progress)
-        seconds = time.monotonic() - started
+        seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
         scene = trainer.finished_scene()
         rows = list(held_out_rows(scene.to(device), prepared, backend=config.backend))
         with (folder / "heldout.jsonl").open("w") as file:
@@ -77,7 +80,7 @@ def fit(
         facts = {
             "held_out": mean_row(rows),
             "iterations": config.iterations,
-            "seconds_per_iteration": seconds / max(config.iterations - done_before, 1),
+            "seconds_per_iteration": seconds / done_now if done_now else None,
             "device": str(device),
             "notes": list(log.notes),
         }
@@ -92,7 +95,7 @@ def fit(
 def _run(trainer: Trainer, folder: Path, config: FitConfig, on_progress: OnProgress | None) -> None:
     bar = FitBar(config.iterations) if on_progress is None else nullcontext(on_progress)
     _cut_curve(folder / CURVE, trainer.iteration)
-    with bar as show, (folder / CURVE).open("a") as curve:
+    with bar as show, (folder / CURVE).open("a") as curve, interruptions_noted() as interrupted:
         while trainer.iteration < config.iterations:
             report = trainer.step()
             iteration = trainer.iteration
@@ -105,8 +108,13 @@ def _run(trainer: Trainer, folder: Path, config: FitConfig, on_progress: OnProgr
                 show(row)
             if iteration in config.snapshots_at:
                 _save_snapshot(trainer, folder, iteration)
-            if saving:
+            stopping = interrupted()
+            if stopping:
+                report.as_row(iteration, trainer.gaussian_count)  # which refuses what no run should go on from
+            if saving or stopping:
                 save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
+            if stopping:
+                raise KeyboardInterrupt
 
 
 def _save_snapshot(trainer: Trainer, folder: Path, iteration: int) -> None:

@@ -13,6 +13,7 @@ from splatmend.datasets.geometry import yaw_pose
 from splatmend.datasets.images import write_image
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
+from splatmend.datasets.video import Codec, VideoWriter, iter_video
 
 CAMERA = Camera(name="front", width=33, height=25, focal_px=(30.0, 31.0), principal_px=(16.5, 12.5))
 
@@ -29,7 +30,7 @@ def _write(folder: Path, encoding: Encoding = "png") -> Clip:
         for i, rgb in enumerate(_frames()):
             shot = Shot.still(CAMERA, yaw_pose(0.1 * i, np.array([i, 2.0, 3.0])), 100_000 * i)
             writer.write(rgb, shot, depth_m=np.full((25, 33), 7.5 + i), opacity=np.full((25, 33), 0.5), extra={"held_out": i == 2})
-        manifest.facts = {**writer.facts, "rate_hz": 10.0}
+        manifest.facts = writer.facts
     return open_clip(folder)
 
 
@@ -52,6 +53,19 @@ def test_frames_cameras_and_channels_come_back(tmp_path: Path, encoding: Encodin
         np.testing.assert_allclose(depth, 7.5 + i, atol=1 / 512)
         np.testing.assert_allclose(opacity, 0.5, atol=1 / 255)
     assert clip.read_channel("masks/none", 0) is None
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+@pytest.mark.parametrize("size", [(25, 33), (26, 33), (25, 34), (26, 34)])
+def test_a_video_of_odd_pictures_comes_back_at_their_size(tmp_path: Path, codec: Codec, size: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(80, 120, (*size, 3), dtype=np.uint8)
+    with VideoWriter(tmp_path / "x.mp4", codec=codec) as writer:
+        for _ in range(3):
+            writer.write(rgb)
+    frames = list(iter_video(tmp_path / "x.mp4"))
+    assert [frame.shape for frame in frames] == [(*size, 3)] * 3
+    assert np.abs(frames[0].astype(int) - rgb).mean() < 20
+    assert next(open_clip(tmp_path / "x.mp4").iter_rgb()).shape == (*size, 3)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from splatmend.datasets.collage import CollageConfig, build_collage, write_collage
-from splatmend.datasets.collage.cards import Card
+from splatmend.datasets.collage.cards import Card, cut_texture
 from splatmend.datasets.collage.draw import draw_cards
+from splatmend.datasets.collage.write import photos_of
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import write_image
 from splatmend.datasets.readers.registry import open_log
@@ -107,6 +108,23 @@ def test_a_seed_decides(photos: list[np.ndarray]) -> None:
 def test_moving_cards_move(photos: list[np.ndarray]) -> None:
     collage = build_collage(CONFIG, photos)
     assert sum(card.moves for card in collage.cards) == CONFIG.moving
+
+
+@pytest.mark.parametrize("size", [(1, 1), (15, 200), (17, 2000)])
+def test_pictures_too_small_to_cut_from_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_image(tmp_path / "small.png", np.zeros((*size, 3), np.uint8))
+    for source in (tmp_path, tmp_path / "small.png"):
+        with pytest.raises(UserError, match=rf"small\.png: {size[1]}x{size[0]} pixels are too few"):
+            list(photos_of([source]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_smallest_pictures_give_a_collage_without_warnings() -> None:
+    smallest = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        for aspect in (0.15, 1.0, 6.0):
+            assert min(cut_texture([smallest], rng, aspect=aspect).shape[:2]) >= 8
 
 
 def test_faults_are_sentences(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +124,26 @@ def test_the_key_of_a_log_follows_poses_calibration_and_files(log: SceneLog) -> 
     file_of(log.sweeps[0]).write_bytes(b"")
     keys.add(log_key(log))
     assert len(keys) == 5
+
+
+def test_the_key_of_a_log_is_that_of_its_copy_and_sees_what_changes_no_size(log: SceneLog, tmp_path: Path) -> None:
+    def copied(part: CameraFrame | LidarSweep) -> Path:
+        copy = tmp_path / "copy" / file_of(part).name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(file_of(part).read_bytes())
+        os.utime(copy, (1, 1))
+        return copy
+
+    file_of(log.sweeps[0]).write_bytes(bytes(100_000))
+    key = log_key(log)
+    frames = tuple(replace(frame, file=copied(frame)) for frame in log.frames)
+    sweeps = tuple(replace(sweep, file=copied(sweep)) for sweep in log.sweeps)
+    copy = replace(log, log_id="copy", path=tmp_path / "copy", frames=frames, sweeps=sweeps)
+    assert log_key(copy) == key
+    for place in (0, 99_999):
+        changed = bytearray(100_000)
+        changed[place] = 1
+        file_of(copy.sweeps[0]).write_bytes(changed)
+        assert log_key(copy) != key
+    without = replace(log, frames=tuple(replace(frame, file=None) for frame in log.frames), sweeps=())
+    assert log_key(without) != log_key(replace(without, log_id="other"))

@@ -70,6 +70,12 @@ def test_opengl_axes_become_opencv(tmp_path: Path) -> None:
     assert log.cameras["camera_0"].distortion == (0.01, 0.0, 0.001, 0.0, 0.0)
 
 
+def test_a_set_opened_from_within_is_named_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert open_log(".").log_id == open_log(tmp_path).log_id == tmp_path.name
+
+
 def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     content = write_set(tmp_path, frames=12)
     rewrite(tmp_path, {**content, "frames": content["frames"][::-1]})

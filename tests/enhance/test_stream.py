@@ -109,7 +109,7 @@ def test_window_borders_are_no_seams(enhancer: Enhancer, monkeypatch: pytest.Mon
 def write_input(path: Path) -> None:
     camera = Camera(name="front", width=32, height=32, focal_px=(30.0, 30.0), principal_px=(16.0, 16.0))
     manifest = Manifest(kind="clip", config={})
-    with building(path, manifest) as folder, ClipWriter(folder) as writer:
+    with building(path, manifest) as folder, ClipWriter(folder, rate_hz=4.0, log_id="drive") as writer:
         for i, rgb in enumerate(frames(6)):
             pose = np.eye(4)
             pose[0, 3] = i
@@ -130,6 +130,7 @@ def test_a_clip_keeps_its_cameras_and_channels(enhancer: Enhancer, tmp_path: Pat
     enhance_clip(enhancer, source, tmp_path / "out", strength=0.5, on_progress=lambda done, count: told.append((done, count)))
     out = open_clip(tmp_path / "out")
     assert told == [(i, 6) for i in range(1, 7)]
+    assert (out.rate_hz, out.log_id) == (4.0, "drive")
     assert [f.extra["held_out"] for f in out.frames] == [i == 2 for i in range(6)]
     assert all(np.array_equal(a.shot.world_from_camera, b.shot.world_from_camera) for a, b in zip(out.frames, source.frames, strict=True))
     opacity, mask = out.read_channel("opacity", 3), out.read_channel("masks/car", 3)

@@ -18,7 +18,8 @@ from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.scores import read_scores
 from splatmend.pipelines.planning import plan
 from splatmend.pipelines.recipes import RECIPES, RecipeOptions
-from splatmend.pipelines.stage import Stage
+from splatmend.pipelines.stage import Stage, StageContext
+from splatmend.pipelines.stages import make_street
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
 
 FRAMES = 6
@@ -72,6 +73,13 @@ def test_every_stage_left_its_artefact(demo: Path) -> None:
     }
     assert (demo / "street" / "street.json").is_file()
     assert not list(demo.glob("*.partial"))
+
+
+def test_a_street_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int | None]] = []
+    monkeypatch.setattr("splatmend.datasets.progress.ConsoleBar.show", lambda bar, done, total=None: shown.append((done, total)))
+    make_street(replace(TINY_STREET, duration_s=0.2), {}, tmp_path / "street", StageContext())
+    assert shown == [(1, 2), (2, 2)]
 
 
 def test_held_out_scores_agree_with_the_fit(demo: Path) -> None:
@@ -183,7 +191,11 @@ def test_log_export_import_and_render(demo: Path, tmp_path: Path, capsys: pytest
     assert main([*render, "--trajectory.frames", "2"]) == 0
     same = [a.tobytes() == b.tobytes() for a, b in zip(open_clip(tmp_path / "clip").iter_rgb(), open_clip(demo / "recorded").iter_rgb())]
     assert same == [True, True]
-    capsys.readouterr()
+    assert "outside the log" not in capsys.readouterr().out
+    poses = tmp_path / "poses.json"
+    poses.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": 0}]}))
+    assert main([*render, "--overwrite", "--trajectory.poses", str(poses)]) == 0
+    assert "note: 1 of 1 frames lie up to " in capsys.readouterr().out
     assert main(["export", str(demo / "fit"), "--actor", "nobody", "--out", str(tmp_path / "x.ply")]) == 2
     assert not (tmp_path / "x.ply").exists()
 

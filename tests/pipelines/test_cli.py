@@ -68,6 +68,12 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert not loaded & {"torch", "numpy", "cv2", "diffusers", "scipy", "numba"}
 
 
+def test_checking_an_output_imports_no_writer() -> None:
+    code = "import sys, splatmend.pipelines.commands.output; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"plyfile", "numba", "cv2", "splatmend.datasets.collage"}
+
+
 def test_unknown_verb_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean fit?" in complaint(capsys, "fti", "x")
     assert main(["evaluate", "--no-such-flag"]) == 2
@@ -206,6 +212,32 @@ def test_bugs_are_not_hidden_and_interrupts_are_one_line(monkeypatch: pytest.Mon
     monkeypatch.setattr(cli, "_run_verb", interrupt)
     assert main(["fit"]) == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_missing_package_is_one_sentence_and_a_missing_module_of_ours_a_traceback() -> None:
+    """In a process of its own, where nothing has been imported yet."""
+    code = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == sys.argv[1]:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from splatmend.pipelines.cli import main\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+
+    def run(absent: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, absent, *arguments], capture_output=True, text=True, check=False)
+
+    for absent in ("tyro", "numpy", "psutil"):
+        done = run(absent, "doctor")
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"splatmend: the Python module {absent} is not installed; run 'pip install .'")
+        assert done.stderr.count("\n") == 1
+    done = run("splatmend.pipelines.commands.doctor", "doctor")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
 
 
 def test_real_process_has_the_exit_code_and_debug_shows_the_place(tmp_path: Path) -> None:

@@ -67,3 +67,17 @@ def test_a_library_that_is_installed_but_does_not_load_does_not_work(monkeypatch
 def test_without_torch_the_line_of_gsplat_still_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert doctor.gsplat().advice == "mend torch first"
+
+
+def test_packages_that_are_not_installed_are_a_line_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    (line,) = [check for check in doctor.examine(tmp_path) if check.what == "numba"]
+    assert (line.state, line.found) == ("broken", "not installed")
+    assert "pip install ." in line.advice
+
+    def ours() -> doctor.Check:
+        raise ModuleNotFoundError("No module named 'splatmend.x'", name="splatmend.x")
+
+    monkeypatch.setattr(doctor, "python", ours)
+    with pytest.raises(ModuleNotFoundError):
+        doctor.examine(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from splatmend.datasets.images import to_uint8
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, street_log
-from splatmend.datasets.street.street import Street
+from splatmend.datasets.street.street import OracleImage, Street
 from splatmend.datasets.undistort import undistorted_camera
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
 from splatmend.pipelines.evaluation.truth import ClipTruth, LogTruth, StreetFrame, StreetTruth, open_truth
@@ -177,6 +178,50 @@ def test_a_frame_whose_pose_was_corrected_is_still_the_recorded_one(street: Stre
     (drawn,) = StreetTruth(street=street, path=Path("street")).frames([told])
     assert drawn is not None
     assert np.abs(drawn.rgb.astype(float) - frame.read_image()).mean() < 1.0
+
+
+@pytest.mark.parametrize(("metric", "drawn"), [("psnr", [2]), ("warping_error", [1, 2])])
+def test_a_street_draws_only_what_is_scored(
+    street: Street, tmp_path: Path, metric: str, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame that is held out and, where flow is asked for, the one before it."""
+    shots = [street.shot("FRONT", index) for index in range(4)]
+    with building(tmp_path / "clip", manifest := Manifest(kind="clip", config={})) as partial, ClipWriter(partial) as writer:
+        for index, shot in enumerate(shots):
+            writer.write(np.full((48, 64, 3), 0.5), shot, extra={"held_out": index == 2})
+        manifest.facts = writer.facts
+    seen: list[int] = []
+    render = street.render
+
+    def counted(shot: Shot, **options: Any) -> OracleImage:
+        seen.append([one.start_us for one in shots].index(shot.start_us))
+        return render(shot, **options)
+
+    monkeypatch.setattr(street, "render", counted)
+    truth, config = StreetTruth(street=street, path=Path("street")), EvaluateConfig(frames="held_out", metrics=(metric,))
+    scores = evaluate({"raw": tmp_path / "clip"}, truth, tmp_path / "scores", config)
+    assert seen == drawn
+    assert scores["count"] == scores["rows"]["raw"]["count"][metric] == 1
+
+
+@pytest.mark.parametrize("kind", ["street", "log"])
+def test_a_truth_of_another_log_is_refused(street: Street, tmp_path: Path, kind: str) -> None:
+    """Also where size, calibration, times and poses agree; a clip that does not name its log is taken as it is."""
+    truth = StreetTruth(street=street, path=Path("street")) if kind == "street" else LogTruth(log=street_log(street))
+    clips = {}
+    for name, log_id in {"same": "street-3", "other": "street-4", "old": None}.items():
+        with (
+            building(tmp_path / name, manifest := Manifest(kind="clip", config={})) as partial,
+            ClipWriter(partial, log_id=log_id) as writer,
+        ):
+            writer.write(np.zeros((48, 64, 3)), street.shot("FRONT", 0))
+            manifest.facts = writer.facts
+        clips[name] = tmp_path / name
+    for name in ("same", "old"):
+        assert evaluate({"raw": clips[name]}, truth, tmp_path / f"scores-{name}", PSNR)["count"] == 1
+    with pytest.raises(UserError, match=r"street\S*: this is the log street-3, but .*other is of the log street-4; give that one"):
+        evaluate({"raw": clips["same"], "enhanced": clips["other"]}, truth, tmp_path / "scores", PSNR)
+    assert not (tmp_path / "scores").exists()
 
 
 def test_edits_that_a_truth_cannot_follow_are_refused(street: Street) -> None:

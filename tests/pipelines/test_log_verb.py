@@ -66,6 +66,15 @@ def test_names_that_no_picture_can_have_are_refused_before_any_work(
         assert "x.gif: pictures are written as .png or .jpg" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--camera", "camera_0"), ("--frame", "1")])
+def test_what_a_picture_shows_is_refused_without_a_picture(
+    photos: Path, flag: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("splatmend.datasets.readers.registry.open_log", None)
+    assert main(["log", str(photos), flag, value]) == 2
+    assert f"{flag}: it says what a picture shows, and none is asked for" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("recipe", "arguments", "said"),
     [

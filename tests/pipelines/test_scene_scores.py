@@ -118,8 +118,13 @@ def test_tables_show_what_has_a_number_and_name_the_rest(folder: Path) -> None:
     scores = read(folder / "scores")
     pictures, steadiness, depth = scene_tables(scores)
     assert [table.row_count for table in (pictures, steadiness, depth)] == [6, 6, 6]
-    scores["rows"]["left 2 m, enhanced"] = {"mean": dict.fromkeys(scores["metrics"]) | {"psnr": 20.0}}
-    assert [table.row_count for table in scene_tables(scores)] == [7, 6, 6]
+    nothing = dict.fromkeys(scores["metrics"])
+    scores["rows"]["left 2 m, enhanced"] = {"clip": "enhanced", "mean": nothing | {"psnr": 20.0}}
+    scores["rows"]["left 9 m"] = {"clip": "raw", "mean": nothing}
+    tables = scene_tables(scores)
+    assert [table.row_count for table in tables] == [8, 8, 7]
+    for table in tables:
+        assert {list(column.cells)[-1] for column in table.columns} == {"left 9 m", "–"}
     assert "MS-SSIM (needs pictures of more than 160 pixels)" in (not_measured(scores) or "")
     missing = {name: metric | {"missing": None if name == "never_seen" else "no"} for name, metric in scores["metrics"].items()}
     (only,) = scene_tables(scores | {"metrics": missing})
@@ -266,8 +271,11 @@ def test_the_wrong_truth_and_flags_of_scenes_for_clips_are_refused(
     ):
         assert main(["evaluate", *map(str, arguments), *out]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
-    other = open_log(folder / "street")
-    other = replace(other, frames=other.frames[2:])
-    with pytest.raises(UserError, match="lacks frames of the recorded path"):
-        evaluate_scene(folder / "scene", other, None, tmp_path / "x", ViewpointsConfig(), EvaluateConfig(), device="cpu")
+    log = open_log(folder / "street")
+    for other, said in (
+        (replace(log, frames=log.frames[2:]), "lacks frames of the recorded path"),
+        (replace(log, log_id="street-4"), "this is the log street-4, but .* is of the log street-3"),
+    ):
+        with pytest.raises(UserError, match=said):
+            evaluate_scene(folder / "scene", other, None, tmp_path / "x", ViewpointsConfig(), EvaluateConfig(), device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["clip"]

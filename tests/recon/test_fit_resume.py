@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tiny_log import tiny_log
 
 from splatmend.datasets.errors import UserError
 from splatmend.recon.fit import CorrectionConfig, DensifyConfig, FitConfig, InitConfig, fit
+from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.scene_files import load_scene
 
 # Argument 1: output folder; 2: iteration at whose row to kill the process with SIGKILL, or 0 to resume.
@@ -80,6 +82,54 @@ def test_twenty_steps_equal_ten_a_kill_and_ten_more(tmp_path: Path) -> None:
     assert not np.allclose(load_scene(tmp_path / "cut").shots[0].logged_from_camera, np.eye(4), atol=1e-5)
     rows = [json.loads(line)["iteration"] for line in (tmp_path / "cut" / "curve.jsonl").read_text().splitlines()]
     assert rows == list(range(1, 21))
+
+
+@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 3), (signal.SIGTERM, 6)])
+def test_an_interruption_leaves_a_checkpoint_of_a_fit_too_short_for_one(tmp_path: Path, number: signal.Signals, at: int) -> None:
+    config = replace(CONFIG, iterations=6, checkpoint_every=1000)
+    before = signal.getsignal(number)
+
+    def interrupt(row: dict) -> None:
+        if row["iteration"] == at:
+            signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_log(6), tmp_path / "cut", config, on_progress=interrupt)
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "cut.partial" / "checkpoint.pt").is_file()
+    seen: list[int] = []
+    fit(tiny_log(6), tmp_path / "cut", config, resume=True, on_progress=lambda row: seen.append(row["iteration"]))
+    assert seen == list(range(at + 1, 7))
+    fit(tiny_log(6), tmp_path / "whole", config, on_progress=lambda row: None)
+    for file in ("background.ply", "curve.jsonl", "shots.jsonl", "heldout.jsonl"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_a_second_interruption_does_not_wait() -> None:
+    def work() -> None:
+        with interruptions_noted() as interrupted:
+            assert not interrupted()
+            signal.raise_signal(signal.SIGINT)
+            assert interrupted()
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("the second one waits")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_an_interruption_that_nobody_asks_for_comes_at_the_end() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with interruptions_noted():
+            signal.raise_signal(signal.SIGTERM)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
 
 
 def test_a_checkpoint_of_other_settings_or_logs_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def test_a_clip_holds_what_the_renderer_drew(tmp_path: Path) -> None:
     assert seen[-1] == (6, 6)
     assert [frame.extra["held_out"] for frame in clip.frames] == [i == 4 for i in range(6)]
     assert clip.rate_hz == pytest.approx(10.0)
+    assert clip.log_id == scene.log_id
     with torch.no_grad():
         drawn = render(scene, scene.shots[3].shot)
     assert drawn.rgb is not None

@@ -101,7 +101,22 @@ def test_a_curve_goes_through_the_poses_of_a_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(path[3].world_from_camera[:3, 3], [1.5, 2.25, 2.5], atol=0.05)
     timed = [{"world_from_camera": p.tolist(), "time_us": t} for p, t in zip(given, (0, 10, 20, 900_000))]
     file.write_text(json.dumps({"poses": timed}))
-    assert build_trajectory(scene, TrajectoryConfig(poses=file))[30].mid_us == 900_000
+    path = build_trajectory(scene, TrajectoryConfig(poses=file))
+    assert path[30].mid_us == 900_000
+    assert path.notes == ()
+
+
+def test_poses_outside_the_log_are_noted_with_its_span(tmp_path: Path) -> None:
+    scene, file = true_scene(), tmp_path / "poses.json"
+    for times, said in (
+        ((0, 20 * STEP_US), "4 of 11 frames lie up to 0.9 s outside the log, which lasts from 0 to 1100000 us"),
+        ((-50 * STEP_US, -40 * STEP_US), "11 of 11 frames lie up to 5 s outside"),
+        ((-STEP_US, 12 * STEP_US), None),
+    ):
+        file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": t} for t in times]}))
+        notes = build_trajectory(scene, TrajectoryConfig(poses=file)).notes
+        assert len(notes) == (said is not None)
+        assert said is None or said in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -132,13 +147,34 @@ def test_a_scene_without_recorded_cameras_takes_the_files(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="no recorded path"):
         build_trajectory(scene, TrajectoryConfig())
     file = tmp_path / "poses.json"
+    file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}]}))
+    with pytest.raises(UserError, match="add `camera`"):
+        build_trajectory(scene, TrajectoryConfig(poses=file))
     camera = {"width": 40, "height": 30, "focal_px": [30, 30], "principal_px": [20, 15]}
     file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}] * 2, "camera": camera}))
     path = build_trajectory(scene, TrajectoryConfig(poses=file))
     assert (len(path), path[0].camera.width) == (11, 40)
     file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist()}], "camera": camera | {"width": float("inf")}}))
-    with pytest.raises(UserError, match="add `camera`"):
+    with pytest.raises(UserError, match=r"its `camera` cannot be read \(OverflowError"):
         build_trajectory(scene, TrajectoryConfig(poses=file))
+
+
+def test_a_camera_beside_the_poses_is_taken_instead_of_the_recorded_one(tmp_path: Path) -> None:
+    scene, file = true_scene(2), tmp_path / "poses.json"
+    camera = {"width": 40, "height": 30, "focal_px": [30, 30], "principal_px": [20, 15]}
+    content = {"poses": [{"world_from_camera": np.eye(4).tolist()}]}
+    file.write_text(json.dumps(content | {"camera": camera}))
+    taken = build_trajectory(scene, TrajectoryConfig(poses=file))[0].camera
+    assert (taken.name, taken.width, taken.height, taken.focal_px, taken.principal_px) == ("front", 40, 30, (30.0, 30.0), (20.0, 15.0))
+    with pytest.raises(UserError, match=r"poses\.json: .* and front is asked for as well"):
+        build_trajectory(scene, TrajectoryConfig(poses=file, camera="front"))
+    file.write_text(json.dumps(content | {"camera": camera | {"name": "other"}}))
+    assert build_trajectory(scene, TrajectoryConfig(poses=file))[0].camera.name == "other"
+    file.write_text(json.dumps(content | {"camera": None}))
+    with pytest.raises(UserError, match="its `camera` cannot be read"):
+        build_trajectory(scene, TrajectoryConfig(poses=file))
+    file.write_text(json.dumps(content))
+    assert build_trajectory(scene, TrajectoryConfig(poses=file, camera="front"))[0].camera == scene.shots[0].shot.camera
 
 
 def test_actors_are_removed_or_shifted() -> None:

@@ -1,0 +1,46 @@
+"""Interruptions that wait for a good moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def interruptions_noted() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C and SIGTERM interrupt nothing: the function that is given says whether one has come, so that work can be put away
+    between two steps before `KeyboardInterrupt` is raised. A second one acts at once, as it would have outside.
+
+    Outside the main thread, which alone gets signals, nothing changes.
+
+    Raises:
+        KeyboardInterrupt: at the end, where one has come.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    come: list[int] = []
+
+    def restore() -> None:
+        for number, handler in before.items():
+            # None: not one of Python's, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        come.append(number)
+        restore()
+
+    for number in _SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(come)
+    finally:
+        restore()
+    if come:
+        raise KeyboardInterrupt
