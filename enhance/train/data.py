@@ -282,9 +282,7 @@ class TrainingClips:
         rows, columns = self.crop_px
         if height < rows or width < columns:
             raise UserError(f"{segment.target.path}: frames of {height}x{width} are smaller than the crop of {rows}x{columns}; crop less.")
-        first = int(rng.integers(max(count - self.clip_frames, 0) + 1))
-        # A clip that is too short stands still at its end, as clips are padded when they are enhanced.
-        index = np.minimum(np.arange(first, first + self.clip_frames), count - 1)
+        index = _window_of(count, self.clip_frames, rng)
         scale = draw_scale(rng, self.config.look, min(height / rows, width / columns))
         cut_rows, cut_columns = (min(max(round(n / scale), 1), whole) for n, whole in ((rows, height), (columns, width)))
         top, left = int(rng.integers(height - cut_rows + 1)), int(rng.integers(width - cut_columns + 1))
@@ -375,6 +373,16 @@ class _StepsFrom(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return itertools.count(self.first)
+
+
+def _window_of(count: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of a random window of so many frames. A clip that is too short runs back and forth, so that what a model sees late in a
+    clip is of the same kind as what it sees early."""
+    if count >= wanted:
+        return int(rng.integers(count - wanted + 1)) + np.arange(wanted)
+    there_and_back = max(2 * (count - 1), 1)
+    place = (int(rng.integers(there_and_back)) + np.arange(wanted)) % there_and_back
+    return np.minimum(place, there_and_back - place)
 
 
 def _mixed(target: np.ndarray, degraded: np.ndarray, share: float) -> np.ndarray:
