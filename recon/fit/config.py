@@ -111,8 +111,9 @@ class LossConfig:
     """Relative error of the depth at LiDAR points."""
     lidar_opacity: float = 0.02
     """Transparency at LiDAR points."""
-    line_of_sight: float = 0.02
-    """What is drawn off the place of the LiDAR return: floaters before it, and what shows through from behind."""
+    line_of_sight: float = 0.0
+    """What is drawn off the place of the LiDAR return: floaters before it, and what shows through from behind. It needs two channels more
+    in every picture."""
     ground_opacity: float = 0.05
     """Transparency of pixels that look at least 3 degrees down (metric scenes): there is no sky below the horizon."""
     sky_opacity: float = 0.05
