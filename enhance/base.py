@@ -21,7 +21,6 @@ from splatmend.enhance.tensor_files import check_finite, load_tensors
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=ModelMixin)
 WAN21_1_3B = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-WAN21_14B = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
 CAPTION = "A sharp, clean video of a real scene, filmed with a good camera."
 CAPTION_FILE = "caption.safetensors"
 CAPTION_TOKENS = 512

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-MAX_DEGREE = 3
 C0 = math.sqrt(1.0 / (4.0 * math.pi))
 """The constant harmonic: a coefficient times this, plus one half, is the colour of degree 0."""
 _C1 = math.sqrt(3.0 / (4.0 * math.pi))

@@ -22,11 +22,6 @@ class SpatialCrop:
     rows: slice
     columns: slice
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the crop covers the whole frame."""
-        return (self.rows, self.columns) == (slice(0, self.height), slice(0, self.width))
-
     def outer(self, x: torch.Tensor) -> torch.Tensor:
         """View of the crop in a tensor [..., H, W] of whole frames, H and W whole multiples of the latent frame's sides."""
         return self._view(x, self.rows, self.columns)

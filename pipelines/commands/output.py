@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from splatmend.datasets.artifact import MANIFEST
 from splatmend.datasets.collage_mark import MADE_BY
@@ -24,11 +25,21 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: {standing} cannot be written to; give an --out in a folder that you may write to.")
 
 
+_MARKS = {MANIFEST: {"kind", "format_version", "conventions"}, "street.json": {"format_version", "street"}}
+"""Files that our folders hold, and entries that tell them from others' files of the same name."""
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether one of our commands has written a folder."""
-    if (folder / MANIFEST).is_file() or (folder / "street.json").is_file():
-        return True
+    return any(entries <= set(_object(folder / name)) for name, entries in _MARKS.items()) or (
+        _object(folder / "transforms.json").get("made_by") == MADE_BY
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, empty where there is none."""
     try:
-        return bool(json.loads((folder / "transforms.json").read_text()).get("made_by") == MADE_BY)
-    except (OSError, ValueError, AttributeError):
-        return False
+        held = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}

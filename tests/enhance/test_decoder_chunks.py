@@ -34,9 +34,9 @@ def test_cores_tile_the_frame():
             assert crop.core_of_crop(crop.outer(marked), 2).min() == 1
             assert crop.outer(marked).sum() == marked.sum()
         assert (seen == 1).all()
-    assert spatial_crops(5, 7, (2, 2), 9)[0].is_whole
-    assert whole_frame(5, 7).is_whole
-    assert not spatial_crops(5, 7, (2, 2), 0)[0].is_whole
+    whole = whole_frame(5, 7)
+    assert (spatial_crops(5, 7, (2, 2), 9)[0].rows, spatial_crops(5, 7, (2, 2), 9)[0].columns) == (whole.rows, whole.columns)
+    assert spatial_crops(5, 7, (2, 2), 0)[0].rows != whole.rows
 
 
 def loss_of(target: torch.Tensor):

@@ -110,6 +110,9 @@ def test_folders_of_others_are_not_replaced(clip: Path, tmp_path: Path, capsys: 
         assert main([*verb, "--out", str(folder), "--overwrite"]) == 2
         assert "splatmend has not made this folder" in capsys.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["0.png"]
+    (folder / "manifest.json").write_text('{"name": "somebody else\'s", "version": 3}')
+    assert main(["enhance", str(clip), "--strength", "0", "--device", "cpu", "--out", str(folder), "--overwrite"]) == 2
+    assert (folder / "0.png").is_file()
     # What a command of ours has written may be replaced.
     for _ in range(2):
         again = ["enhance", str(clip), "--strength", "0", "--device", "cpu", "--out", str(tmp_path / "out"), "--overwrite"]
