@@ -13,6 +13,7 @@ import numpy as np
 from splatmend.datasets.feature_tracks import Features, Observations, detect, join, match
 from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import Camera, CameraFrame, SfmPoints
+from splatmend.datasets.progress import ConsoleBar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,20 @@ class TriangulationConfig:
 def triangulated_points(
     cameras: Mapping[str, Camera], frames: Sequence[CameraFrame], config: TriangulationConfig = TriangulationConfig()
 ) -> SfmPoints:
-    """Points with colour in the world. Takes about a second per picture; an empty result is possible (a camera that never moves)."""
+    """Points with colour in the world. Takes about a second per picture, with a bar where standard error is a terminal; an empty result is
+    possible (a camera that never moves)."""
     chosen = frames
     if len(frames) > config.max_frames:
         chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, config.max_frames).astype(int))]
-    features = [detect(f.read_image(), cameras[f.camera], f.world_from_camera, config.max_features) for f in chosen]
-    pairs = [(a, b, match(features[a], features[b], config.epipolar_px)) for a, b in _neighbours(chosen, config.neighbours)]
+    neighbours = _neighbours(chosen, config.neighbours)
+    features, pairs = [], []
+    with ConsoleBar("triangulating", len(chosen) + len(neighbours)) as bar:
+        for frame in chosen:
+            features.append(detect(frame.read_image(), cameras[frame.camera], frame.world_from_camera, config.max_features))
+            bar.show(len(features))
+        for a, b in neighbours:
+            pairs.append((a, b, match(features[a], features[b], config.epipolar_px)))
+            bar.show(len(features) + len(pairs))
     seen = join(features, pairs, config.min_views)
     if not len(seen.track):
         return SfmPoints(xyz_world_m=np.zeros((0, 3)), rgb=np.zeros((0, 3), dtype=np.uint8))
