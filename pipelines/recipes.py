@@ -46,6 +46,8 @@ class RecipeOptions:
 
     def __post_init__(self) -> None:
         check_strength(self.strength)
+        if self.strength is not None and self.model == "none":
+            raise UserError("strength: it belongs to an enhancer, and --model none leaves enhancement out; leave one of them out.")
         if not math.isfinite(self.shift):
             raise UserError(f"shift: {self.shift} is no distance; give a number of metres.")
         if self.iterations is not None and self.iterations < 1:

@@ -63,8 +63,11 @@ class TrajectoryConfig:
             f"max_width must be at least 8, not {self.max_width}": self.max_width is not None and self.max_width < 8,
             f"unit must be positive and finite, not {self.unit}": self.unit is not None and not 0 < self.unit < np.inf,
             "left, up and yaw_deg must be finite": not np.isfinite([self.left, self.up, self.yaw_deg]).all(),
-            f"left and up must stay within {FARTHEST_M / 10:g}": np.abs([self.left, self.up]).max() > FARTHEST_M / 10,
+            f"left, up and the shifts of actors must stay within {FARTHEST_M / 10:g}": (
+                np.abs([self.left, self.up, *shifts]).max() > FARTHEST_M / 10
+            ),
             "the shifts of actors must be finite": not np.isfinite(shifts).all(),
+            "an actor is both removed and shifted; choose one": bool(set(self.remove_actors) & set(self.shift_actors)),
             "speed does not apply to a curve through poses; set the times of the poses or frames instead": (
                 self.poses is not None and self.speed != 1.0
             ),

@@ -18,6 +18,11 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: this exists already; give another --out, or --overwrite to replace it.")
     if out.is_dir() and any(out.iterdir()) and not _is_ours(out):
         raise UserError(f"{out}: splatmend has not made this folder, so it is not replaced; give another --out, or remove it yourself.")
+    refuse_unwritable(out)
+
+
+def refuse_unwritable(out: Path) -> None:
+    """`UserError` where nothing can be written at a path."""
     standing = next(folder for folder in out.absolute().parents if folder.exists())
     if not standing.is_dir():
         raise UserError(f"{out}: {standing} is a file where a folder is needed; give another --out.")

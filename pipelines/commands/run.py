@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from splatmend.datasets.errors import UserError
 from splatmend.pipelines.recipes import RECIPES, RecipeOptions, refuse_unfit
 
 if TYPE_CHECKING:
@@ -43,12 +44,16 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from splatmend.pipelines import runner
+    from splatmend.pipelines.commands.output import refuse_unwritable
     from splatmend.pipelines.device import torch_device
     from splatmend.pipelines.planning import plan
     from splatmend.pipelines.run_tables import plan_table, usage_table
 
     console = Console()
     torch_device(options.device)
+    if options.out.is_file():
+        raise UserError(f"{options.out}: this is a file, and a run needs a folder; give another --out.")
+    refuse_unwritable(options.out)
     stages = RECIPES[options.recipe](options.log, options.options)
     refuse_unfit(options.recipe, options.log, options.options)
     planned = plan(options.recipe, stages, options.out, first=options.first, last=options.last, overwrite=options.overwrite)

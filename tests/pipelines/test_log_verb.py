@@ -79,6 +79,7 @@ def test_what_a_picture_shows_is_refused_without_a_picture(
     ("recipe", "arguments", "said"),
     [
         ("photos", ["--camera", "foo"], "there is no camera foo; the log has camera_0"),
+        ("photos", ["--strength", "0.5"], "strength: it belongs to an enhancer"),
         ("photos", ["--device", "tpu"], "tpu is none of auto, cpu and cuda"),
         ("kitti-raw", [], "a log of nerfstudio, DL3DV, which the recipe kitti-raw is not for; run photos instead"),
     ],
@@ -91,3 +92,10 @@ def test_a_dry_run_refuses_what_can_be_known(
     assert said in capsys.readouterr().err
     assert main(["run", "photos", str(photos), "--out", str(out), "--model", "none", "--dry-run"]) == 0
     assert not out.exists()
+
+
+def test_a_dry_run_refuses_an_output_that_cannot_be_written(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos.parent / "file").write_text("")
+    for out, said in (("file", "this is a file, and a run needs a folder"), ("file/run", "is a file where a folder is needed")):
+        assert main(["run", "photos", str(photos), "--out", str(photos.parent / out), "--model", "none", "--dry-run"]) == 2
+        assert said in capsys.readouterr().err

@@ -192,6 +192,10 @@ def test_actors_are_removed_or_shifted() -> None:
     assert shifted.actor_poses("car/1", 10_000_000) is None
     with pytest.raises(UserError, match="no actor bus"):
         build_trajectory(scene, TrajectoryConfig(remove_actors=("bus",)))
+    with pytest.raises(UserError, match="both removed and shifted"):
+        TrajectoryConfig(remove_actors=("car/1",), shift_actors={"car/1": (0.0, 1.0, 0.0)})
+    with pytest.raises(UserError, match="shifts of actors must stay within"):
+        TrajectoryConfig(shift_actors={"car/1": (1e30, 0.0, 0.0)})
 
 
 @pytest.mark.parametrize(
