@@ -62,7 +62,7 @@ def timed(step: Callable[[], object], score: Callable[[], float], iterations: in
         torch.cuda.synchronize()
         passed = time.perf_counter() - started
         seconds += passed
-        if begin >= settled * iterations:
+        if begin + count > settled * iterations:
             pieces.append(passed / count)
         curve.append((seconds, score()))
     final = curve[-1][1]
