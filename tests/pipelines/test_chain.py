@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +158,20 @@ def test_settings_that_make_no_recipe_are_refused(
     assert main(["run", "demo", "--out", str(tmp_path / "run"), "--dry-run", flag, value]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_several_drives_is_a_log_and_a_truth(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(demo / "street", tmp_path / "log")
+    (tmp_path / "log" / "street.json").unlink()
+    for file in (tmp_path / "log").glob("*/*.parquet"):
+        shutil.copy(file, file.with_name("other.parquet"))
+    chosen = f"{tmp_path / 'log'}#other"
+    assert main(["run", "waymo", chosen, "--out", str(tmp_path / "run"), "--model", "none", "--dry-run"]) == 0
+    arguments = ["--truth", chosen, "--metrics", "psnr", "--frames", "held_out", "--out", str(tmp_path / "scores")]
+    assert main(["evaluate", str(demo / "recorded"), *arguments]) == 0
+    assert read_scores(tmp_path / "scores")["truth"] == {"kind": "log", "path": chosen}
+    assert main(["run", "waymo", f"{tmp_path / 'log'}#absent", "--out", str(tmp_path / "run"), "--model", "none", "--dry-run"]) == 2
+    assert "no drive absent" in capsys.readouterr().err
 
 
 def test_report_again_from_the_run(demo: Path, tmp_path: Path) -> None:

@@ -235,6 +235,23 @@ def test_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
     assert fingerprint(folder) != first
 
 
+def test_a_chosen_drive_is_an_input_of_its_own_files(tmp_path: Path) -> None:
+    folder = tmp_path / "drives"
+    for component in ("camera_image", "vehicle_pose"):
+        (folder / component).mkdir(parents=True)
+        for drive in ("one", "two"):
+            (folder / component / f"{drive}.parquet").write_text(f"{component} of {drive}")
+    chosen = Path(f"{folder}#one")
+    first = fingerprint(chosen)
+    (folder / "camera_image" / "two.parquet").write_text("changed")
+    assert fingerprint(chosen) == first != fingerprint(Path(f"{folder}#two"))
+    (folder / "camera_image" / "one.parquet").write_text("changed")
+    assert fingerprint(chosen) != first
+    assert actions(chain(chosen), tmp_path / "out")["first"] == ("run", "new")
+    with pytest.raises(UserError, match="no drive three"):
+        actions(chain(Path(f"{folder}#three")), tmp_path / "out")
+
+
 def test_stages_differ_by_config() -> None:
     stage = Stage(name="a", config=Add(), run=add)
     assert replace(stage, config=Add(amount=2)).config_values() == {"amount": 2}
