@@ -49,7 +49,8 @@ def _run_stage(recipe: str, step: Step, out: Path, context: StageContext) -> Non
         "key": key,
         "config": plain(config),
         "inputs": inputs,
-        "input_paths": {name: str(path) for name, path in paths.items()},
+        # Of another stage within the run's folder, which may be moved; of anything else from the root, whatever the working folder is.
+        "input_paths": {name: source if isinstance(source, str) else str(source.resolve()) for name, source in stage.inputs.items()},
         "takes_from": list(stage.upstream()),
         "code": code,
         "device": context.device,

@@ -19,6 +19,7 @@ from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.scores import read_scores
 from splatmend.pipelines.planning import plan
 from splatmend.pipelines.recipes import RECIPES, RecipeOptions
+from splatmend.pipelines.report.from_run import inputs_of_run
 from splatmend.pipelines.stage import Stage
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
 
@@ -179,6 +180,12 @@ def test_report_again_from_the_run(demo: Path, tmp_path: Path) -> None:
     page = (tmp_path / "page" / "report.html").read_text()
     assert "<h1>Again</h1>" in page
     assert page.count("<video") == 4  # raw and truth, recorded path and lane shift
+
+
+def test_a_run_that_was_moved_reports_what_lies_in_it(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo, tmp_path / "moved")
+    found = inputs_of_run(tmp_path / "moved")
+    assert (found.scene, found.log) == (tmp_path / "moved" / "fit", tmp_path / "moved" / "street")
 
 
 @pytest.mark.parametrize("flag", ["--raw", "--enhanced", "--truth", "--scores", "--scene", "--log"])

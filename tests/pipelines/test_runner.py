@@ -82,6 +82,15 @@ def test_runs_once_and_then_skips(source: Path, tmp_path: Path) -> None:
     assert all(record["usage"]["seconds"] > 0 and record["usage"]["memory_bytes"] > 2**20 for record in records)
 
 
+def test_inputs_are_recorded_so_that_the_run_and_the_working_folder_may_change(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    execute(product(Path(source.name)), Path("out"), recipe="product")
+    assert read_record(Path("out"), "first")["input_paths"] == {"a": str(source)}
+    assert read_record(Path("out"), "product")["input_paths"] == {"a": "first"}
+
+
 def test_config_change_runs_the_stage_and_what_takes_from_it(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     execute(chain(source), out)
