@@ -12,7 +12,7 @@ from splatmend.datasets.artifact import Manifest, building, read_json, write_jso
 from splatmend.datasets.errors import UserError
 from splatmend.pipelines import stage as stage_module
 from splatmend.pipelines.planning import plan
-from splatmend.pipelines.records import done_records_behind, read_record
+from splatmend.pipelines.records import done_records_behind, read_record, write_record
 from splatmend.pipelines.runner import run
 from splatmend.pipelines.stage import Stage, fingerprint
 
@@ -131,6 +131,28 @@ def test_interrupted_stage_goes_on(source: Path, tmp_path: Path) -> None:
     execute(chain(source), out, say=said.append)
     assert said[:2] == ["[1/4] first (interrupted)", "step 5"]
     assert read_json(out / "first" / "number.json") == 41
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_resumed_stage_counts_the_seconds_of_its_earlier_attempts(source: Path, tmp_path: Path, killed: bool) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "fault").touch()
+    with pytest.raises(KeyboardInterrupt):
+        execute(chain(source), out)
+    record = read_record(out, "first")
+    if killed:  # a process that is killed writes no usage down
+        started_s = (out / "first.partial" / "checkpoint.json").stat().st_mtime - 100.0
+        write_record(out, {name: value for name, value in record.items() if name != "usage"} | {"started_s": started_s})
+    else:
+        assert 0 < record["usage"]["seconds"] < 60
+        write_record(out, record | {"usage": record["usage"] | {"seconds": 100.0, "memory_bytes": 2**50}})
+    records = execute(chain(source), out)
+    assert 100 < records[0]["usage"]["seconds"] < 160
+    assert records[0]["usage"]["memory_bytes"] == 2**50 or killed
+    assert all(record["usage"]["seconds"] < 60 for record in records[1:])
+    # What starts anew counts from nothing.
+    assert execute(chain(source), out, first="first")[0]["usage"]["seconds"] < 60
 
 
 def test_a_stage_that_cannot_resume_starts_anew(source: Path, tmp_path: Path) -> None:
