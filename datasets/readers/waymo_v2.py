@@ -157,9 +157,15 @@ def _sweeps(segment: SegmentFiles, poses: dict[int, np.ndarray], notes: list[str
 
 
 def _rows_by_key(path: Path, component: str, sensor: str) -> dict[tuple[int, int], int]:
-    """Row numbers by (frame timestamp, sensor number)."""
+    """Row numbers by (frame timestamp, sensor number); `UserError` where two rows are of one sensor and time."""
     table = ComponentTable(path, component, [TIMESTAMP, sensor], [])
-    return {key: row for row, key in enumerate(zip(table.key(TIMESTAMP).tolist(), table.key(sensor).tolist()))}
+    rows: dict[tuple[int, int], int] = {}
+    for row, key in enumerate(zip(table.key(TIMESTAMP).tolist(), table.key(sensor).tolist())):
+        if key in rows:
+            what = "LiDAR" if sensor == LIDAR else "camera"
+            raise UserError(f"{path}: {what} number {key[1]} has two rows at {key[0]} us; download the file again.")
+        rows[key] = row
+    return rows
 
 
 def _read_image(images: ParquetBlobs, row: int, camera: Camera) -> np.ndarray:

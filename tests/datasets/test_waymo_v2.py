@@ -247,6 +247,15 @@ def test_an_image_that_is_there_twice_is_named(drive: Path) -> None:
         waymo_v2.read(drive)
 
 
+@pytest.mark.parametrize("component", ["lidar", "lidar_pose"])
+def test_a_sweep_that_is_there_twice_is_named(drive: Path, component: str) -> None:
+    path = file_of(drive, component)
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+    with pytest.raises(UserError, match=rf"{component}/.*: LiDAR number 1 has two rows at {START_US} us; download"):
+        waymo_v2.read(drive)
+
+
 def test_empty_sweeps_are_left_out_and_counted(drive: Path) -> None:
     for name in ("range_image_return1", "range_image_return2"):
         change(file_of(drive, "lidar"), column("lidar", f"{name}.values"), 0, None)
