@@ -230,6 +230,7 @@ def test_a_column_that_is_missing_is_named(drive: Path) -> None:
         ("camera_image", "key.camera_name", 77, r"camera number 77 has images but no calibration"),
         ("camera_calibration", "key.camera_name", 77, r"camera number 77 is none that Waymo defines"),
         ("camera_calibration", column("camera_calibration", "intrinsic.f_u"), -3.0, r"camera FRONT has a focal length"),
+        ("camera_calibration", column("camera_calibration", "intrinsic.k1"), 50.0, r"camera FRONT has a lens distortion .* no lens has"),
         ("lidar_calibration", column("lidar_calibration", "extrinsic.transform"), [2.0] * 16, r"the pose of LiDAR TOP has"),
     ],
 )  # fmt: skip
