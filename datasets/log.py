@@ -15,6 +15,7 @@ import numpy as np
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, rotation_fault
+from splatmend.datasets.lens_check import lens_fault
 
 DistortionModel = Literal["none", "opencv", "opencv_fisheye"]
 ShutterDirection = Literal["global", "top_to_bottom", "bottom_to_top", "left_to_right", "right_to_left"]
@@ -67,7 +68,7 @@ class Camera:
             return f"a principal point {self.principal_px} outside its {self.width}x{self.height} picture"
         if len(self.distortion) != DISTORTION_COUNT[self.distortion_model]:
             return f"{len(self.distortion)} coefficients for the {self.distortion_model} distortion model"
-        return None
+        return lens_fault(self)
 
 
 @dataclass(frozen=True, kw_only=True)

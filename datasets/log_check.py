@@ -29,7 +29,7 @@ def check_content(log: SceneLog, on_progress: OnProgress = lambda done, total: N
             faults.append(fault)
         on_progress(done := done + 1, total)
     _refuse(log, faults, f"{len(log.frames)} pictures")
-    returns = dropped = far = 0
+    returns = dropped = far = blank = 0
     for sweep in log.sweeps:
         try:
             points = sweep.read_points()
@@ -38,6 +38,7 @@ def check_content(log: SceneLog, on_progress: OnProgress = lambda done, total: N
         else:
             reach_m = np.linalg.norm(points.xyz_world_m - points.origin_world_m, axis=1)
             finite = np.isfinite(reach_m)
+            blank += len(reach_m) == 0
             returns += len(reach_m) + points.dropped
             dropped += points.dropped + int((~finite).sum())
             far += int((reach_m[finite] > FAR_OUT_M).sum())
@@ -46,6 +47,8 @@ def check_content(log: SceneLog, on_progress: OnProgress = lambda done, total: N
     if log.read_sfm_points is not None and log.sfm_points_file is not None:
         log.read_sfm_points()
     notes = []
+    if blank:
+        notes.append(f"{blank} of {len(log.sweeps)} LiDAR sweeps hold no return.")
     if dropped:
         notes.append(f"{dropped} of {returns} LiDAR returns hold a value that is not finite, and are left out.")
     if far and log.metric:

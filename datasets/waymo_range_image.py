@@ -87,30 +87,34 @@ def points_from_range_image(
     sweep_start_us: int = 0,
     sweep_us: int = SWEEP_US,
 ) -> LidarPoints:
-    """Points of the pixels that hold a return (range > 0), in row-major order, in the world.
+    """Points of the pixels that hold a return (range > 0), in row-major order, in the world. Returns whose range or intensity is not finite
+    are dropped and counted.
 
     `range_image [H, W, >=2]` holds range (m) and intensity; `pixel_pose [H, W, 6]` is the vehicle's pose at each pixel (`lidar_pose`,
     TOP only). Without it all points are in the vehicle's frame at `world_from_vehicle`: Waymo has transformed the returns of the
-    other LiDARs into it ("virtual range image" in `dataset.proto`). `ValueError` if shapes do not fit or a value is not finite.
+    other LiDARs into it ("virtual range image" in `dataset.proto`). `ValueError` if shapes do not fit or a pose is not finite.
     """
     if range_image.ndim != 3 or range_image.shape[2] < 2:
         raise ValueError(f"a range image of shape {range_image.shape}")
     height, width = range_image.shape[:2]
     if len(beam_inclinations_rad) != height or (pixel_pose is not None and pixel_pose.shape != (height, width, 6)):
         raise ValueError(f"a range image of {height}x{width} with {len(beam_inclinations_rad)} beams or poses of another size")
-    rows, columns = np.nonzero(range_image[..., 0] > 0)
+    finite = np.isfinite(range_image[..., :2]).all(axis=-1)
+    returned = ~(range_image[..., 0] <= 0)  # so that a range that is no number counts as a return
+    rows, columns = np.nonzero(finite & returned)
     directions = range_image_rays(beam_inclinations_rad, vehicle_from_lidar, width)[1][rows, columns]
     origin_vehicle_m = np.broadcast_to(np.asarray(vehicle_from_lidar, dtype=np.float64)[:3, 3], directions.shape)
     xyz_vehicle_m = origin_vehicle_m + directions * range_image[rows, columns, 0].astype(np.float64)[:, None]
     poses = np.asarray(world_from_vehicle) if pixel_pose is None else poses_from_vectors(pixel_pose[rows, columns])
     xyz_world_m = transform(poses, xyz_vehicle_m)
     if not np.isfinite(xyz_world_m).all():
-        raise ValueError("a range or a pose that is not finite")
+        raise ValueError("a pose that is not finite")
     return LidarPoints(
         xyz_world_m=xyz_world_m,
         time_us=column_times_us(width, sweep_start_us, sweep_us)[columns],
         intensity=range_image[rows, columns, 1].astype(np.float32),
         origin_world_m=transform(poses, origin_vehicle_m),
+        dropped=int((returned & ~finite).sum()),
     )
 
 
@@ -121,4 +125,5 @@ def joined_points(returns: Sequence[LidarPoints]) -> LidarPoints:
         time_us=np.concatenate([np.zeros(0, dtype=np.int64), *(part.time_us for part in returns)]),
         intensity=np.concatenate([np.zeros(0, dtype=np.float32), *(part.intensity for part in returns)]),
         origin_world_m=np.concatenate([np.zeros((0, 3)), *(part.origin_world_m for part in returns)]),
+        dropped=sum(part.dropped for part in returns),
     )

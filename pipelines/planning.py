@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from splatmend.datasets.artifact import has_checkpoint, partial_folder
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.readers.registry import on_disk
 from splatmend.pipelines.records import read_record, recorded_stages
 from splatmend.pipelines.stage import Stage, fingerprint
 
@@ -52,7 +53,7 @@ def plan(
             raise UserError(f"{name}: the recipe has no such stage; its stages are {', '.join(names)}.")
     for stage in stages:
         for source in stage.inputs.values():
-            if isinstance(source, Path) and not source.exists():
+            if isinstance(source, Path) and not on_disk(source):
                 raise UserError(f"{source}: there is no such file or folder; check the path.")
     leftovers = _leftovers(recipe, stages, out, overwrite)
     wanted = set(names) if last is None else _ancestors(stages, last)
@@ -95,7 +96,8 @@ def _leftovers(recipe: str, stages: Sequence[Stage], out: Path, overwrite: bool)
             found.append(name)
     for stage in stages:
         for source in stage.inputs.values():
-            inside = [name for name in found if isinstance(source, Path) and source.resolve().is_relative_to((out / name).resolve())]
+            files = on_disk(source) if isinstance(source, Path) else ()
+            inside = [name for name in found if any(file.resolve().is_relative_to((out / name).resolve()) for file in files)]
             if inside:
                 raise UserError(f"{source}: it lies in {out / inside[0]}, which --overwrite would remove; give another --out.")
     return tuple(found)

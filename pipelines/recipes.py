@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.street.config import StreetConfig
@@ -18,6 +18,9 @@ from splatmend.pipelines.stage import Stage
 from splatmend.pipelines.stages import EnhanceConfig, RenderConfig, ReportConfig, Section
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.trajectory import TrajectoryConfig
+
+if TYPE_CHECKING:
+    from splatmend.datasets.log import SceneLog
 
 Preset = Literal["cpu", "gpu"]
 POSES_AROUND_HELD_OUT = 17
@@ -237,9 +240,9 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def refuse_unfit(recipe: str, log: Path | None, options: RecipeOptions) -> None:
+def refuse_unfit(recipe: str, log: Path | None, options: RecipeOptions, wanted: Sequence[Stage]) -> None:
     """Refuse a log that a recipe cannot use, before anything is computed: one of another kind or with a fault, or without the camera that
-    the options name, or whose pictures would become too small. The demo makes its own log."""
+    the options name, or whose pictures would become too small or too few for the `wanted` stages. The demo makes its own log."""
     from splatmend.datasets.readers.registry import open_log, source_of
     from splatmend.recon.fit.data import prepared_log
 
@@ -253,7 +256,31 @@ def refuse_unfit(recipe: str, log: Path | None, options: RecipeOptions) -> None:
     if options.camera is not None and options.camera not in opened.cameras:
         raise UserError(f"{log}: there is no camera {options.camera}; the log has {', '.join(opened.cameras)}.")
     config = fit_config("kitti" if recipe.startswith("kitti") else recipe, options)
-    prepared_log(opened, config.data, config.camera_model)
+    prepared = prepared_log(opened, config.data, config.camera_model)
+    if any(_needs_held_out(stage) for stage in wanted):
+        _refuse_without_held_out(log, prepared, config.data, options)
+
+
+def _needs_held_out(stage: Stage) -> bool:
+    """Whether a stage shows or scores frames that were held out of the fit, and fails where there are none."""
+    if isinstance(stage.config, EvaluateConfig):
+        return stage.config.frames == "held_out"
+    return isinstance(stage.config, RenderConfig) and stage.config.around_held_out > 0
+
+
+def _refuse_without_held_out(log: Path, prepared: SceneLog, config: DataConfig, options: RecipeOptions) -> None:
+    from splatmend.recon.fit.data import frame_roles
+
+    shown = {options.camera} if options.camera is not None else set(prepared.cameras)
+    roles = frame_roles(prepared.frames, config)
+    if any(role == "held_out" and frame.camera in shown for role, frame in zip(roles, prepared.frames)):
+        return
+    most = max(len(prepared.frames_of(name)) for name in shown)
+    last = "shift" if options.model == "none" else "shift-enhanced"
+    raise UserError(
+        f"{log}: {most} frame(s) of {options.camera or 'a camera'} are too few to hold one out of the fit for the scores, which takes "
+        f"{config.holdout_every // 2 + 1}; give a longer log, or --until {last}, which leaves the scores out."
+    )
 
 
 def _given(log: Path | None, recipe: str) -> Path:

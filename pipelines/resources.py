@@ -19,6 +19,14 @@ class Usage:
     memory_bytes: int
     accelerator_bytes: int
 
+    def after(self, earlier: Usage) -> Usage:
+        """This and an earlier piece of the same work: the seconds add up, the peaks are the greater ones."""
+        return Usage(
+            seconds=earlier.seconds + self.seconds,
+            memory_bytes=max(earlier.memory_bytes, self.memory_bytes),
+            accelerator_bytes=max(earlier.accelerator_bytes, self.accelerator_bytes),
+        )
+
 
 class Meter:
     """A context manager that watches the process; `usage` holds the result afterwards.

@@ -25,7 +25,7 @@ def plan_table(plan: Plan) -> Table:
 
 
 def usage_table(records: Sequence[Mapping[str, Any]]) -> Table:
-    """Stage, what was done, wall time, peak memory; the totals count only what ran now."""
+    """Stage, what was done, wall time, peak memory; the totals count only what ran now (of a resumed stage, its earlier attempts too)."""
     table = Table(title="Stages", title_justify="left", show_footer=True)
     ran = [record for record in records if record["action"] != "skip"]
     table.add_column("stage", footer="total of this run")

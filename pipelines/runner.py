@@ -6,7 +6,7 @@ import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.pipelines.code_state import code_state
 from splatmend.pipelines.planning import Plan, Step, input_keys
 from splatmend.pipelines.records import RECORDS, read_record, record_path, write_record
-from splatmend.pipelines.resources import Meter
+from splatmend.pipelines.resources import Meter, Usage
 from splatmend.pipelines.stage import StageContext, stage_key
 
 
@@ -42,6 +42,7 @@ def _run_stage(recipe: str, step: Step, out: Path, context: StageContext) -> Non
     inputs, code, config = input_keys(stage, out), stage.code_key(), stage.config_values()
     key = stage_key(config, inputs, code)
     paths = {name: out / source if isinstance(source, str) else source for name, source in stage.inputs.items()}
+    earlier = _earlier_usage(out, step)
     record: dict[str, Any] = {
         "stage": stage.name,
         "recipe": recipe,
@@ -49,18 +50,27 @@ def _run_stage(recipe: str, step: Step, out: Path, context: StageContext) -> Non
         "key": key,
         "config": plain(config),
         "inputs": inputs,
-        "input_paths": {name: str(path) for name, path in paths.items()},
+        # Of another stage within the run's folder, which may be moved; of anything else from the root, whatever the working folder is.
+        "input_paths": {name: source if isinstance(source, str) else str(source.resolve()) for name, source in stage.inputs.items()},
         "takes_from": list(stage.upstream()),
         "code": code,
         "device": context.device,
         "splatmend": plain(code_state()),
+        "started_s": time.time(),
+        "earlier": plain(earlier),
     }
     if not context.resume:
         shutil.rmtree(partial_folder(target), ignore_errors=True)
     write_record(out, record)
     meter = Meter()
-    with meter:
-        facts = stage.run(stage.config, paths, target, context)
+    try:
+        with meter:
+            facts = stage.run(stage.config, paths, target, context)
+    except BaseException:
+        if meter.usage is not None:
+            with suppress(OSError):  # what went wrong is more than that it could not be timed
+                write_record(out, record | {"usage": plain(meter.usage.after(earlier))})
+        raise
     if not target.exists() or meter.usage is None:
         raise RuntimeError(f"stage {stage.name} ended without writing {target}")
     finished = time.time()
@@ -69,10 +79,23 @@ def _run_stage(recipe: str, step: Step, out: Path, context: StageContext) -> Non
         # Two runs of one key may differ in their last bits, so what takes from a stage remembers which run it took from.
         "made": content_key([key, finished]),
         "finished_s": finished,
-        "usage": plain(meter.usage),
+        "usage": plain(meter.usage.after(earlier)),
         "facts": plain(facts or {}),
     }
     write_record(out, record)
+
+
+def _earlier_usage(out: Path, step: Step) -> Usage:
+    """What the attempts took with which a resumed stage goes on; nothing where it starts anew."""
+    record = read_record(out, step.stage.name) if step.action == "resume" else None
+    if record is None or "started_s" not in record:  # another version's
+        return Usage(seconds=0.0, memory_bytes=0, accelerator_bytes=0)
+    if "usage" in record:
+        return Usage(**record["usage"])
+    # The attempt was killed and could write nothing down; it lived at least until it last wrote to its folder.
+    written = [file.stat().st_mtime for file in partial_folder(out / step.stage.name).rglob("*")]
+    lived_s = max(0.0, max(written, default=0.0) - record["started_s"])
+    return Usage(seconds=lived_s, memory_bytes=0, accelerator_bytes=0).after(Usage(**record["earlier"]))
 
 
 def _remove(out: Path, name: str) -> None:

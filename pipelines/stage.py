@@ -72,20 +72,25 @@ _SMALL_BYTES = 64 * 2**20
 
 def fingerprint(path: Path) -> str:
     """A short hash that changes when the thing on disk does: an artefact's manifest, else the contents of small folders (a reinstalled
-    package is the same package) and the names, sizes and times of large ones.
+    package is the same package) and the names, sizes and times of large ones. Of `FOLDER#DRIVE` only that drive's files count.
 
     Raises `UserError` where there is nothing.
     """
+    from splatmend.datasets.readers.registry import on_disk
+
     path = Path(path)
     if (path / MANIFEST).is_file():
         return content_key(read_json(path / MANIFEST))
-    if not path.exists():
+    roots = on_disk(path)
+    if not roots:
         raise UserError(f"{path}: there is no such file or folder; check the path.")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [file for root in roots for file in ([root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()))]
+    # A drive's files lie in a folder for each component, all of them in the folder before the "#".
+    base = path.parent if path.exists() else path.parent / path.name.rpartition("#")[0]
     stats = [file.stat() for file in files]
     small = sum(stat.st_size for stat in stats) <= _SMALL_BYTES
     digest = hashlib.sha256()
     for file, stat in zip(files, stats):
         mark = hashlib.sha256(file.read_bytes()).hexdigest() if small else str(stat.st_mtime_ns)
-        digest.update(f"{file.relative_to(path.parent).as_posix()} {stat.st_size} {mark}\n".encode())
+        digest.update(f"{file.relative_to(base).as_posix()} {stat.st_size} {mark}\n".encode())
     return digest.hexdigest()[:16]

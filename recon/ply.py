@@ -57,6 +57,8 @@ def import_ply(path: Path) -> Gaussians:
     names = vertices.dtype.names or ()
     if missing := [name for name in _NEEDED if name not in names]:
         raise UserError(f"{path}: the property {missing[0]} is missing, so this is no file of Gaussians; export one from a splat program.")
+    if not len(vertices):
+        raise UserError(f"{path}: there are no Gaussians in it; export it again from a scene that has some.")
     rest_count = sum(name.startswith("f_rest_") for name in names)
     if rest_count not in (0, 9, 24, 45):
         raise UserError(f"{path}: {rest_count} f_rest properties fit no harmonic degree (0, 9, 24 or 45 would); export the file again.")

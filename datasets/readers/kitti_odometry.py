@@ -16,7 +16,14 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import BODY_FROM_OPENCV, PoseTrack, inverse, orthonormal, rotation_fault
 from splatmend.datasets.images import image_size, numbered_images
 from splatmend.datasets.log import Camera, CameraFrame, LidarSweep, SceneLog
-from splatmend.datasets.readers.kitti_shared import FRAME_STEP_US, camera_frames, camera_from_projection, note_absent, only_recording
+from splatmend.datasets.readers.kitti_shared import (
+    FRAME_STEP_US,
+    camera_frames,
+    camera_from_projection,
+    note_absent,
+    only_recording,
+    refuse_unposed,
+)
 from splatmend.datasets.readers.text_files import calibration_entry, read_calibration, read_pose_rows, read_seconds_us
 from splatmend.datasets.readers.velodyne import numbered_sweeps, sweep_from_file
 from splatmend.datasets.triangulate import triangulated_points
@@ -44,10 +51,11 @@ def _sequences(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Timing:
-    """`times_us [N]` and `world_from_ego [N, 4, 4]` per frame number."""
+    """`times_us [N]` and `world_from_ego [N, 4, 4]` per frame number; `file` is the one that ends first."""
 
     times_us: np.ndarray
     world_from_ego: np.ndarray
+    file: Path
 
 
 def _read_sequence(folder: Path) -> SceneLog:
@@ -65,6 +73,7 @@ def _read_sequence(folder: Path) -> SceneLog:
         camera, camera_from_camera_0 = camera_from_projection(calibration_path, f"camera_{number}", projection, width, height)
         cameras[camera.name] = camera
         frames += _frames(paths, camera, BODY_FROM_OPENCV @ inverse(camera_from_camera_0), timing, notes)
+    refuse_unposed(timing.file, images.values(), frames)
     frames.sort(key=lambda frame: (frame.start_us, frame.camera))
     return SceneLog(
         log_id=f"kitti_odometry_{folder.absolute().name}",
@@ -109,7 +118,11 @@ def _timing(folder: Path, images: dict[int, dict[int, Path]], notes: list[str]) 
     if unposed := sum(number >= count for paths in images.values() for number in paths):
         notes.append(f"{unposed} picture(s) have no pose or time and were left out.")
     axes = BODY_FROM_OPENCV
-    return _Timing(times_us=times_us[:count], world_from_ego=axes @ world_from_camera_0[:count] @ inverse(axes))
+    return _Timing(
+        times_us=times_us[:count],
+        world_from_ego=axes @ world_from_camera_0[:count] @ inverse(axes),
+        file=path if count == len(world_from_camera_0) else times_path,
+    )
 
 
 def _frames(paths: dict[int, Path], camera: Camera, ego_from_camera: np.ndarray, timing: _Timing, notes: list[str]) -> list[CameraFrame]:

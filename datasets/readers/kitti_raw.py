@@ -17,7 +17,14 @@ from splatmend.datasets.geometry import PoseTrack, inverse, orthonormal, pose, r
 from splatmend.datasets.images import image_size, numbered_images
 from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.readers.kitti_oxts import read_packets, world_from_imu
-from splatmend.datasets.readers.kitti_shared import FRAME_STEP_US, camera_frames, camera_from_projection, note_absent, only_recording
+from splatmend.datasets.readers.kitti_shared import (
+    FRAME_STEP_US,
+    camera_frames,
+    camera_from_projection,
+    note_absent,
+    only_recording,
+    refuse_unposed,
+)
 from splatmend.datasets.readers.kitti_tracklets import read_tracklets
 from splatmend.datasets.readers.text_files import (
     calibration_entry,
@@ -52,13 +59,14 @@ def _drives(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Drive:
-    """A drive while it is being read. `frame_times_us [N]` holds the time of each frame number."""
+    """A drive while it is being read. `frame_times_us [N]` holds the time of each frame number, `poses` is where the path was read from."""
 
     folder: Path
     images: dict[str, dict[int, Path]]
     sweeps: dict[int, Path]
     frame_times_us: np.ndarray
     world_from_velodyne: PoseTrack
+    poses: Path
     notes: tuple[str, ...]
 
     @classmethod
@@ -73,13 +81,14 @@ class _Drive:
         if frame_times_us is None:
             frame_times_us = np.arange(last + 1, dtype=np.int64) * FRAME_STEP_US
             notes.append("There are no timestamps.txt: frames are taken to be 0.1 s apart.")
-        world_from_velodyne = _ego_track(folder, frame_times_us, notes)
+        world_from_velodyne, poses = _ego_track(folder, frame_times_us, notes)
         return cls(
             folder=folder,
             images=images,
             sweeps=sweeps,
             frame_times_us=frame_times_us,
             world_from_velodyne=world_from_velodyne,
+            poses=poses,
             notes=tuple(notes),
         )
 
@@ -90,6 +99,7 @@ class _Drive:
             camera, camera_from_velodyne = _camera(self.folder, number, paths)
             cameras[camera.name] = camera
             frames += self._frames(number, paths, camera, camera_from_velodyne, notes)
+        refuse_unposed(self.poses, self.images.values(), frames)
         frames.sort(key=lambda frame: (frame.start_us, frame.camera))
         return SceneLog(
             log_id=self.folder.absolute().name,
@@ -175,8 +185,8 @@ def _turn_us(folder: Path) -> int:
     return turn_us
 
 
-def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> PoseTrack:
-    """world_from_velodyne over time."""
+def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> tuple[PoseTrack, Path]:
+    """world_from_velodyne over time, and the file or folder that says so."""
     calibration = _calibration_file(folder, "calib_imu_to_velo.txt")
     if (folder / "oxts" / "data").is_dir() and calibration.is_file():
         numbers, packets = read_packets(folder / "oxts" / "data")
@@ -185,9 +195,11 @@ def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> Po
         if numbers.max() >= len(times_us):
             notes.append(f"{int((numbers >= len(times_us)).sum())} GPS packet(s) have no frame and were left out.")
         kept = numbers < len(times_us)
+        if not kept.any():
+            raise UserError(f"{folder / 'oxts' / 'data'}: no GPS packet is of one of the drive's frames; copy the packets of this drive.")
         velodyne_from_imu = read_rigid(calibration)
         poses = world_from_imu(packets[kept]) @ inverse(velodyne_from_imu)
-        return PoseTrack(times_us=times_us[numbers[kept]], world_from_body=poses)
+        return PoseTrack(times_us=times_us[numbers[kept]], world_from_body=poses), folder / "oxts" / "data"
     path = folder / "poses_velodyne.txt"
     if not path.is_file():
         raise UserError(
@@ -198,7 +210,7 @@ def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> Po
     if not len(poses):
         raise UserError(f"{path}: there are no poses in the file; write one 3x4 world_from_velodyne per frame.")
     count = min(len(poses), len(frame_times_us))
-    return PoseTrack(times_us=frame_times_us[:count], world_from_body=poses[:count])
+    return PoseTrack(times_us=frame_times_us[:count], world_from_body=poses[:count]), path
 
 
 def _calibration_file(folder: Path, name: str) -> Path:

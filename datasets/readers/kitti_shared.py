@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,11 @@ def note_absent(images: Mapping[int, Path], count: int, camera: Camera, notes: l
     """Notes how many of the first `count` pictures of a camera are missing, if any are."""
     if absent := sum(number not in images for number in range(count)):
         notes.append(f"{absent} of {count} pictures of {camera.name} are missing and were left out.")
+
+
+def refuse_unposed(poses: Path, pictures: Iterable[Mapping[int, Path]], frames: Iterable[CameraFrame]) -> None:
+    """`UserError` that names the poses where they leave less than 2 frames of every camera, though there are more pictures."""
+    most = max(Counter(frame.camera for frame in frames).values(), default=0)
+    count = max(len(paths) for paths in pictures)
+    if most < 2 <= count:
+        raise UserError(f"{poses}: it covers {most} of {count} pictures, and a scene needs at least 2; give an entry for every frame.")

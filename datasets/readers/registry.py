@@ -63,6 +63,16 @@ def source_of(path: Path) -> Source | None:
     return next((source for source in SOURCES if source.recognises(path)), None)
 
 
+def on_disk(path: Path) -> tuple[Path, ...]:
+    """What lies on disk for a path: the file or folder itself, or the files of a drive that `FOLDER#DRIVE` chooses; empty where there is
+    nothing. `UserError` where the folder has no such drive."""
+    if path.exists():
+        return (path,)
+    from splatmend.datasets.readers.waymo_v2_files import find_segment, is_segment_folder
+
+    return tuple(sorted(find_segment(path).files.values())) if is_segment_folder(path) else ()
+
+
 def open_log(path: Path | str) -> SceneLog:
     """Read and validate the log at a path. Pictures and points are read later, when they are asked for.
 
@@ -71,8 +81,7 @@ def open_log(path: Path | str) -> SceneLog:
     path = Path(path).expanduser()
     if (source := source_of(path)) is not None:
         return source.read(path).validate()
-    # Asked only now: `FOLDER#DRIVE` of Waymo v2 is no file.
-    if not path.exists():
+    if not on_disk(path):
         raise UserError(f"{path}: there is no such file or folder; check the path of the log.")
     layouts = "; ".join(f"{source.name}: {source.layout}" for source in SOURCES)
     raise UserError(f"{path}: no known data set was found here; give the path of one of these: {layouts}.")

@@ -86,6 +86,7 @@ class _FileReader:
     def log(self) -> SceneLog:
         parts, sweeps = LogParts(), []
         name = ""
+        empty = 0
         records: dict[int, int] = {}
         for span in index_records(self.path):
             frame = self._frame(span)
@@ -110,9 +111,12 @@ class _FileReader:
                 for laser in frame.lasers
                 if laser.ri_return1.range_image_compressed
             ]
+            empty += sum(not laser.ri_return1.range_image_compressed for laser in frame.lasers)
         if not parts.frames:
             raise UserError(f"{self.path}: no frame holds a camera image; give a file of the camera and LiDAR data set.")
         frames = finished_frames(parts.frames)
+        if sweeps and empty:
+            parts.notes.append(f"{empty} LiDAR sweep(s) are empty and were left out.")
         parts.notes.append(SWEEP_NOTE if sweeps else "The range images are empty; there is no LiDAR depth.")
         return SceneLog(
             log_id=name,

@@ -140,20 +140,32 @@ def _sweeps(segment: SegmentFiles, poses: dict[int, np.ndarray], notes: list[str
     if reader.pixel_poses is None:
         notes.append("There is no lidar_pose component: each sweep is placed by one vehicle pose, and is bent where the vehicle moved.")
     sweeps = []
+    shapes = ComponentTable(path, "lidar", [], [f"{name}.shape" for name in _RETURNS])
+    filled = np.any([[shape is not None and np.prod(shape) > 0 for shape in shapes.lists(f"{name}.shape")] for name in _RETURNS], axis=0)
+    if empty := int((~filled).sum()):
+        notes.append(f"{empty} LiDAR sweep(s) are empty and were left out.")
     for (timestamp_us, lidar), row in _rows_by_key(path, "lidar", LIDAR).items():
         if lidar not in calibrations:
             raise UserError(f"{path}: LiDAR number {lidar} has range images but no calibration; add it to lidar_calibration.")
         if timestamp_us not in poses:
             raise UserError(f"{path}: has a sweep at {timestamp_us} us, where the vehicle has no pose; use files of the same drive.")
+        if not filled[row]:
+            continue
         read_points = partial(reader.points, row, timestamp_us, lidar)
         sweeps.append(LidarSweep(sensor=LIDAR_NAMES[lidar], timestamp_us=timestamp_us, read_points=read_points, file=path))
     return tuple(sorted(sweeps, key=lambda sweep: (sweep.timestamp_us, sweep.sensor)))
 
 
 def _rows_by_key(path: Path, component: str, sensor: str) -> dict[tuple[int, int], int]:
-    """Row numbers by (frame timestamp, sensor number)."""
+    """Row numbers by (frame timestamp, sensor number); `UserError` where two rows are of one sensor and time."""
     table = ComponentTable(path, component, [TIMESTAMP, sensor], [])
-    return {key: row for row, key in enumerate(zip(table.key(TIMESTAMP).tolist(), table.key(sensor).tolist()))}
+    rows: dict[tuple[int, int], int] = {}
+    for row, key in enumerate(zip(table.key(TIMESTAMP).tolist(), table.key(sensor).tolist())):
+        if key in rows:
+            what = "LiDAR" if sensor == LIDAR else "camera"
+            raise UserError(f"{path}: {what} number {key[1]} has two rows at {key[0]} us; download the file again.")
+        rows[key] = row
+    return rows
 
 
 def _read_image(images: ParquetBlobs, row: int, camera: Camera) -> np.ndarray:
@@ -194,7 +206,7 @@ class _SweepReader:
 
 
 def _image(rows: ParquetRows, row: int, component: str, name: str) -> np.ndarray | None:
-    """`[H, W, C]` float32 of one return, None where it is null."""
+    """`[H, W, C]` float32 of one return, None where it is null or empty."""
     columns = rows.row(row)
     values, shape = columns[column(component, f"{name}.values")], columns[column(component, f"{name}.shape")]
     if not values.is_valid or not shape.is_valid:
@@ -203,4 +215,4 @@ def _image(rows: ParquetRows, row: int, component: str, name: str) -> np.ndarray
     dimensions = tuple(shape.as_py())
     if flat.size != np.prod(dimensions):
         raise UserError(f"{rows.path} row {row}: {flat.size} values for a range image of shape {dimensions}; download the file again.")
-    return flat.reshape(dimensions)
+    return flat.reshape(dimensions) if flat.size else None

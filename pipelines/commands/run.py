@@ -55,8 +55,8 @@ def run(options: Options) -> int:
         raise UserError(f"{options.out}: this is a file, and a run needs a folder; give another --out.")
     refuse_unwritable(options.out)
     stages = RECIPES[options.recipe](options.log, options.options)
-    refuse_unfit(options.recipe, options.log, options.options)
     planned = plan(options.recipe, stages, options.out, first=options.first, last=options.last, overwrite=options.overwrite)
+    refuse_unfit(options.recipe, options.log, options.options, [step.stage for step in planned.steps])
     if options.dry_run:
         console.print(plan_table(planned))
         return 0

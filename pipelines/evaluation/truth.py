@@ -181,11 +181,11 @@ def open_truth(path: Path) -> Truth:
 
     Raises `UserError` where it is none of them.
     """
-    from splatmend.datasets.readers.registry import open_log, source_of
+    from splatmend.datasets.readers.registry import on_disk, open_log, source_of
     from splatmend.datasets.street import is_street, load_street
 
     path = Path(path)
-    if not path.exists():
+    if not on_disk(path):
         raise UserError(f"{path}: there is no such file or folder; check the path.")
     if is_street(path):
         return StreetTruth(street=load_street(path), path=path)

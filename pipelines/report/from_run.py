@@ -29,7 +29,7 @@ def inputs_of_run(folder: Path, title: str | None = None) -> ReportInputs:
         raise UserError(f"{folder}: there is no finished run with a report here; give the --out of `splatmend run`.")
     config = record["config"]
     sections: Sequence[Mapping[str, Any]] = config["sections"]
-    paths = {name: Path(path) for name, path in record["input_paths"].items()}
+    paths = {name: folder / path for name, path in record["input_paths"].items()}
     return ReportInputs(
         title=title or config["title"],
         comparisons=[comparison(folder, section) for section in sections],

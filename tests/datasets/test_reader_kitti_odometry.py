@@ -90,6 +90,14 @@ def test_pictures_without_pose_and_poses_without_picture(tmp_path: Path) -> None
     assert any(note.startswith("2 picture(s) have no pose") for note in log.notes)
 
 
+@pytest.mark.parametrize("name", ["poses/07.txt", "sequences/07/times.txt"])
+def test_poses_or_times_of_too_few_frames_are_named(tmp_path: Path, name: str) -> None:
+    write_sequence(tmp_path)
+    (tmp_path / name).write_text((tmp_path / name).read_text().splitlines()[0])
+    with pytest.raises(UserError, match=f"{name}: it covers 1 of 4 pictures"):
+        open_log(tmp_path)
+
+
 def test_missing_poses_and_times(tmp_path: Path) -> None:
     folder = write_sequence(tmp_path)
     (folder / "times.txt").unlink()

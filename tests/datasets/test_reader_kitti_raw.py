@@ -197,6 +197,24 @@ def test_one_picture_is_too_few(tmp_path: Path) -> None:
     fault(tmp_path, "only 1 readable frame")
 
 
+def test_poses_of_too_few_frames_are_named(tmp_path: Path) -> None:
+    drive = write_drive(tmp_path, straight(3))
+    poses = drive / "poses_velodyne.txt"
+    poses.write_text(poses.read_text().splitlines()[0])
+    fault(tmp_path, r"poses_velodyne\.txt: it covers 1 of 3 pictures")
+
+
+def test_gps_packets_of_other_frames_are_named(tmp_path: Path) -> None:
+    drive = write_drive(tmp_path, straight(3))
+    (drive.parent / "calib_imu_to_velo.txt").write_text(f"R: {row(np.eye(3))}\nT: -0.8 0 0\n")
+    first = drive / "oxts" / "data" / "0000000000.txt"
+    first.parent.mkdir(parents=True)
+    first.write_text("49 8.4 100 0 0 0")
+    fault(tmp_path, r"oxts/data: it covers 1 of 3 pictures")
+    first.rename(first.with_name("0000000007.txt"))
+    fault(tmp_path, r"oxts/data: no GPS packet is of one of the drive's frames")
+
+
 def test_truncated_sweep_names_the_file(tmp_path: Path) -> None:
     drive = write_drive(tmp_path, straight(3), sweeps=True)
     path = drive / "velodyne_points" / "data" / "0000000002.bin"

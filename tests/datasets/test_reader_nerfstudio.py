@@ -220,6 +220,10 @@ def no_focal(content: dict[str, Any]) -> None:
     del content["fl_x"]
 
 
+def strange_lens(content: dict[str, Any]) -> None:
+    content["k1"] = 900.0
+
+
 def few_pictures(content: dict[str, Any]) -> None:
     for entry in content["frames"][1:]:
         entry["file_path"] = "images/absent_" + entry["file_path"][-5:]
@@ -234,6 +238,7 @@ def few_pictures(content: dict[str, Any]) -> None:
         (other_shape, "calibrated for 64x64 pixels but its pictures have 96x64"),
         (unknown_model, "camera model EQUIRECTANGULAR"),
         (no_focal, "neither fl_x nor camera_angle_x"),
+        (strange_lens, r"camera_0 has a lens distortion \(900 0 0.001 0 0\) that no lens has, .* 0% of the picture; correct"),
         (few_pictures, "only 1 of 4 listed pictures exist"),
     ],
 )

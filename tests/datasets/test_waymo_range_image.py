@@ -82,6 +82,15 @@ def test_no_return_gives_no_points() -> None:
     assert joined_points([]).time_us.shape == (0,)
 
 
+def test_returns_that_are_not_finite_are_dropped_and_counted() -> None:
+    image = np.full((3, 4, 4), -1.0, dtype=np.float32)
+    image[0, :, 0], image[0, :, 1] = [np.nan, np.inf, 10.0, 12.0], [0.5, 0.5, 0.5, np.nan]
+    image[1, 0, 1] = np.nan  # of no return
+    points = points_from_range_image(image, BEAMS, np.eye(4), np.eye(4))
+    assert (len(points.xyz_world_m), points.dropped) == (1, 3)
+    assert joined_points([points, points]).dropped == 6
+
+
 def test_wrong_sizes_and_values_that_are_not_finite_are_refused() -> None:
     image = np.ones((3, 4, 4), dtype=np.float32)
     with pytest.raises(ValueError, match="3x4"):

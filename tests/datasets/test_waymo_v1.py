@@ -273,6 +273,13 @@ def test_faulty_range_images_are_named_when_they_are_read(synthetic: Any, tmp_pa
         sweeps["SIDE_LEFT"].read_points()
 
 
+def test_empty_sweeps_are_left_out_and_counted(synthetic: Any, tmp_path: Path) -> None:
+    synthetic.lasers[0].ri_return1.range_image_compressed = b""
+    log = waymo_v1.read(write(tmp_path / "drive.tfrecord", synthetic))
+    assert len(log.sweeps) == len(synthetic.lasers) - 1
+    assert "1 LiDAR sweep(s) are empty and were left out." in log.notes
+
+
 def test_the_same_time_twice_is_refused(synthetic: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the records 0 and 1 are both of the time"):
         waymo_v1.read(write(tmp_path / "drive.tfrecord", synthetic, synthetic))

@@ -15,6 +15,7 @@ from scipy.linalg import expm
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, rotation_fault, transform
+from splatmend.datasets.log_check import check_content
 from splatmend.datasets.readers import waymo_v2
 from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.undistort import undistorted
@@ -229,6 +230,7 @@ def test_a_column_that_is_missing_is_named(drive: Path) -> None:
         ("camera_image", "key.camera_name", 77, r"camera number 77 has images but no calibration"),
         ("camera_calibration", "key.camera_name", 77, r"camera number 77 is none that Waymo defines"),
         ("camera_calibration", column("camera_calibration", "intrinsic.f_u"), -3.0, r"camera FRONT has a focal length"),
+        ("camera_calibration", column("camera_calibration", "intrinsic.k1"), 50.0, r"camera FRONT has a lens distortion .* no lens has"),
         ("lidar_calibration", column("lidar_calibration", "extrinsic.transform"), [2.0] * 16, r"the pose of LiDAR TOP has"),
     ],
 )  # fmt: skip
@@ -244,6 +246,38 @@ def test_an_image_that_is_there_twice_is_named(drive: Path) -> None:
     pq.write_table(pa.concat_tables([table, table.slice(1, 1)]), path)
     with pytest.raises(UserError, match=r"camera number \d has two images at \d+ us"):
         waymo_v2.read(drive)
+
+
+@pytest.mark.parametrize("component", ["lidar", "lidar_pose"])
+def test_a_sweep_that_is_there_twice_is_named(drive: Path, component: str) -> None:
+    path = file_of(drive, component)
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+    with pytest.raises(UserError, match=rf"{component}/.*: LiDAR number 1 has two rows at {START_US} us; download"):
+        waymo_v2.read(drive)
+
+
+def test_empty_sweeps_are_left_out_and_counted(drive: Path) -> None:
+    for name in ("range_image_return1", "range_image_return2"):
+        change(file_of(drive, "lidar"), column("lidar", f"{name}.values"), 0, None)
+        change(file_of(drive, "lidar"), column("lidar", f"{name}.shape"), 0, None)
+        change(file_of(drive, "lidar"), column("lidar", f"{name}.values"), 1, [])
+        change(file_of(drive, "lidar"), column("lidar", f"{name}.shape"), 1, [0, 0, 4])
+    log = waymo_v2.read(drive)
+    assert len(log.sweeps) == 8
+    assert "2 LiDAR sweep(s) are empty and were left out." in log.notes
+    assert all(len(sweep.read_points().xyz_world_m) for sweep in log.sweeps)
+
+
+def test_sweeps_without_a_return_and_returns_that_are_not_finite_are_counted(drive: Path) -> None:
+    path = file_of(drive, "lidar")
+    for name in ("range_image_return1", "range_image_return2"):
+        cells = pq.read_table(path).column(column("lidar", f"{name}.values")).to_pylist()
+        change(path, column("lidar", f"{name}.values"), 0, [0.0] * len(cells[0]))
+        change(path, column("lidar", f"{name}.values"), 1, [float("nan"), float("inf"), *cells[1][2:]])
+    notes = check_content(waymo_v2.read(drive))
+    assert notes[0] == "1 of 10 LiDAR sweeps hold no return."
+    assert notes[1].startswith("2 of ")
 
 
 def test_faulty_images_and_sweeps_are_named_when_they_are_read(drive: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.scores import read_scores
 from splatmend.pipelines.planning import plan
 from splatmend.pipelines.recipes import RECIPES, RecipeOptions
+from splatmend.pipelines.report.from_run import inputs_of_run
 from splatmend.pipelines.stage import Stage, StageContext
 from splatmend.pipelines.stages import make_street
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
@@ -167,11 +169,31 @@ def test_settings_that_make_no_recipe_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_of_several_drives_is_a_log_and_a_truth(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(demo / "street", tmp_path / "log")
+    (tmp_path / "log" / "street.json").unlink()
+    for file in (tmp_path / "log").glob("*/*.parquet"):
+        shutil.copy(file, file.with_name("other.parquet"))
+    chosen = f"{tmp_path / 'log'}#other"
+    assert main(["run", "waymo", chosen, "--out", str(tmp_path / "run"), "--model", "none", "--dry-run"]) == 0
+    arguments = ["--truth", chosen, "--metrics", "psnr", "--frames", "held_out", "--out", str(tmp_path / "scores")]
+    assert main(["evaluate", str(demo / "recorded"), *arguments]) == 0
+    assert read_scores(tmp_path / "scores")["truth"] == {"kind": "log", "path": chosen}
+    assert main(["run", "waymo", f"{tmp_path / 'log'}#absent", "--out", str(tmp_path / "run"), "--model", "none", "--dry-run"]) == 2
+    assert "no drive absent" in capsys.readouterr().err
+
+
 def test_report_again_from_the_run(demo: Path, tmp_path: Path) -> None:
     assert main(["report", str(demo), "--out", str(tmp_path / "page"), "--title", "Again"]) == 0
     page = (tmp_path / "page" / "report.html").read_text()
     assert "<h1>Again</h1>" in page
     assert page.count("<video") == 4  # raw and truth, recorded path and lane shift
+
+
+def test_a_run_that_was_moved_reports_what_lies_in_it(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo, tmp_path / "moved")
+    found = inputs_of_run(tmp_path / "moved")
+    assert (found.scene, found.log) == (tmp_path / "moved" / "fit", tmp_path / "moved" / "street")
 
 
 @pytest.mark.parametrize("flag", ["--raw", "--enhanced", "--truth", "--scores", "--scene", "--log"])

@@ -37,9 +37,9 @@ def test_movers_need_sweeps(shared_data: Path, tmp_path: Path, capsys: pytest.Ca
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Four pictures with poses."""
+    """Five pictures with poses, the fewest of which one is held out."""
     frames = []
-    for index in range(4):
+    for index in range(5):
         picture = np.random.default_rng(index).integers(0, 255, (64, 96, 3), dtype=np.uint8)
         write_image(tmp_path / "photos" / f"{index}.png", picture)
         matrix = np.eye(4)
@@ -99,3 +99,15 @@ def test_a_dry_run_refuses_an_output_that_cannot_be_written(photos: Path, capsys
     for out, said in (("file", "this is a file, and a run needs a folder"), ("file/run", "is a file where a folder is needed")):
         assert main(["run", "photos", str(photos), "--out", str(photos.parent / out), "--model", "none", "--dry-run"]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_run_that_could_hold_no_frame_out_is_refused_before_it_fits(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((photos / "transforms.json").read_text())
+    (photos / "transforms.json").write_text(json.dumps(content | {"frames": content["frames"][:4]}))
+    arguments = ["run", "photos", str(photos), "--out", str(photos.parent / "run"), "--model", "none", "--dry-run"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "photos: 4 frame(s) of a camera are too few to hold one out" in said
+    assert "which takes 5" in said
+    assert main([*arguments, "--until", "shift"]) == 0
+    assert main([*arguments, "--until", "held-out"]) == 2

@@ -12,7 +12,7 @@ from splatmend.datasets.artifact import Manifest, building, read_json, write_jso
 from splatmend.datasets.errors import UserError
 from splatmend.pipelines import stage as stage_module
 from splatmend.pipelines.planning import plan
-from splatmend.pipelines.records import done_records_behind, read_record
+from splatmend.pipelines.records import done_records_behind, read_record, write_record
 from splatmend.pipelines.runner import run
 from splatmend.pipelines.stage import Stage, fingerprint
 
@@ -82,6 +82,15 @@ def test_runs_once_and_then_skips(source: Path, tmp_path: Path) -> None:
     assert all(record["usage"]["seconds"] > 0 and record["usage"]["memory_bytes"] > 2**20 for record in records)
 
 
+def test_inputs_are_recorded_so_that_the_run_and_the_working_folder_may_change(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    execute(product(Path(source.name)), Path("out"), recipe="product")
+    assert read_record(Path("out"), "first")["input_paths"] == {"a": str(source)}
+    assert read_record(Path("out"), "product")["input_paths"] == {"a": "first"}
+
+
 def test_config_change_runs_the_stage_and_what_takes_from_it(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     execute(chain(source), out)
@@ -122,6 +131,28 @@ def test_interrupted_stage_goes_on(source: Path, tmp_path: Path) -> None:
     execute(chain(source), out, say=said.append)
     assert said[:2] == ["[1/4] first (interrupted)", "step 5"]
     assert read_json(out / "first" / "number.json") == 41
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_resumed_stage_counts_the_seconds_of_its_earlier_attempts(source: Path, tmp_path: Path, killed: bool) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "fault").touch()
+    with pytest.raises(KeyboardInterrupt):
+        execute(chain(source), out)
+    record = read_record(out, "first")
+    if killed:  # a process that is killed writes no usage down
+        started_s = (out / "first.partial" / "checkpoint.json").stat().st_mtime - 100.0
+        write_record(out, {name: value for name, value in record.items() if name != "usage"} | {"started_s": started_s})
+    else:
+        assert 0 < record["usage"]["seconds"] < 60
+        write_record(out, record | {"usage": record["usage"] | {"seconds": 100.0, "memory_bytes": 2**50}})
+    records = execute(chain(source), out)
+    assert 100 < records[0]["usage"]["seconds"] < 160
+    assert records[0]["usage"]["memory_bytes"] == 2**50 or killed
+    assert all(record["usage"]["seconds"] < 60 for record in records[1:])
+    # What starts anew counts from nothing.
+    assert execute(chain(source), out, first="first")[0]["usage"]["seconds"] < 60
 
 
 def test_a_stage_that_cannot_resume_starts_anew(source: Path, tmp_path: Path) -> None:
@@ -233,6 +264,23 @@ def test_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
     assert fingerprint(folder) == first
     (folder / "images" / "1.png").write_bytes(b"")
     assert fingerprint(folder) != first
+
+
+def test_a_chosen_drive_is_an_input_of_its_own_files(tmp_path: Path) -> None:
+    folder = tmp_path / "drives"
+    for component in ("camera_image", "vehicle_pose"):
+        (folder / component).mkdir(parents=True)
+        for drive in ("one", "two"):
+            (folder / component / f"{drive}.parquet").write_text(f"{component} of {drive}")
+    chosen = Path(f"{folder}#one")
+    first = fingerprint(chosen)
+    (folder / "camera_image" / "two.parquet").write_text("changed")
+    assert fingerprint(chosen) == first != fingerprint(Path(f"{folder}#two"))
+    (folder / "camera_image" / "one.parquet").write_text("changed")
+    assert fingerprint(chosen) != first
+    assert actions(chain(chosen), tmp_path / "out")["first"] == ("run", "new")
+    with pytest.raises(UserError, match="no drive three"):
+        actions(chain(Path(f"{folder}#three")), tmp_path / "out")
 
 
 def test_stages_differ_by_config() -> None:

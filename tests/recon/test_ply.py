@@ -74,6 +74,10 @@ def test_faults_are_named(tmp_path: Path) -> None:
     (tmp_path / "shifted.ply").write_bytes(shifted)
     with pytest.raises(UserError, match="f_rest_0 is missing"):
         import_ply(tmp_path / "shifted.ply")
+    none = Gaussians(**{name: getattr(_random(0), name)[:0] for name in ("means", "quats_wxyz", "log_scales", "opacity_logits", "sh")})
+    export_ply(none, tmp_path / "none.ply")
+    with pytest.raises(UserError, match=r"none\.ply: there are no Gaussians in it"):
+        import_ply(tmp_path / "none.ply")
     broken = _random(0)
     broken.means[2, 1] = float("nan")
     export_ply(broken, tmp_path / "nan.ply")
