@@ -174,7 +174,7 @@ def test_one_of_several_drives_is_a_log_and_a_truth(demo: Path, tmp_path: Path, 
     (tmp_path / "log" / "street.json").unlink()
     for file in (tmp_path / "log").glob("*/*.parquet"):
         shutil.copy(file, file.with_name("other.parquet"))
-    chosen = f"{tmp_path / 'log'}#other"
+    chosen = f"{tmp_path / 'log'}#street-3"
     assert main(["run", "waymo", chosen, "--out", str(tmp_path / "run"), "--model", "none", "--dry-run"]) == 0
     arguments = ["--truth", chosen, "--metrics", "psnr", "--frames", "held_out", "--out", str(tmp_path / "scores")]
     assert main(["evaluate", str(demo / "recorded"), *arguments]) == 0
