@@ -66,9 +66,11 @@ def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: Lpips
 
 def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """SSIM `[N]` of pictures `[N, C, H, W]` in [0, 1], mean over the windows that lie inside (Wang et al. 2004; window 11, sigma 1.5).
-    Sides must be at least 11. Differentiable with respect to `a`, once; `ValueError` where `b` asks for a gradient."""
+    Sides must be at least 11. Differentiable once, with respect to one of the two; `ValueError` where both ask for a gradient."""
     if b.requires_grad:
-        raise ValueError("structural_similarity gives a gradient for its first picture only")
+        if a.requires_grad:
+            raise ValueError("structural_similarity gives a gradient for one of its pictures only")
+        a, b = b, a  # it does not matter which is which
     with torch.autocast(a.device.type, enabled=False):
         return _StructuralSimilarity.apply(a, b)
 

@@ -16,7 +16,8 @@ def interruptions_noted() -> Iterator[Callable[[], bool]]:
     """Within, Ctrl-C and SIGTERM interrupt nothing: the function that is given says whether one has come, so that work can be put away
     between two steps before `KeyboardInterrupt` is raised. A second one acts at once, as it would have outside.
 
-    Outside the main thread, which alone gets signals, nothing changes.
+    Outside the main thread, which alone gets signals, nothing changes; nor for a signal that is ignored (as in the background of a
+    script, or under nohup).
 
     Raises:
         KeyboardInterrupt: at the end, where one has come.
@@ -24,7 +25,7 @@ def interruptions_noted() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
     come: list[int] = []
 
     def restore() -> None:
@@ -36,7 +37,7 @@ def interruptions_noted() -> Iterator[Callable[[], bool]]:
         come.append(number)
         restore()
 
-    for number in _SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield lambda: bool(come)

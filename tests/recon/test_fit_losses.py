@@ -69,8 +69,11 @@ def test_the_gradient_of_ssim_is_that_of_its_definition() -> None:
     assert torch.autograd.gradcheck(
         lambda part: ssim(part, truth[:13, :14]), picture[:13, :14].clone().requires_grad_(), atol=1e-7, fast_mode=True
     )
-    with pytest.raises(ValueError, match="first picture only"):
-        ssim(truth, picture.requires_grad_())
+    picture.requires_grad_()
+    slopes = [torch.autograd.grad(ssim(*pair), picture)[0] for pair in ((picture, truth), (truth, picture))]
+    assert torch.equal(*slopes)
+    with pytest.raises(ValueError, match="one of its pictures only"):
+        ssim(picture, truth.requires_grad_())
 
 
 def _along_a_ray(depths_m: list[float], shares: list[float]) -> tuple[torch.Tensor, torch.Tensor]:

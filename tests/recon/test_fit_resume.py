@@ -84,7 +84,15 @@ def test_twenty_steps_equal_ten_a_kill_and_ten_more(tmp_path: Path) -> None:
     assert rows == list(range(1, 21))
 
 
-@pytest.mark.usefixtures("_one_thread")
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """As in a terminal, whatever the tests run in: scripts start what runs in their background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_one_thread", "_interruptible")
 @pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 3), (signal.SIGTERM, 6)])
 def test_an_interruption_leaves_a_checkpoint_of_a_fit_too_short_for_one(tmp_path: Path, number: signal.Signals, at: int) -> None:
     config = replace(CONFIG, iterations=6, checkpoint_every=1000)
@@ -106,6 +114,7 @@ def test_an_interruption_leaves_a_checkpoint_of_a_fit_too_short_for_one(tmp_path
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_a_second_interruption_does_not_wait() -> None:
     def work() -> None:
         with interruptions_noted() as interrupted:
@@ -117,6 +126,15 @@ def test_a_second_interruption_does_not_wait() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         work()
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruptions_noted() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert not interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_an_interruption_that_nobody_asks_for_comes_at_the_end() -> None:
