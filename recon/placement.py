@@ -22,15 +22,15 @@ from splatmend.recon.transfer import upload
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """Gaussians in the scene's frame, without harmonics, and their sRGB."""
+    """Gaussians in the scene's frame, without harmonics, and their sRGB (None where it was not asked for)."""
 
     gaussians: Gaussians
-    rgb: Float[Tensor, "N 3"]
+    rgb: Float[Tensor, "N 3"] | None
 
 
-def placed_background(gaussians: Gaussians, eye_scene_m: Float[np.ndarray, "3"], sh_degree: int | None) -> Placed:
+def placed_background(gaussians: Gaussians, eye_scene_m: Float[np.ndarray, "3"], sh_degree: int | None, *, coloured: bool) -> Placed:
     """Gaussians that are in the scene's frame already, as an eye sees them."""
-    rgb = colours(gaussians.sh, gaussians.means, upload(eye_scene_m, gaussians.device), sh_degree)
+    rgb = colours(gaussians.sh, gaussians.means, upload(eye_scene_m, gaussians.device), sh_degree) if coloured else None
     return Placed(gaussians=gaussians.colourless(), rgb=rgb)
 
 
@@ -39,6 +39,8 @@ def placed_actors(
     eye_scene_m: Float[np.ndarray, "3"],
     sh_degree: int | None,
     twists: Mapping[str, Tensor],
+    *,
+    coloured: bool,
 ) -> Placed:
     """At least one actor: id, Gaussians in its own frame, `scene_from_actor`. `twists` are zeros `[6]` that take gradients of poses."""
     ids, parts, poses = zip(*actors)
@@ -46,8 +48,10 @@ def placed_actors(
     together = concatenate(parts)
     device = together.device
     body = _bodies(tuple(len(part) for part in parts), device)
-    eyes = upload(np.stack([(inverse(pose) @ [*eye_scene_m, 1.0])[:3] for pose in poses]), device)
-    rgb = colours(together.sh, together.means, eyes.index_select(0, body), sh_degree)
+    rgb = None
+    if coloured:
+        eyes = upload(np.stack([(inverse(pose) @ [*eye_scene_m, 1.0])[:3] for pose in poses]), device)
+        rgb = colours(together.sh, together.means, eyes.index_select(0, body), sh_degree)
     rows = None
     if any(name in twists for name in ids):
         rows = torch.stack([twists[name] if name in twists else torch.zeros(6, device=device) for name in ids])

@@ -105,18 +105,18 @@ def render(
     wanted_rgb, wanted_actors = "rgb" in channels, "actors" in channels
     camera_from_scene = upload(inverse(shot.world_from_camera) @ _translation(scene.origin_world_m), scene.device)
     eye_scene_m = shot.world_from_camera[:3, 3] - scene.origin_world_m
-    placed = [placed_background(scene.background.gaussians_at(shot.mid_us), eye_scene_m, sh_degree)]
+    placed = [placed_background(scene.background.gaussians_at(shot.mid_us), eye_scene_m, sh_degree, coloured=wanted_rgb)]
     actors = [
         (name, actor.gaussians_at(shot.mid_us), _translation(-scene.origin_world_m) @ pose)
         for name, actor, pose in _drawn_actors(scene, shot, without, actor_poses)
     ]
     if actors:
-        placed.append(placed_actors(actors, eye_scene_m, sh_degree, actor_twists))
+        placed.append(placed_actors(actors, eye_scene_m, sh_degree, actor_twists, coloured=wanted_rgb))
     everything = concatenate([part.gaussians for part in placed])
     if camera_twist is not None:
         everything = everything.nudged(_translation(-scene.origin_world_m) @ shot.world_from_camera, -camera_twist)
     depths = everything.means @ camera_from_scene[2, :3] + camera_from_scene[2, 3]
-    stacked = [torch.cat([part.rgb for part in placed])] if wanted_rgb else []
+    stacked = [torch.cat([part.rgb for part in placed if part.rgb is not None])] if wanted_rgb else []
     if wanted_actors:
         is_actor = torch.zeros(len(everything), 1, device=scene.device)
         is_actor[len(placed[0].gaussians) :] = 1.0
@@ -137,6 +137,7 @@ def render(
         camera.height,
         model=model,
         backend=backend,
+        near_m=NEAR_M,
         ray_camera=_in_scene(RayCamera.of(shot), scene) if model == "ray" else None,
     )
     rgb = raster.channels[..., :3] if wanted_rgb else None
