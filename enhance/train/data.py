@@ -32,6 +32,7 @@ from splatmend.datasets.images import read_image
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
 from splatmend.enhance.train.identity import source_key
 from splatmend.enhance.train.looks import LookConfig, draw_look, draw_scale, resized
+from splatmend.enhance.train.mixture import draw_mixture, mixed
 
 Kind = Literal["pair", "synthetic", "clean"]
 # Settings of how data are read, and the paths, which count by what lies there.
@@ -53,7 +54,8 @@ class DataConfig:
     clean_share: float = 0.08
     """Share of samples whose input is the target itself, so that good frames stay good."""
     mild_share: float = 0.4
-    """Share of the degraded samples that are mixed with their target, by anything from hardly to almost wholly: damage of all strengths."""
+    """Share of the degraded samples that are mixed with their target, by anything from hardly to almost wholly, everywhere alike or
+    here more than there: damage of all strengths."""
     video_short_side_px: int | None = 256
     """Videos are reduced so that their shorter side has this many pixels (never enlarged); pairs keep their size."""
     segment_frames: int = 240
@@ -208,7 +210,7 @@ class TrainingClips:
         if kind == "synthetic":
             a = self._with_artefacts(b, int(rng.integers(2**62)))
         if kind != "clean" and rng.random() < self.config.mild_share:
-            a = _mixed(b, a, float(rng.random()))
+            a = mixed(b, a, draw_mixture(rng, *a.shape[:3]))
         return kind, b if kind == "clean" else a, b
 
     def batches(self, first_step: int, process: int, device: torch.device, *, on_host: bool = False) -> Generator[Batch]:
@@ -383,11 +385,6 @@ def _window_of(count: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
     there_and_back = max(2 * (count - 1), 1)
     place = (int(rng.integers(there_and_back)) + np.arange(wanted)) % there_and_back
     return np.minimum(place, there_and_back - place)
-
-
-def _mixed(target: np.ndarray, degraded: np.ndarray, share: float) -> np.ndarray:
-    """`share` of the way from the target to the degraded frames, uint8."""
-    return np.rint(target + np.float32(share) * (degraded.astype(np.float32) - target)).astype(np.uint8)
 
 
 def _to_tensor(clips: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -1,0 +1,38 @@
+"""Mild damage: degraded frames mixed with their target, by one share for the whole clip or by a share that differs from place to place.
+
+Renders of real logs are sharp here and smeared there. Where every training clip is damaged all over, a model learns to tell good clips from
+bad ones as a whole and leaves alone what is bad in a good one.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+PATCHY_SHARE = 0.6
+"""Share of the mixtures that differ from place to place."""
+_CELLS = (2, 6)
+_MOMENTS = (1, 4)
+_CONTRAST = (1.5, 6.0)
+
+
+def draw_mixture(rng: np.random.Generator, frames: int, rows: int, columns: int) -> float | np.ndarray:
+    """How much of the way from target to degraded frames: a number, or `[frames, rows, columns, 1]` float32, both from 0 to 1."""
+    if rng.random() >= PATCHY_SHARE:
+        return float(rng.random())
+    moments, down, across = int(rng.integers(*_MOMENTS)), *(int(n) for n in rng.integers(*_CELLS, size=2))
+    coarse = rng.random((moments, down, across), dtype=np.float32)
+    field = np.stack([cv2.resize(at, (columns, rows), interpolation=cv2.INTER_LINEAR) for at in coarse])
+    # Contrast beyond the range leaves places wholly clean and wholly degraded, with slopes between them.
+    contrast, middle = float(rng.uniform(*_CONTRAST)), float(rng.uniform(0.3, 0.7))
+    field = np.clip(0.5 + contrast * (field - middle), 0.0, 1.0)
+    when = np.linspace(0.0, moments - 1.0, frames, dtype=np.float32) if moments > 1 else np.zeros(frames, np.float32)
+    before = np.minimum(when.astype(np.intp), max(moments - 2, 0))
+    after = np.minimum(before + 1, moments - 1)
+    part = (when - before).astype(np.float32)[:, None, None]
+    return ((1.0 - part) * field[before] + part * field[after])[..., None]
+
+
+def mixed(target: np.ndarray, degraded: np.ndarray, share: float | np.ndarray) -> np.ndarray:
+    """`share` of the way from the target to the degraded frames, uint8."""
+    return np.rint(target + np.float32(share) * (degraded.astype(np.float32) - target)).astype(np.uint8)
