@@ -22,9 +22,9 @@ def small_autoencoder() -> AutoencoderTrainConfig:
         lr=6e-4,
         warmup_steps=100,
         schedule="cosine",
-        batch=16,
+        batch=4,
         cuda_graph=True,
-        clip_frames=17,
+        clip_frames=33,
         crop_px=(160, 160),
         losses={"l1": 2.0, "lpips_squeeze_views": 1.0},
         max_seconds=300.0,
@@ -34,18 +34,20 @@ def small_autoencoder() -> AutoencoderTrainConfig:
 def small_onestep() -> OneStepTrainConfig:
     """Stage two of the bundled model: everything is trained but nothing has to pass the bottleneck that need not.
 
-    No latent loss: with the encoder trained too, it would be lowest for latents that hold nothing. A step at this size is bound by
+    No latent loss: with the encoder trained too, it would be lowest for latents that hold nothing. Clips are long, since causal layers
+    see how far the start of the clip is and do as they like with frames beyond the length of training. A step at this size is bound by
     kernel launches (17,000 of them), which is why it is captured.
     """
     return OneStepTrainConfig(
         steps=20_000,
-        lr=5e-4,
+        lr=6e-4,
         warmup_steps=100,
         schedule="cosine",
-        batch=8,
+        batch=2,
         ema=0.998,
         cuda_graph=True,
-        clip_frames=17,
+        clip_frames=65,
+        window=5,
         crop_px=(160, 160),
         losses={"l1": 2.0, "ssim": 1.0, "lpips_squeeze_views": 1.0},
         truncation=None,
