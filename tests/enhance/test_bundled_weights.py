@@ -1,0 +1,69 @@
+"""What the shipped weights do, on clips longer than those they were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from splatmend.enhance.artifact import load_enhancer
+from splatmend.enhance.stream import StreamingEnhancer
+
+FRAMES = 73
+
+
+def blocks_of_a_street(seed: int = 4, height: int = 96, width: int = 256) -> np.ndarray:
+    """A picture `[height, width, 3]` uint8 of boxes, lines and grain."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((height, width, 3), 150, np.uint8)
+    for _ in range(60):
+        x, y = (int(n) for n in rng.integers(0, (width, height)))
+        w, h = (int(n) for n in rng.integers(4, 48, size=2))
+        cv2.rectangle(picture, (x, y), (x + w, y + h), [int(c) for c in rng.integers(20, 236, size=3)], -1)
+    for _ in range(16):
+        a, b = ([int(n) for n in rng.integers(0, (width, height))] for _ in range(2))
+        cv2.line(picture, a, b, [int(c) for c in rng.integers(20, 236, size=3)], 1, cv2.LINE_AA)
+    return np.clip(picture + rng.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+
+
+def still() -> np.ndarray:
+    return np.repeat(blocks_of_a_street()[None, :, 80:208], FRAMES, axis=0)
+
+
+def moving() -> np.ndarray:
+    """To and fro, so that early and late frames show the same."""
+    picture = blocks_of_a_street()
+    offsets = [abs((2 * i) % 144 - 72) for i in range(FRAMES)]
+    return np.stack([picture[:, x : x + 128] for x in offsets])
+
+
+@pytest.fixture(scope="module")
+def changes() -> Iterator[dict[str, np.ndarray]]:
+    """Mean change of each frame in grey levels, by clip, with all of the change taken."""
+    enhancer = load_enhancer("bundled")
+    found = {}
+    for name, clip in (("still", still()), ("moving", moving())):
+        blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.2) for frame in clip])
+        frames = StreamingEnhancer(enhancer, strength=1.0).frames(iter(blurred), len(blurred))
+        found[name] = np.abs(np.stack(list(frames)).astype(np.float64) - blurred).mean(axis=(1, 2, 3))
+    yield found
+
+
+def test_blurred_frames_are_changed(changes: dict[str, np.ndarray]) -> None:
+    assert changes["still"].min() > 0.5
+    assert changes["moving"].min() > 0.5
+
+
+def test_a_still_picture_changes_alike_in_early_and_late_frames(changes: dict[str, np.ndarray]) -> None:
+    change = changes["still"]
+    assert change.max() / change.min() < 1.4
+    # A step between neighbours would show as a sudden change of sharpness, wherever clips of training ended.
+    assert np.abs(np.diff(np.log(change))).max() < 0.15
+
+
+def test_a_moving_picture_changes_alike_when_it_comes_back(changes: dict[str, np.ndarray]) -> None:
+    change = changes["moving"]
+    early, late = change[1:37], change[37:]
+    assert late.mean() / early.mean() == pytest.approx(1.0, abs=0.25)
