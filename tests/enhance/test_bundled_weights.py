@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cv2
 import numpy as np
 import pytest
@@ -40,7 +38,7 @@ def moving() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def changes() -> Iterator[dict[str, np.ndarray]]:
+def changes() -> dict[str, np.ndarray]:
     """Mean change of each frame in grey levels, by clip, with all of the change taken."""
     enhancer = load_enhancer("bundled")
     found = {}
@@ -48,7 +46,7 @@ def changes() -> Iterator[dict[str, np.ndarray]]:
         blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.2) for frame in clip])
         frames = StreamingEnhancer(enhancer, strength=1.0).frames(iter(blurred), len(blurred))
         found[name] = np.abs(np.stack(list(frames)).astype(np.float64) - blurred).mean(axis=(1, 2, 3))
-    yield found
+    return found
 
 
 def test_blurred_frames_are_changed(changes: dict[str, np.ndarray]) -> None:
