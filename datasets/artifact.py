@@ -93,7 +93,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
     """The manifest of an artefact; `UserError` where there is none, of another kind, or of a version this code does not know."""
     folder = Path(folder)
     if not folder.exists():
-        raise UserError(f"{folder}: there is no such folder; check the path.")
+        raise UserError(f"{folder}: there is no such file or folder; check the path.")
     if not (folder / MANIFEST).is_file():
         partial = " (it is still being written: finish it with --resume)" if folder.name.endswith(".partial") else ""
         raise UserError(f"{folder}: this is no splatmend artefact, for it has no {MANIFEST}{partial}; give a folder that splatmend wrote.")

@@ -160,7 +160,16 @@ def _load_shots(path: Path) -> tuple[RecordedShot, ...]:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: the list of recorded shots is missing; fit the scene again.") from None
-    return tuple(_recorded_shot(json.loads(line)) for line in lines)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the list of recorded shots is no text; fit the scene again.") from None
+    shots = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            shots.append(_recorded_shot(json.loads(line)))
+        except (KeyError, TypeError, ValueError) as fault:
+            reason = " ".join(str(fault).split())[:120]
+            raise UserError(f"{path}: line {number} is no recorded shot ({reason}); fit the scene again.") from None
+    return tuple(shots)
 
 
 def _recorded_shot(raw: Mapping[str, Any]) -> RecordedShot:

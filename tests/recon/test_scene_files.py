@@ -87,6 +87,18 @@ def test_broken_files_are_named_with_their_folder(tmp_path: Path, file: str, con
         load_scene(folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [(b"\xff\x00\xfe junk", "is no text"), (b'{"shot": 1}\n', "line 1 is no recorded shot"), (b"[" + b"x" * 500, "line 1 is no recorded")],
+)
+def test_a_broken_list_of_shots_gets_a_short_sentence(tmp_path: Path, content: bytes, fault: str) -> None:
+    folder = save_scene(tmp_path / "scene", true_scene(2), {})
+    (folder / "shots.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=rf"shots\.jsonl: .*{fault}") as caught:
+        load_scene(folder)
+    assert len(str(caught.value)) < len(str(folder)) + 250
+
+
 def test_other_artefacts_are_refused(tmp_path: Path) -> None:
     folder = save_scene(tmp_path / "scene", true_scene(2), {})
     manifest = json.loads((folder / "manifest.json").read_text()) | {"kind": "clip"}
