@@ -8,15 +8,16 @@
 #   tools/train_bundled.sh all FOLDER JOBS VIDEO...          all of it; pairs are made while the autoencoder trains
 #
 # SEEDS (of streets; none: no new ones) and COLLAGE_SEEDS say which. ENCODING is how pairs are stored (png where PyAV is missing),
-# PAIRS_DEVICE where scenes are fitted. SECONDS_AUTOENCODER and SECONDS_ENHANCER are training times; docs/enhancer.md says what the
-# bundled weights were trained with. HELD_OUT lists names below FOLDER/pairs that training leaves out.
+# PAIRS_DEVICE where scenes are fitted. HELD_OUT lists names below FOLDER/pairs that training leaves out. SECONDS_AUTOENCODER is the training
+# time of the autoencoder. RUNS are those of the enhancer, each from the result of the one before: frames, clips a step, learning rate, seed
+# and seconds, joined by colons. The defaults are the bundled weights' own (docs/enhancer.md).
 set -euo pipefail
 export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-h264}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}"
 SEEDS="${SEEDS-$(seq -s ' ' 200 223)}"
-COLLAGE_SEEDS="${COLLAGE_SEEDS-$(seq -s ' ' 300 343)}"
-SECONDS_AUTOENCODER="${SECONDS_AUTOENCODER:-120}"
-SECONDS_ENHANCER="${SECONDS_ENHANCER:-900}"
-HELD_OUT="${HELD_OUT:-208 213}"
+COLLAGE_SEEDS="${COLLAGE_SEEDS-$(seq -s ' ' 340 381)}"
+SECONDS_AUTOENCODER="${SECONDS_AUTOENCODER:-100}"
+RUNS="${RUNS:-17:8:5e-4:0:271 17:8:4e-4:1:515 33:4:5e-4:2:535 33:4:6e-4:3:532 65:2:6e-4:4:321 65:2:6e-4:5:365}"
+HELD_OUT="${HELD_OUT:-208 213 collage380 collage381}"
 
 street_pairs() { # folder seed: strategies vary with the seed, so that one model sees many kinds of damage
     local folder=$1 seed=$2
@@ -86,16 +87,28 @@ train | all)
         shift
         each "$jobs" "$COLLAGE_SEEDS" collage "$folder" "$@"
         { each "$jobs" "$COLLAGE_SEEDS" collage_pairs "$folder" && each "$jobs" "$SEEDS" street_pairs "$folder"; } >"$folder/pairs.log" 2>&1 &
+        making=$!
     fi
     for images in "$folder"/collages/*/images; do
         [ ! -d "$images" ] || set -- "$@" "$images"
     done
-    train small-autoencoder "$folder" autoencoder --videos "$@" --max-seconds "$SECONDS_AUTOENCODER"
-    wait
-    train small-onestep "$folder" enhancer --base "$folder/autoencoder" --synthetic-share 0.25 --videos "$@" --max-seconds "$SECONDS_ENHANCER"
+    train small-autoencoder "$folder" autoencoder --clip-frames 17 --batch 16 --videos "$@" --max-seconds "$SECONDS_AUTOENCODER"
+    [ "$verb" = train ] || wait "$making" || {
+        echo "pairs failed; the end of $folder/pairs.log says why" >&2
+        exit 1
+    }
+    base="$folder/autoencoder" number=0
+    for spec in $RUNS; do
+        IFS=: read -r frames batch rate seed seconds <<<"$spec"
+        number=$((number + 1))
+        train small-onestep "$folder" "enhancer$number" --base "$base" --clip-frames "$frames" --batch "$batch" --lr "$rate" --seed "$seed" \
+            --synthetic-share 0.2 --videos "$@" --max-seconds "$seconds"
+        base="$folder/enhancer$number"
+    done
+    echo "the enhancer: $base"
     ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
