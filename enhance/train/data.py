@@ -56,6 +56,8 @@ class DataConfig:
     mild_share: float = 0.4
     """Share of the degraded samples that are mixed with their target, by anything from hardly to almost wholly, everywhere alike or
     here more than there: damage of all strengths."""
+    patchy_share: float = 0.6
+    """Share of these mixtures that vary over the picture and the clip."""
     video_short_side_px: int | None = 256
     """Videos are reduced so that their shorter side has this many pixels (never enlarged); pairs keep their size."""
     segment_frames: int = 240
@@ -91,7 +93,7 @@ class DataConfig:
             )
         if self.workers is not None and self.workers < 0:
             raise UserError(f"training data: workers is {self.workers}; give 0 or more.")
-        for name in ("synthetic_share", "clean_share", "mild_share"):
+        for name in ("synthetic_share", "clean_share", "mild_share", "patchy_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"training data: {name} is {getattr(self, name)}, but a share lies between 0 and 1.")
 
@@ -210,7 +212,7 @@ class TrainingClips:
         if kind == "synthetic":
             a = self._with_artefacts(b, int(rng.integers(2**62)))
         if kind != "clean" and rng.random() < self.config.mild_share:
-            a = mixed(b, a, draw_mixture(rng, *a.shape[:3]))
+            a = mixed(b, a, draw_mixture(rng, *a.shape[:3], self.config.patchy_share))
         return kind, b if kind == "clean" else a, b
 
     def batches(self, first_step: int, process: int, device: torch.device, *, on_host: bool = False) -> Generator[Batch]:

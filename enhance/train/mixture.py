@@ -9,16 +9,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-PATCHY_SHARE = 0.6
-"""Share of the mixtures that differ from place to place."""
 _CELLS = (2, 6)
 _MOMENTS = (1, 4)
 _CONTRAST = (1.5, 6.0)
 
 
-def draw_mixture(rng: np.random.Generator, frames: int, rows: int, columns: int) -> float | np.ndarray:
-    """How much of the way from target to degraded frames: a number, or `[frames, rows, columns, 1]` float32, both from 0 to 1."""
-    if rng.random() >= PATCHY_SHARE:
+def draw_mixture(rng: np.random.Generator, frames: int, rows: int, columns: int, patchy_share: float) -> float | np.ndarray:
+    """How much of the way from target to degraded frames, from 0 to 1: a number, or with a probability of `patchy_share`
+    `[frames, rows, columns, 1]` float32."""
+    if rng.random() >= patchy_share:
         return float(rng.random())
     moments, down, across = int(rng.integers(*_MOMENTS)), *(int(n) for n in rng.integers(*_CELLS, size=2))
     coarse = rng.random((moments, down, across), dtype=np.float32)

@@ -38,6 +38,8 @@ class DataOptions:
     """Share of samples made from videos by synthetic artefacts, where there are both pairs and videos."""
     clean_share: float = 0.08
     """Share of samples whose input is the target itself, so that good frames stay good."""
+    patchy_share: float = 0.6
+    """Of the samples whose damage is milder, the share in which it varies over the picture and the clip."""
     look_share: float = 0.0
     """Share of samples whose tones and colours are changed, the same for both clips: less to learn by heart from few scenes."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -139,6 +141,7 @@ def run(options: Options | None) -> int:
         videos=options.data.videos,
         synthetic_share=options.data.synthetic_share,
         clean_share=options.data.clean_share,
+        patchy_share=options.data.patchy_share,
         look=LookConfig(share=options.data.look_share, scale=options.data.scale),
         cache_gb=options.data.cache_gb,
         distinct_samples=options.data.distinct_samples,
