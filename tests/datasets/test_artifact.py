@@ -52,7 +52,7 @@ def test_a_failure_leaves_nothing_unless_there_is_a_checkpoint(tmp_path: Path) -
 
 
 def test_faults_of_manifests_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         read_manifest(tmp_path / "absent")
     with pytest.raises(UserError, match="no splatmend artefact"):
         read_manifest(tmp_path)

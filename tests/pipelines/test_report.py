@@ -171,7 +171,7 @@ def test_curves_are_svg_and_broken_lines_are_named(tmp_path: Path) -> None:
 
 def test_a_report_of_what_is_no_clip_leaves_nothing(tmp_path: Path) -> None:
     bad = Comparison(title="x", clips={"raw": tmp_path / "none"}, scores={})
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         build_report(ReportInputs(title="x", comparisons=[bad]), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
