@@ -212,7 +212,7 @@ class TrainingClips:
         if kind == "synthetic":
             a = self._with_artefacts(b, int(rng.integers(2**62)))
         if kind != "clean" and rng.random() < self.config.mild_share:
-            a = mixed(b, a, draw_mixture(rng, *a.shape[:3], self.config.patchy_share))
+            a = mixed(b, a, draw_mixture(rng, a.shape[:3], self.config.patchy_share))
         return kind, b if kind == "clean" else a, b
 
     def batches(self, first_step: int, process: int, device: torch.device, *, on_host: bool = False) -> Generator[Batch]:

@@ -14,11 +14,12 @@ _MOMENTS = (1, 4)
 _CONTRAST = (1.5, 6.0)
 
 
-def draw_mixture(rng: np.random.Generator, frames: int, rows: int, columns: int, patchy_share: float) -> float | np.ndarray:
+def draw_mixture(rng: np.random.Generator, shape: tuple[int, ...], patchy_share: float) -> float | np.ndarray:
     """How much of the way from target to degraded frames, from 0 to 1: a number, or with a probability of `patchy_share`
-    `[frames, rows, columns, 1]` float32."""
+    `[frames, rows, columns, 1]` float32. `shape`: frames, rows and columns of the clip."""
     if rng.random() >= patchy_share:
         return float(rng.random())
+    frames, rows, columns = shape
     moments, down, across = int(rng.integers(*_MOMENTS)), *(int(n) for n in rng.integers(*_CELLS, size=2))
     coarse = rng.random((moments, down, across), dtype=np.float32)
     field = np.stack([cv2.resize(at, (columns, rows), interpolation=cv2.INTER_LINEAR) for at in coarse])

@@ -10,7 +10,7 @@ from splatmend.enhance.train.mixture import draw_mixture, mixed
 
 def shares(count: int = 60) -> list[float | np.ndarray]:
     rng = np.random.default_rng(3)
-    return [draw_mixture(rng, 9, 40, 56, 0.6) for _ in range(count)]
+    return [draw_mixture(rng, (9, 40, 56), 0.6) for _ in range(count)]
 
 
 def test_mixtures_are_numbers_and_fields_between_nothing_and_all() -> None:
@@ -28,8 +28,8 @@ def test_mixtures_are_numbers_and_fields_between_nothing_and_all() -> None:
 
 def test_the_share_says_how_many_are_fields() -> None:
     rng = np.random.default_rng(1)
-    assert all(isinstance(draw_mixture(rng, 5, 8, 8, 0.0), float) for _ in range(20))
-    assert all(isinstance(draw_mixture(rng, 5, 8, 8, 1.0), np.ndarray) for _ in range(20))
+    assert all(isinstance(draw_mixture(rng, (5, 8, 8), 0.0), float) for _ in range(20))
+    assert all(isinstance(draw_mixture(rng, (5, 8, 8), 1.0), np.ndarray) for _ in range(20))
 
 
 def test_fields_leave_places_clean_and_others_wholly_degraded() -> None:
@@ -60,5 +60,5 @@ def test_mixed_frames_lie_where_the_share_says() -> None:
 def test_clips_of_any_length(frames: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
-        share = draw_mixture(rng, frames, 16, 24, 0.6)
+        share = draw_mixture(rng, (frames, 16, 24), 0.6)
         assert isinstance(share, float) or share.shape == (frames, 16, 24, 1)
