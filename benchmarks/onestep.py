@@ -177,7 +177,6 @@ def training_config(chosen: argparse.Namespace, size: Size, transformer: str, me
         attention=chosen.attention,
         compile=chosen.compile,
         host_clips=True,
-        halo=1 if size.toy else chosen.halo,
         checkpoint_every=10**9,
         sample_every=10**9,
         log_every=10**9,
@@ -245,7 +244,6 @@ def train(chosen: argparse.Namespace, size: Size, name: str, config: OneStepTrai
         "trained_parameters": sum(p.numel() for p in parameters.values()),
         "attention": attention_of(enhancer),
         "decoder_memory": config.decoder_memory,
-        "spatial_chunks": objective.decoder.spatial_chunks,
         "loss": float(losses[-1]),
     }
 
@@ -358,7 +356,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=81, help="frames of the clip, 1 + 4k")
     parser.add_argument("--memory", default="balanced", choices=("fast", "balanced", "small"), help="decoder memory of other rows")
     parser.add_argument("--attention", default="auto", choices=("auto", "native", "cudnn", "flash"))
-    parser.add_argument("--halo", type=int, default=OneStepTrainConfig(steps=1, lr=1.0).halo, help="context of the chunks of row parallel")
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks in training rows")
     parser.add_argument("--shard", action="store_true", help="row parallel: shard weights with fully_shard as well")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="inference: let cuDNN try its algorithms first, as training does")

@@ -72,11 +72,13 @@ class TruncatedBackprop:
         index: int,
         z_group: torch.Tensor,
         side: Mapping[str, torch.Tensor] | None,
-        pull: Callable[[torch.Tensor], torch.Tensor],
+        pull: Callable[[torch.Tensor], torch.Tensor | None],
         last: bool,
         pull_earlier: Callable[[int], torch.Tensor | None] | None = None,
     ) -> None:
         """Decode group `index`, ask `pull` for the gradient with respect to its frames, and at the end of a block send that back.
+
+        Where `pull` gives None the group has no loss here: its graph is kept for the losses of later groups, and nothing is sent back.
 
         `pull_earlier(j)`: the gradient of this group's loss with respect to the output of the earlier group j, where it reaches that
         by another way than the cache (in a stage whose output a later stage remembers).
@@ -97,8 +99,8 @@ class TruncatedBackprop:
         end = GraphEnd(frames)
         ends = tuple(GraphEnd(tensor) for tensor in self._stage.cache_tensors(cache_out))
         output = None if pull_earlier is None else end
-        self._kept.append(_KeptGroup(index, latent, leaves, output, links, ends, (end, gradient)))
-        swept = last or (index + 1) % self._block == 0
+        self._kept.append(_KeptGroup(index, latent, leaves, output, links, ends, None if gradient is None else (end, gradient)))
+        swept = gradient is not None and (last or (index + 1) % self._block == 0)
         self._cache = None if swept and (self._rebuild or last) else self._stage.detach_cache(cache_out)
         del cache_out, frames, gradient
         if swept:
@@ -108,6 +110,12 @@ class TruncatedBackprop:
                 _, cache_out = self._stage.decode(latent, cache_in, index, conditions)
             forget_autocast_weights()
             self._cache = self._stage.detach_cache(cache_out)
+
+    def skip(self, index: int, z_group: torch.Tensor, side: Mapping[str, torch.Tensor] | None) -> torch.Tensor:
+        """Decode a group that no loss reaches, for the sake of its cache; returns its frames. Before any `step`."""
+        cache, self._cache = self._cache, None
+        frames, self._cache = self._stage.pass_by(z_group, cache, index, side)
+        return frames
 
     def _sweep(self, index: int, last: bool, pull_earlier: Callable[[int], torch.Tensor | None] | None) -> None:
         """Pull the losses of the block that ends with group `index` back, and release what no later block needs."""

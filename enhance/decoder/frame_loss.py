@@ -19,11 +19,23 @@ group before [B, C, 1, H, W], a constant, or None in the first group. Returns a 
 
 
 class ClipLoss:
-    """Sums the group losses of one clip and turns each into the gradient of the scaled mean with respect to that group's frames."""
+    """Sums the losses of the groups `own` of one clip and turns each into the gradient of the scaled mean with respect to its frames.
+
+    `whole`: whether these are all the groups that have a loss.
+    """
 
     def __init__(
-        self, frame_loss: FrameLoss, temporal_factor: int, valid_frames: int, loss_scale: float, params: Sequence[torch.Tensor]
+        self,
+        frame_loss: FrameLoss,
+        temporal_factor: int,
+        valid_frames: int,
+        loss_scale: float,
+        params: Sequence[torch.Tensor],
+        own: range,
+        *,
+        whole: bool,
     ) -> None:
+        self._own, self._whole = own, whole
         self._frame_loss = frame_loss
         self._temporal_factor = temporal_factor
         self._valid_frames = valid_frames
@@ -33,12 +45,16 @@ class ClipLoss:
         self._total: torch.Tensor | None = None
         self._differentiable = False
 
-    def pull(self, index: int, frames: torch.Tensor) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
+    def pull(self, index: int, frames: torch.Tensor) -> tuple[torch.Tensor | None, Sequence[torch.Tensor | None]]:
         """Gradient with respect to `frames` [B, C, t, H, W] of group `index`, and any that reaches the parameters past the frames.
 
         The loss sees a leaf, not the decoder's graph, so that whatever it keeps (a perceptual network's activations) is gone before
-        the decoder is differentiated. Frames past the valid ones are not shown to it and get a zero gradient.
+        the decoder is differentiated. Frames past the valid ones are not shown to it and get a zero gradient. A group that is not one of
+        `own` has no gradient; groups come in order all the same, since the loss may look at the frame before.
         """
+        if index not in self._own:
+            self._previous = frames.detach()[:, :, -1:].clone()
+            return None, [None] * len(self._params)
         span = frame_span(index, self._temporal_factor)
         valid = min(span.stop, self._valid_frames) - span.start
         leaf = frames.detach()[:, :, :valid].requires_grad_()
@@ -63,8 +79,13 @@ class ClipLoss:
             return grad, direct
         return torch.cat([grad, torch.zeros_like(frames[:, :, valid:])], dim=2), direct
 
-    def mean(self) -> torch.Tensor:
-        """The clip's loss: the sum divided by the number of valid frames. `ValueError` where no group's loss depended on anything."""
-        if self._total is None or not self._differentiable:
+    def mean(self, device: torch.device) -> torch.Tensor:
+        """The sum over the groups that were seen, divided by the number of the clip's valid frames.
+
+        `ValueError` where no group of a whole clip had a loss that depended on anything.
+        """
+        if self._whole and not self._differentiable:
             raise ValueError("frame_loss returned constants only: compute it from the frames it gets, with gradients on")
+        if self._total is None:
+            return torch.zeros((), device=device)
         return self._total / self._valid_frames

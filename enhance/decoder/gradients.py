@@ -14,7 +14,7 @@ class LossAndGrad(NamedTuple):
     """A clip's loss and its truncated gradients (of `loss * loss_scale`)."""
 
     loss: torch.Tensor
-    """Scalar: sum of the group losses divided once by the number of valid frames. Not scaled, detached."""
+    """Scalar: sum of the group losses (of a share, of its groups) divided once by the number of valid frames. Not scaled, detached."""
     grad_z: torch.Tensor
     """Gradient with respect to the latents [B, C, L, h, w], in their dtype."""
     grad_side: list[dict[str, torch.Tensor]]

@@ -8,6 +8,8 @@ from typing import TypeAlias
 import torch
 
 from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter, SideFeatures, SplitDecoderAdapter
+from splatmend.enhance.decoder.gradients import forget_autocast_weights
+from splatmend.enhance.decoder.wan_blocks import WanCache
 
 DecodeStage: TypeAlias = Callable[[torch.Tensor, Cache, int, SideFeatures | None], tuple[torch.Tensor, Cache]]
 
@@ -20,6 +22,15 @@ class Stage:
         self._adapter = adapter
         self.decode = decode
         self.takes = takes
+
+    def pass_by(self, features: torch.Tensor, cache: Cache, index: int, side: SideFeatures | None) -> tuple[torch.Tensor, Cache]:
+        """`decode` without gradients; the cache that goes in is not used again."""
+        if isinstance(cache, WanCache):
+            cache = cache.for_last_use()
+        with torch.no_grad():
+            output, cache = self.decode(features, cache, index, side)
+        forget_autocast_weights()
+        return output, cache
 
     def initial_cache(self) -> Cache:
         """The cache before the first group."""

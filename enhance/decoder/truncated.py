@@ -26,6 +26,7 @@ from splatmend.enhance.decoder.gradients import (
     to_host,
 )
 from splatmend.enhance.decoder.groups import split_into_groups, valid_part
+from splatmend.enhance.decoder.spans import passing_cost, span_of_share
 from splatmend.enhance.decoder.stages import Stage, first_stage, second_stage, whole_decoder
 from splatmend.enhance.decoder.wan import WanAdapter
 from splatmend.enhance.decoder.wan_blocks import WanCache
@@ -59,8 +60,8 @@ class TruncatedDecoder:
             gradient, in which each loss crosses D to D + B - 1 links (see `backprop`). Not with spatial chunks.
         spatial_chunks: chunks (down, across) whose gradients are computed one after the other. Not exact, see `loss_and_grad`.
         halo: latent pixels of context around each chunk.
-        share: (i, n): of n processes that share a clip's chunks this is the i-th; it walks every n-th chunk. The gradients it returns
-            are its share of sums over the processes; the loss is the whole one.
+        share: (i, n): of n processes that share a clip this is the i-th, which pulls back the losses of a span of groups (see `spans`).
+            Loss and gradients that it returns are its share of sums over the processes, which are those of one process.
         memory: "fast" keeps all activations of D + 1 groups, "balanced" computes them again layer by layer in the backward pass,
             "small" block by block, the layers of a block once more; same gradients. `docs/chopgrad.md` has what each costs.
         engine: which layers run, see `Engine`.
@@ -88,8 +89,8 @@ class TruncatedDecoder:
             raise ValueError(f"block is a number of groups, 1 or more, and 1 with spatial chunks; got {block} with {spatial_chunks}")
         if min(spatial_chunks) < 1 or halo < 0:
             raise ValueError(f"spatial_chunks must be 1 or more and halo 0 or more; got {spatial_chunks} and {halo}")
-        if not 0 <= share[0] < share[1] <= spatial_chunks[0] * spatial_chunks[1]:
-            raise ValueError(f"share {share} of {spatial_chunks[0]}x{spatial_chunks[1]} chunks: give (i, n) with i < n <= chunks")
+        if not 0 <= share[0] < share[1]:
+            raise ValueError(f"share is (i, n), process i of n, so 0 <= i < n; got {share}")
         if isinstance(vae, AutoencoderKLWan):
             self.adapter: DecoderAdapter = WanAdapter(vae, join=join, memory=memory or "fast", engine=engine or "auto")
         elif join is not None or memory is not None or engine is not None:
@@ -167,8 +168,9 @@ class TruncatedDecoder:
         valid, groups = valid_part(z.shape[2], self.adapter.temporal_factor, valid_frames)
         z = z.detach()
         sums = GradientSums(z, params)
-        loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params)
-        clip = _Clip(z, side, groups, sums, list(params))
+        own = self._span(groups)
+        loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params, own, whole=len(own) == groups)
+        clip = _Clip(z, side, own, sums, list(params))
         fault = None
         try:
             if self.spatial_chunks == (1, 1):
@@ -180,7 +182,11 @@ class TruncatedDecoder:
             fault = str(full)
         if fault is not None:
             self._complain_of_memory(z, fault)
-        return sums.result(loss.mean())
+        return sums.result(loss.mean(z.device))
+
+    def _span(self, groups: int) -> range:
+        memory = self.adapter.memory if isinstance(self.adapter, WanAdapter) else "fast"
+        return span_of_share(groups, self.share, block=self.block, passing=passing_cost(self.truncation, memory))
 
     def _complain_of_memory(self, z: torch.Tensor, fault: str) -> NoReturn:
         def walk(adapter: WanAdapter, piece: torch.Tensor) -> LossAndGrad:
@@ -192,7 +198,7 @@ class TruncatedDecoder:
         raise error
 
     def _backprop_whole(self, clip: _Clip, loss: ClipLoss) -> None:
-        def pull(index: int, frames: torch.Tensor) -> torch.Tensor:
+        def pull(index: int, frames: torch.Tensor) -> torch.Tensor | None:
             grad, direct = loss.pull(index, frames)
             clip.sums.add_params(direct)
             return grad
@@ -211,42 +217,42 @@ class TruncatedDecoder:
         between = FeatureGradients(clip.sums, features)
         self._walk_chunks(clip, late, features, between, frame_grads)
 
-        def pull(index: int, output: torch.Tensor) -> torch.Tensor:
+        def pull(index: int, output: torch.Tensor) -> torch.Tensor | None:
+            if index not in clip.own:
+                return None
             gradient = between.take(index, index)
             return torch.zeros_like(output) if gradient is None else gradient
 
         self._walk(clip, early, clip.latents(), whole_frame(*clip.z.shape[-2:]), clip.sums, pull, between.take)
 
-    def _frame_gradients(self, clip: _Clip, loss: ClipLoss, stage: Stage, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The gradient of the loss with respect to every group's frames, of whole frames; in host memory, since it grows with the clip."""
-        gradients = []
+    def _frame_gradients(self, clip: _Clip, loss: ClipLoss, stage: Stage, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """The gradient of the loss with respect to each group's frames, of whole frames; in host memory, since it grows with the clip."""
+        gradients: list[torch.Tensor | None] = []
         for index, frames in enumerate(self._without_gradients(clip, stage, inputs)):
             grad, direct = loss.pull(index, frames)
-            if self.share[0] == 0:
-                clip.sums.add_params(direct)
-            gradients.append(to_host(grad))
+            clip.sums.add_params(direct)
+            gradients.append(None if grad is None else to_host(grad))
         return gradients
 
     def _without_gradients(self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         cache = stage.initial_cache()
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)
-            if isinstance(cache, WanCache):
-                cache = cache.for_last_use()
-            with torch.no_grad():
-                output, cache = stage.decode(group, cache, index, side)
-            forget_autocast_weights()
+            output, cache = stage.pass_by(group, cache, index, side)
             yield output
 
     def _walk_chunks(
-        self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor], sums: Sums, frame_grads: Sequence[torch.Tensor]
+        self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor], sums: Sums, frame_grads: Sequence[torch.Tensor | None]
     ) -> None:
         height, width = clip.z.shape[-2:]
-        for crop in spatial_crops(height, width, self.spatial_chunks, self.halo)[self.share[0] :: self.share[1]]:
+        for crop in spatial_crops(height, width, self.spatial_chunks, self.halo):
 
-            def pull(index: int, frames: torch.Tensor, crop: SpatialCrop = crop) -> torch.Tensor:
+            def pull(index: int, frames: torch.Tensor, crop: SpatialCrop = crop) -> torch.Tensor | None:
+                held = frame_grads[index]
+                if held is None:
+                    return None
                 cotangent = torch.zeros_like(frames)
-                whole = to_device(frame_grads[index], frames.device)
+                whole = to_device(held, frames.device)
                 crop.core_of_crop(cotangent, self.adapter.spatial_factor).copy_(crop.inner(whole))
                 return cotangent
 
@@ -259,7 +265,7 @@ class TruncatedDecoder:
         inputs: Sequence[torch.Tensor],
         crop: SpatialCrop,
         sums: Sums,
-        pull: Callable[[int, torch.Tensor], torch.Tensor],
+        pull: Callable[[int, torch.Tensor], torch.Tensor | None],
         pull_earlier: Callable[[int, int], torch.Tensor | None] | None = None,
     ) -> None:
         # A chunk's cache is not what fills the memory: the pass over whole frames takes more.
@@ -267,6 +273,10 @@ class TruncatedDecoder:
         backprop = TruncatedBackprop(stage, self.truncation, clip.params, sums, crop, block=self.block, rebuild=lean)
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)
+            if index < clip.own.start - self.truncation:
+                within = None if side is None else {name: crop.outer(whole.detach()) for name, whole in side.items()}
+                pull(index, backprop.skip(index, crop.outer(group), within))
+                continue
             for name, whole in (side or {}).items():
                 if whole.requires_grad:
                     clip.sums.open_side(index, name, whole)
@@ -276,7 +286,7 @@ class TruncatedDecoder:
             if isinstance(sums, FeatureGradients):
                 sums.loss_index = index
             earlier = None if pull_earlier is None else partial(pull_earlier, index)
-            backprop.step(index, crop.outer(group), cropped, partial(pull, index), last=index == clip.groups - 1, pull_earlier=earlier)
+            backprop.step(index, crop.outer(group), cropped, partial(pull, index), last=index == clip.own.stop - 1, pull_earlier=earlier)
 
     def _decode_groups(self, z_groups: Iterable[torch.Tensor], side: Side | None, clamp: bool, grad: bool = True) -> Iterator[torch.Tensor]:
         cache = self.adapter.initial_decoder_cache()
@@ -310,14 +320,14 @@ class TruncatedDecoder:
 
 
 class _Clip(NamedTuple):
-    """What one call of `loss_and_grad` works on; only the first `groups` latents hold valid frames."""
+    """What one call of `loss_and_grad` works on; the losses of the groups `own` are pulled back."""
 
     z: torch.Tensor
     side: Side | None
-    groups: int
+    own: range
     sums: GradientSums
     params: list[torch.Tensor]
 
     def latents(self) -> list[torch.Tensor]:
-        """The latent of every group [B, C, 1, h, w]."""
-        return [self.z[:, :, i : i + 1] for i in range(self.groups)]
+        """The latents [B, C, 1, h, w] of all groups that have to be walked."""
+        return [self.z[:, :, i : i + 1] for i in range(self.own.stop if self.own else 0)]

@@ -159,7 +159,7 @@ class OneStepTrainConfig(LoopConfig):
     halo: int = DEFAULT_HALO
     """Latent pixels of context around a spatial chunk."""
     context_parallel: int = 1
-    """Processes that share one clip: its tokens in the transformer, its spatial chunks in the decoder."""
+    """Processes that share one clip: its tokens in the transformer, its groups in the decoder."""
     shard: bool = False
     """Shard transformer weights, gradients and optimiser state over all processes."""
 
@@ -179,10 +179,8 @@ class OneStepTrainConfig(LoopConfig):
             raise UserError(f"training: spatial_chunks {self.spatial_chunks} and halo {self.halo} must be 1 and 0 or more; change them.")
         if self.truncation is None and self.spatial_chunks != (1, 1):
             raise UserError("training: spatial_chunks belong to the truncated gradient; give a truncation or leave them out.")
-        if self.decoder_block < 1 or (self.decoder_block > 1 and (self.spatial_chunks != (1, 1) or self.context_parallel > 1)):
-            raise UserError(
-                f"training: decoder_block is {self.decoder_block}; give a number of groups, 1 with spatial_chunks or context_parallel."
-            )
+        if self.decoder_block < 1 or (self.decoder_block > 1 and self.spatial_chunks != (1, 1)):
+            raise UserError(f"training: decoder_block is {self.decoder_block}; give a number of groups, 1 with spatial_chunks.")
         if self.context_parallel < 1:
             raise UserError(f"training: context_parallel is {self.context_parallel}; give the number of processes per clip, 1 or more.")
         if self.context_parallel > 1 and (self.truncation is None or self.encoder == "full" or self.cuda_graph):

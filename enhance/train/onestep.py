@@ -53,15 +53,13 @@ class OneStepObjective:
             for p in module.parameters()
             if p.requires_grad
         ]
-        chunks = config.spatial_chunks if processes is None else processes.spatial_chunks(config.spatial_chunks)
-        share = (0, 1) if processes is None else processes.share
         self.decoder = enhancer.decoder(
             config.truncation or 0,
             memory=config.decoder_memory,
             block=config.decoder_block,
-            spatial_chunks=chunks,
+            spatial_chunks=config.spatial_chunks,
             halo=config.halo,
-            share=share,
+            share=(0, 1) if processes is None else processes.share,
         )
 
     def encode(self, clip: torch.Tensor) -> Encoded:
@@ -122,7 +120,15 @@ class OneStepObjective:
             _backward(loss * loss_scale)
         else:
             loss = self._truncated(batch, encoded, z_out, loss, loss_scale)
-        return {"loss": loss.detach()} | metrics | {name: value / x.shape[2] for name, value in self.pixel_loss.take_parts().items()}
+        parts = self.pixel_loss.take_parts()
+        for name in self.pixel_loss.weights:
+            # A process without a group of its own takes part in the sum all the same.
+            metrics[name] = self._summed(parts.get(name, torch.zeros_like(loss))) / x.shape[2]
+        return {"loss": loss.detach()} | metrics
+
+    def _summed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Over the processes that share this clip."""
+        return tensor if self.processes is None else self.processes.sum_over_context(tensor)
 
     def _truncated(self, batch: Batch, encoded: Encoded, z_out: torch.Tensor, latent_loss: torch.Tensor, loss_scale: float) -> torch.Tensor:
         enhancer, x, target, device = self.enhancer, batch.degraded, batch.target, z_out.device
@@ -138,7 +144,7 @@ class OneStepObjective:
         result = self.decoder.loss_and_grad(
             z, frame_loss, side=sides.__getitem__ if sides else None, params=self.decoder_params, loss_scale=loss_scale
         )
-        grad_z = result.grad_z if self.processes is None else self.processes.sum_over_context(result.grad_z)
+        grad_z = self._summed(result.grad_z)
         # The pixel loss's gradients arrive scaled; the latent loss is scaled here: each once.
         total = surrogate(z, grad_z) + latent_loss * loss_scale
         for features, gradients in zip(sides, result.grad_side, strict=False):
@@ -148,7 +154,7 @@ class OneStepObjective:
             _backward(total)
         for parameter, gradient in zip(self.decoder_params, result.grad_params, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        return latent_loss.detach() + result.loss
+        return latent_loss.detach() + self._summed(result.loss)
 
 
 def _backward(total: torch.Tensor) -> None:

@@ -1,7 +1,7 @@
 """Several processes on one training: groups of them share a clip, and all of them may share the transformer's weights.
 
-The transformer's tokens are split by diffusers (Ulysses attention), its weights by PyTorch's `fully_shard`, and the decoder's gradient by
-spatial chunks. Every process of a context group then holds a part of each gradient, so gradients are *summed* over the group, and
+The transformer's tokens are split by diffusers (Ulysses attention), its weights by PyTorch's `fully_shard`, and the decoder's losses by
+spans of groups. Every process of a context group then holds a part of each gradient, so gradients are *summed* over the group, and
 averaged over the groups, each of which has its own clip.
 """
 
@@ -46,15 +46,8 @@ class Processes:
 
     @property
     def share(self) -> tuple[int, int]:
-        """The share of a clip's spatial chunks that this process walks."""
+        """The share of a clip's groups whose losses this process pulls back."""
         return self.part, self.context
-
-    def spatial_chunks(self, wanted: tuple[int, int]) -> tuple[int, int]:
-        """Chunks (down, across): as wanted, or where those are too few for the group, as square as can be."""
-        if wanted[0] * wanted[1] >= self.context:
-            return wanted
-        down = next(d for d in range(int(self.context**0.5), 0, -1) if self.context % d == 0)
-        return down, self.context // down
 
     def sum_over_context(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over the processes that share this clip."""
