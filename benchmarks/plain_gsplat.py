@@ -93,7 +93,7 @@ class PlainFit:
             from splatmend.recon.raster.gsplat_backend import lens_arguments, shutter_arguments
 
             ray_camera = RayCamera.of(shot)
-            more = {"with_ut": True, "with_eval3d": True, **lens_arguments(ray_camera, view.device)}
+            more = {"with_ut": True, "with_eval3d": True, **lens_arguments(ray_camera.camera, view.device)}
             more |= shutter_arguments(ray_camera, self.origin.numpy(), view.device)
             view = more.pop("viewmats")[0]
         picture, _, info = rasterization(

@@ -26,7 +26,7 @@ from splatmend.recon.nodes import RigidActor
 from splatmend.recon.placement import placed_actors, placed_background
 from splatmend.recon.raster import RasterStats, rasterize
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.raster.camera_rays import RayCamera, pixel_rays
+from splatmend.recon.raster.camera_rays import RayCamera, depth_rays
 from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_directions
 from splatmend.recon.transfer import upload
@@ -174,9 +174,9 @@ def _depth_of_rows(depth_m: Float[Tensor, "H W"], shot: Shot) -> Float[Tensor, "
     ray_camera = RayCamera.of(shot)
     if not ray_camera.rolls:
         return depth_m
-    rays = pixel_rays(ray_camera, inverse(shot.world_from_camera))
+    starts, slopes = depth_rays(ray_camera, inverse(shot.world_from_camera), depth_m.device)
     # Directions have z = 1 in the frame of their own row, so a ray's parameter is the depth there.
-    return (depth_m - upload(rays.origins[..., 2], depth_m.device)) / upload(rays.directions[..., 2], depth_m.device)
+    return (depth_m - starts) / slopes
 
 
 def _in_scene(ray_camera: RayCamera, scene: Scene) -> RayCamera:

@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from splatmend.datasets.shot import Shot
+from splatmend.recon.raster import camera_rays
 from splatmend.recon.raster.api import Model
-from splatmend.recon.raster.camera_rays import RayCamera, pixel_rays
+from splatmend.recon.raster.camera_rays import RayCamera
 from splatmend.recon.transfer import upload
 
 
@@ -62,7 +63,7 @@ def ray_directions(shot: Shot, device: str | torch.device = "cpu", model: Model 
     for `ewa`, those of the lens and of each row's own time for `ray`."""
     camera = shot.camera
     if model == "ray":
-        return torch.as_tensor(pixel_rays(RayCamera.of(shot), np.eye(4)).directions, dtype=torch.float32, device=device)
+        return camera_rays.ray_directions(RayCamera.of(shot), torch.device(device))
     return _pixel_grid(camera.width, camera.height, camera.focal_px, camera.principal_px, torch.device(device)) @ upload(
         shot.world_from_camera[:3, :3].T, device
     )

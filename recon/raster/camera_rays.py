@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from splatmend.datasets.geometry import PoseTrack, distort, inverse, largest_ideal_radius
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.undistort import ideal_from_pixels
+from splatmend.recon.transfer import upload
 
 _WIDEST_RAD = np.radians(85.0)
 """Rays farther than this from the axis are left out: their ideal coordinates run away."""
@@ -74,6 +77,34 @@ def pixel_rays(ray_camera: RayCamera, common_from_world: Float[np.ndarray, "4 4"
     turned = np.matmul(common_from_line[..., :3, :3], directions[..., None])[..., 0]
     origins = np.ascontiguousarray(np.broadcast_to(common_from_line[..., :3, 3], turned.shape))
     return PixelRays(origins=origins, directions=turned, valid=valid)
+
+
+def ray_directions(ray_camera: RayCamera, device: torch.device) -> Float[Tensor, "H W 3"]:
+    """The directions of `pixel_rays` in the world, float32, made on a device."""
+    directions = _lens_directions(ray_camera.camera, device)
+    if not ray_camera.rolls:
+        return directions @ upload(ray_camera.world_from_first[:3, :3].T, device)
+    turns = upload(_line_poses(ray_camera)[:, :3, :3].swapaxes(1, 2), device)
+    if ray_camera.camera.shutter in ("left_to_right", "right_to_left"):
+        return (directions.transpose(0, 1) @ turns).transpose(0, 1)
+    return directions @ turns
+
+
+def depth_rays(
+    ray_camera: RayCamera, common_from_world: Float[np.ndarray, "4 4"], device: torch.device
+) -> tuple[Float[Tensor, "#H #W"], Float[Tensor, "H W"]]:
+    """The z of origins and of directions of `pixel_rays`, float32, made on a device."""
+    lines = common_from_world @ _line_poses(ray_camera)
+    starts, axes = upload(lines[:, 2, 3], device), upload(lines[:, 2, :3], device)
+    directions = _lens_directions(ray_camera.camera, device)
+    if ray_camera.camera.shutter in ("left_to_right", "right_to_left"):
+        return starts[None], (directions * axes).sum(dim=-1)
+    return starts[:, None], (directions * axes[:, None]).sum(dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _lens_directions(camera: Camera, device: torch.device) -> Float[Tensor, "H W 3"]:
+    return torch.tensor(lens_rays(camera)[0], dtype=torch.float32, device=device)
 
 
 def _line_poses(ray_camera: RayCamera) -> np.ndarray:

@@ -6,6 +6,8 @@ a long build.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ import torch
 from torch import Tensor
 
 from splatmend.datasets.geometry import inverse
+from splatmend.datasets.log import Camera
 from splatmend.recon.raster.camera_rays import RayCamera
 from splatmend.recon.raster.types import RasterInputs, RasterOutput, RasterStats
+from splatmend.recon.transfer import upload
 
 
 def without_camera_axis(means2d: Tensor) -> Tensor:
@@ -99,10 +103,11 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
     from gsplat import rasterization
 
     assert inputs.ray_camera is not None
+    lens = inputs.ray_camera
     # Around the camera, where float32 is finest, and where gsplat's poses between lines leave ours the least.
-    eye = inverse(inputs.camera_from_world.double().cpu().numpy())[:3, 3]
+    eye = (lens.world_from_first[:3, 3] + lens.world_from_last[:3, 3]) / 2
     picture, opacity, meta = rasterization(
-        inputs.means - inputs.means.new_tensor(eye),
+        inputs.means - upload(eye, inputs.means.device),
         inputs.quats_wxyz,
         inputs.scales,
         inputs.opacities,
@@ -120,8 +125,8 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
         with_ut=True,
         with_eval3d=True,
         channel_chunk=3,
-        **lens_arguments(inputs.ray_camera, inputs.means.device),
-        **shutter_arguments(inputs.ray_camera, eye, inputs.means.device),
+        **lens_arguments(lens.camera, inputs.means.device),
+        **shutter_arguments(lens, eye, inputs.means.device),
     )
     radii_px = meta["radii"][0].amax(dim=-1).int()
     return RasterOutput(
@@ -146,9 +151,9 @@ def _in_threes(channels: Tensor) -> Tensor:
     return torch.nn.functional.pad(channels, (0, -channels.shape[1] % 3))
 
 
-def lens_arguments(ray_camera: RayCamera, device: torch.device) -> dict[str, Any]:
+@functools.lru_cache(maxsize=16)
+def lens_arguments(camera: Camera, device: torch.device) -> Mapping[str, Any]:
     """gsplat's arguments for the lens: it takes six radial coefficients of a pinhole and the tangential ones apart."""
-    camera = ray_camera.camera
     if camera.distortion_model == "none":
         return {"camera_model": "pinhole"}
     if camera.distortion_model == "opencv_fisheye":
@@ -169,7 +174,7 @@ def shutter_arguments(ray_camera: RayCamera, eye: np.ndarray, device: torch.devi
     around_eye = np.eye(4)
     around_eye[:3, 3] = -eye
     first, last = (
-        torch.as_tensor(inverse(around_eye @ world_from_line), dtype=torch.float32, device=device)[None]
+        upload(inverse(around_eye @ world_from_line), device)[None]
         for world_from_line in (ray_camera.world_from_first, ray_camera.world_from_last)
     )
     if not ray_camera.rolls:
