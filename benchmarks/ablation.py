@@ -44,8 +44,12 @@ Truths = Mapping[tuple[int, float], np.ndarray]
 """The oracle's pictures by frame and shift to the left."""
 
 
+def with_loss(name: str, weight: float) -> Callable[[FitConfig], FitConfig]:
+    return lambda config: replace(config, loss=replace(config.loss, **{name: weight}))
+
+
 def without_loss(name: str) -> Callable[[FitConfig], FitConfig]:
-    return lambda config: replace(config, loss=replace(config.loss, **{name: 0.0}))
+    return with_loss(name, 0.0)
 
 
 def without_exposure(config: FitConfig) -> FitConfig:
@@ -63,7 +67,17 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "no sky": lambda config: replace(config, sky_rows=0),
     "no depth from LiDAR": without_loss("lidar_depth"),
     "no opacity from LiDAR": without_loss("lidar_opacity"),
-    "no line of sight": without_loss("line_of_sight"),
+    "line of sight .02": with_loss("line_of_sight", 0.02),
+    "bending .05": with_loss("bending", 0.05),
+    "bending .5": with_loss("bending", 0.5),
+    "bending 5": with_loss("bending", 5.0),
+    "needles .01": with_loss("needle", 0.01),
+    "needles .1": with_loss("needle", 0.1),
+    "view colour .1": with_loss("view_colour", 0.1),
+    "view colour 1": with_loss("view_colour", 1.0),
+    "view colour 10": with_loss("view_colour", 10.0),
+    "harmonics of degree 1": lambda config: replace(config, sh_degree=1),
+    "no harmonics": lambda config: replace(config, sh_degree=0),
     "no ground": without_loss("ground_opacity"),
     "nothing from LiDAR in the loss": lambda config: without_loss("line_of_sight")(
         without_loss("lidar_opacity")(without_loss("lidar_depth")(config))

@@ -122,6 +122,13 @@ class LossConfig:
     """Mean opacity: what is not needed fades, and is moved by the densification (Kheradmand et al. 2024)."""
     scale: float = 0.01
     """Mean standard deviation in extents, likewise."""
+    bending: float = 0.0
+    """Bending of surfaces, by the depth that is drawn, away from edges of the photo."""
+    needle: float = 0.0
+    """Mean of how far (in logarithms) a Gaussian's longest axis is above four times its middle one."""
+    view_colour: float = 0.0
+    """Mean square of the harmonics above degree 0: colours that change with the side from which they are seen run wild on sides that no
+    camera saw."""
     exposure: float = 0.1
     """Mean squared colour correction."""
 

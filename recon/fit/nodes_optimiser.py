@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from splatmend.recon.densify import MCMC, MCMCConfig, shake
 from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.losses import needle
 from splatmend.recon.gaussians import Gaussians
 
 
@@ -86,12 +87,20 @@ class NodesOptimiser:
         return torch.optim.Adam([group for group in groups if group["params"]], eps=1e-15, fused=True)
 
     def regularisers(self, drawn: Sequence[str]) -> dict[str, Tensor]:
-        """Terms on opacity and size, to be added to the loss of a picture that shows these nodes: sums of each node's means."""
+        """Terms on opacity, size, shape and colour, to be added to the loss of a picture that shows these nodes: sums of each node's
+        means."""
         weights = self.config.loss
         each, by_extent = self._shares_of(drawn)
         opacities = torch.cat([self.nodes[key].params["opacity_logits"] for key in drawn]).sigmoid()
-        scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn]).exp()
-        return {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
+        log_scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn])
+        scales = log_scales.exp()
+        terms = {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
+        if weights.needle > 0:
+            terms["needle"] = weights.needle * (needle(log_scales) @ each)
+        if weights.view_colour > 0 and self.config.sh_degree > 0:
+            rest = torch.cat([self.nodes[key].params["shN"].square().mean(dim=(1, 2)) for key in drawn])
+            terms["view_colour"] = weights.view_colour * (rest @ each)
+        return terms
 
     def _shares_of(self, drawn: Sequence[str]) -> tuple[Tensor, Tensor]:
         """What a Gaussian counts in its node's mean, and that over the node's extent, `[N]` each."""

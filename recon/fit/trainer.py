@@ -18,7 +18,7 @@ from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import FrameSource, Sample
-from splatmend.recon.fit.losses import downward_pixels, line_of_sight, photometric, relative_depth
+from splatmend.recon.fit.losses import bending, downward_pixels, line_of_sight, photometric, relative_depth
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement
@@ -131,6 +131,9 @@ class Trainer:
         truth = sample.rgb.float() / 255.0
         terms = photometric(out.rgb, truth, sample.valid, self.config.loss.ssim)
         terms |= self._geometry_terms(out, sample, shot)
+        if self.config.loss.bending > 0:
+            assert out.depth_m is not None
+            terms["bending"] = self.config.loss.bending * bending(out.depth_m, out.opacity, truth)
         terms |= self.nodes.regularisers(drawn)
         if self.config.loss.exposure > 0:
             terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()

@@ -6,7 +6,7 @@ import torch
 from tiny_log import true_scene
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit.losses import downward_pixels, line_of_sight, photometric, relative_depth, ssim
+from splatmend.recon.fit.losses import bending, downward_pixels, line_of_sight, needle, photometric, relative_depth, ssim
 from splatmend.recon.fit.trainer import StepReport
 from splatmend.recon.render import render
 from splatmend.recon.sky import ray_directions
@@ -106,3 +106,21 @@ def test_log_depth_is_blended_as_colours_are() -> None:
     assert (mean <= out.depth_m[seen].log() + 1e-4).all()
     assert (second[seen] / out.opacity[seen] >= mean.square() - 1e-3).all()
     assert float((mean.exp() - out.depth_m[seen]).abs().median() / out.depth_m[seen].median()) < 0.05
+
+
+def test_planes_do_not_bend_and_steps_do() -> None:
+    rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
+    plane_m = 1 / (0.05 + 0.004 * rows + 0.002 * columns)
+    opaque, grey = torch.ones(20, 30), torch.full((20, 30, 3), 0.5)
+    assert float(bending(plane_m, opaque, grey)) == pytest.approx(0.0, abs=1e-5)
+    step_m = torch.where(columns < 15, 10.0, 12.0)
+    # Two columns of 28 bend by (1/10 - 1/12) over 1/10 or 1/12, which is held to 0.1.
+    assert float(bending(step_m, opaque, grey)) == pytest.approx(2 * 0.1 / 28, rel=1e-4)
+    edge = torch.where(columns[..., None] < 15, 0.0, 1.0).expand(20, 30, 3)
+    assert float(bending(step_m, opaque, edge)) < 1e-4 * 2 / 28
+    assert float(bending(step_m, 0.5 * opaque, grey)) == pytest.approx(0.1 / 28, rel=1e-4)
+
+
+def test_needles_are_long_in_one_direction_only() -> None:
+    log_scales = torch.tensor([[1.0, 1.0, 1.0], [8.0, 1.0, 8.0], [8.0, 1.0, 0.5], [0.1, 12.0, 1.0]]).log()
+    torch.testing.assert_close(needle(log_scales), torch.tensor([0.0, 0.0, 2.0, 3.0]).clamp_min(1).log())
