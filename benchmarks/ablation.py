@@ -82,6 +82,7 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "nothing from LiDAR in the loss": lambda config: without_loss("line_of_sight")(
         without_loss("lidar_opacity")(without_loss("lidar_depth")(config))
     ),
+    "classic densification": lambda config: replace(config, densify=replace(config.densify, strategy="classic")),
     "no densification": lambda config: replace(config, densify=replace(config.densify, stop_share=0.0)),
 }
 

@@ -69,6 +69,8 @@ class Refinement:
     """Dead Gaussians that were moved."""
     added: int = 0
     """Gaussians that were added."""
+    removed: int = 0
+    """Gaussians that were removed."""
 
 
 def relocated_opacity_and_scale(
@@ -109,6 +111,12 @@ def position_noise(
     local = _rotate(w, -axis, normal) * torch.exp(2.0 * log_scales)
     gate = torch.sigmoid(100.0 * (0.005 - torch.sigmoid(opacity_logits)))
     return _rotate(w, axis, local) * gate[:, None]
+
+
+def rotated(quats_wxyz: Float[Tensor, "N 4"], vectors: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    """`q v q*` of unit quaternions."""
+    w, axis = quats_wxyz.split([1, 3], dim=1)
+    return _rotate(w, axis, vectors)
 
 
 def _rotate(w: Tensor, axis: Tensor, vectors: Tensor) -> Tensor:
@@ -172,8 +180,8 @@ class MCMC:
         """Totals so far. All else that a run needs to go on is in the parameters, the optimisers and the generator."""
         return {"relocated": self.relocated, "added": self.added}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Take over what `state_dict` gave.
+    def load_state_dict(self, state: Mapping[str, int], device: torch.device | None = None) -> None:
+        """Take over what `state_dict` gave; nothing of it lies on a device.
 
         Raises:
             KeyError: where an entry is missing.
@@ -191,7 +199,7 @@ class MCMC:
         self._share_out(params, hosts)
         for parameter in params.values():
             parameter[dead] = parameter[hosts]
-            for moment in _moments(optimizer, parameter).values():
+            for moment in moments_of(optimizer, parameter).values():
                 moment[dead] = 0
                 moment[hosts] = 0
         return len(dead)
@@ -205,9 +213,9 @@ class MCMC:
         hosts = _draw(torch.sigmoid(params["opacity_logits"]), more, generator)
         self._share_out(params, hosts)
         for name, old in list(params.items()):
-            place, index = _place(optimizer, old, name)
+            place, index = place_of(optimizer, old, name)
             new = Parameter(torch.cat([old, old[hosts]]), requires_grad=old.requires_grad)
-            moments = _moments(optimizer, old)
+            moments = moments_of(optimizer, old)
             for moment in moments.values():
                 moment[hosts] = 0
             grown = {key: torch.cat([moment, torch.zeros_like(moment[hosts])]) for key, moment in moments.items()}
@@ -236,13 +244,13 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(sums, at, right=True).clamp(max=len(weights) - 1)
 
 
-def _moments(optimizer: Optimizer, parameter: Parameter) -> dict[str, Tensor]:
+def moments_of(optimizer: Optimizer, parameter: Parameter) -> dict[str, Tensor]:
     """The optimiser's tensors that have an entry per Gaussian (Adam's moments, not its step count)."""
     state = optimizer.state.get(parameter, {})
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape}
 
 
-def _place(optimizer: Optimizer, parameter: Parameter, name: str) -> tuple[list[Parameter], int]:
+def place_of(optimizer: Optimizer, parameter: Parameter, name: str) -> tuple[list[Parameter], int]:
     """The list of an optimiser's group that holds a parameter, and where in it."""
     for group in optimizer.param_groups:
         for index, held in enumerate(group["params"]):

@@ -140,20 +140,26 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DensifyConfig:
-    """Relocation, growth and noise (MCMC), for each node alone."""
+    """How the number of Gaussians grows, for each node alone."""
 
+    strategy: Literal["mcmc", "classic"] = "mcmc"
+    """"mcmc" relocates what has faded, grows by a share and shakes (Kheradmand et al. 2024), with the loss's terms `opacity` and `scale`;
+    "classic" doubles, splits and removes by gradients (Kerbl et al. 2023), without them. Both stop at the caps."""
     cap: int = 400_000
     """Most Gaussians of the background, those to begin with included."""
     actor_cap: int = 20_000
     """Most Gaussians of an actor, likewise."""
     start: int = 200
-    """First iteration that relocates."""
+    """First iteration that relocates, adds or removes."""
     stop_share: float = 0.8
-    """Share of the iterations after which nothing is relocated any more."""
+    """Share of the iterations after which the number is fixed and nothing is relocated any more."""
     every: int = 100
     """Iterations between relocations."""
+    classic_gradient: float = 2e-4
+    """Mean gradient, for places counted in half widths of the picture, from which on "classic" doubles or splits."""
 
     def __post_init__(self) -> None:
+        _need(0 < self.classic_gradient < math.inf, f"densify.classic_gradient must be a number above 0, not {self.classic_gradient}")
         _need(self.cap >= 1 and self.actor_cap >= 1, "caps must be at least 1")
         _need(self.start >= 0 and self.every >= 1, "densify.start must not be negative, densify.every at least 1")
         _need(0 <= self.stop_share <= 1, "densify.stop_share must lie between 0 and 1")

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from splatmend.datasets.shot import Shot
 from splatmend.recon.densify import MCMC, MCMCConfig, shake
+from splatmend.recon.densify_classic import Classic, ClassicConfig
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.losses import needle
 from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.transfer import upload
 
 
 class FittedNode:
@@ -27,13 +31,11 @@ class FittedNode:
         self.params = _parameters(gaussians, device)
         densify = config.densify
         stop = int(densify.stop_share * config.iterations)
-        self.densifier = MCMC(
-            MCMCConfig(
-                cap=cap,
-                refine_start=min(densify.start, stop),
-                refine_stop=stop,
-                refine_every=densify.every,
-            )
+        schedule = {"cap": cap, "refine_start": min(densify.start, stop), "refine_stop": stop, "refine_every": densify.every}
+        self.densifier: MCMC | Classic = (
+            Classic(ClassicConfig(**schedule, reset_every=max(stop // 5, 1), gradient=densify.classic_gradient), extent)
+            if densify.strategy == "classic"
+            else MCMC(MCMCConfig(**schedule))
         )
 
     def __len__(self) -> int:
@@ -94,7 +96,9 @@ class NodesOptimiser:
         opacities = torch.cat([self.nodes[key].params["opacity_logits"] for key in drawn]).sigmoid()
         log_scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn])
         scales = log_scales.exp()
-        terms = {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
+        terms = {}
+        if self.config.densify.strategy == "mcmc":
+            terms = {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
         if weights.needle > 0:
             terms["needle"] = weights.needle * (needle(log_scales) @ each)
         if weights.view_colour > 0 and self.config.sh_degree > 0:
@@ -115,6 +119,14 @@ class NodesOptimiser:
             self._shares[key] = (each.to(device), (each / extents).to(device))
         return self._shares[key]
 
+    def observe(self, shot: Shot, eyes: Mapping[str, np.ndarray]) -> None:
+        """Let the classic strategy see the gradients of a picture; `eyes`: the camera's place in the frames of the nodes that it shows."""
+        for key, eye in eyes.items():
+            node = self.nodes[key]
+            if isinstance(node.densifier, Classic):
+                place = upload(eye, node.params["means"].device)
+                node.densifier.observe(node.params, place, shot.camera.focal_px[0], shot.camera.width)
+
     def step(self, drawn: Sequence[str], iteration: int, generator: torch.Generator) -> None:
         """Take the gradients, then relocate, grow and shake."""
         rates = self.config.rates
@@ -129,7 +141,9 @@ class NodesOptimiser:
             node.densifier.refine(node.params, self.adam, iteration, generator)
         # Noise is covariance (a length squared) times this rate; in scenes measured in extents it is the plain rate, so a length
         # has to be divided out here.
-        shake([node.params for node in nodes], [means_lr / node.extent * node.densifier.config.noise_lr for node in nodes], generator)
+        noise = [means_lr / node.extent * node.densifier.config.noise_lr for node in nodes if isinstance(node.densifier, MCMC)]
+        if noise:
+            shake([node.params for node in nodes], noise, generator)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
@@ -147,7 +161,7 @@ class NodesOptimiser:
         for key, node in self.nodes.items():
             device = node.params["means"].device
             node.params = {name: Parameter(value.to(device)) for name, value in state[key]["params"].items()}
-            node.densifier.load_state_dict(state[key]["densifier"])
+            node.densifier.load_state_dict(state[key]["densifier"], device)
         self.adam = self._new_adam()
         for key, node in self.nodes.items():
             for name, param in node.params.items():

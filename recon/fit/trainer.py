@@ -13,6 +13,7 @@ from torch import Tensor
 from splatmend.datasets.artifact import content_key
 from splatmend.datasets.checkpoint import random_state, restore_random_state
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
@@ -21,7 +22,7 @@ from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.losses import bending, downward_pixels, line_of_sight, photometric, relative_depth
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
 from splatmend.recon.fit.points import scene_extent
-from splatmend.recon.fit.pose_refinement import PoseRefinement
+from splatmend.recon.fit.pose_refinement import PoseRefinement, RefinedPoses
 from splatmend.recon.fit.seeding import seed_scene
 from splatmend.recon.render import RenderOutput, render
 from splatmend.recon.scene import RecordedShot, Scene
@@ -138,6 +139,8 @@ class Trainer:
         if self.config.loss.exposure > 0:
             terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()
         torch.stack(list(terms.values())).sum().backward()
+        if self.config.densify.strategy == "classic":
+            self.nodes.observe(shot, self._eyes(scene, poses))
         terms |= self.poses.step(poses, self.iteration / self.config.iterations)
         self.iteration += 1
         self.nodes.step(drawn, self.iteration, self.generator)
@@ -146,6 +149,16 @@ class Trainer:
         with torch.no_grad():
             squared_error = (out.rgb - truth).square().mean()
         return StepReport(terms={name: value.detach() for name, value in terms.items()}, squared_error=squared_error)
+
+    def _eyes(self, scene: Scene, poses: RefinedPoses) -> dict[str, np.ndarray]:
+        """The camera's place in the frame of each node that is there."""
+        eye_world_m, t_us = poses.shot.world_from_camera[:3, 3], poses.shot.mid_us
+        eyes = {BACKGROUND: eye_world_m - scene.origin_world_m}
+        for name, actor in scene.actors.items():
+            pose = actor.world_from_node(t_us) if poses.actor_poses is None else poses.actor_poses(name, t_us)
+            if pose is not None:
+                eyes[_actor_key(name)] = transform(inverse(pose), eye_world_m[None])[0]
+        return eyes
 
     def _sees_returns(self, sample: Sample) -> bool:
         return self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0

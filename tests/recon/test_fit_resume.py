@@ -16,11 +16,11 @@ import torch
 from tiny_log import tiny_log
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit import CorrectionConfig, DensifyConfig, FitConfig, InitConfig, fit
+from splatmend.recon.fit import CorrectionConfig, DensifyConfig, FitConfig, InitConfig, LossConfig, fit
 from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.scene_files import load_scene
 
-# Argument 1: output folder; 2: iteration at whose row to kill the process with SIGKILL, or 0 to resume.
+# Argument 1: output folder; 2: iteration at whose row to kill the process with SIGKILL, or 0 to resume; 3: name of the settings.
 PROGRAM = f"""
 import os, signal, sys
 from pathlib import Path
@@ -28,14 +28,14 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {str(Path(__file__).resolve().parent)!r})
 from splatmend.recon.fit import fit
-from test_fit_resume import CONFIG
+from test_fit_resume import CONFIGS
 from tiny_log import tiny_log
 
 def progress(row):
     if row["iteration"] == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-fit(tiny_log(6), Path(sys.argv[1]), CONFIG, resume=int(sys.argv[2]) == 0, on_progress=progress)
+fit(tiny_log(6), Path(sys.argv[1]), CONFIGS[sys.argv[3]], resume=int(sys.argv[2]) == 0, on_progress=progress)
 """
 CONFIG = FitConfig(
     iterations=20,
@@ -51,6 +51,15 @@ CONFIG = FitConfig(
     checkpoint_every=10,
 )
 
+CONFIGS = {
+    "mcmc": CONFIG,
+    "classic, all terms": replace(
+        CONFIG,
+        densify=replace(CONFIG.densify, strategy="classic", every=4, classic_gradient=1e-6),
+        loss=LossConfig(line_of_sight=0.01, bending=0.1, needle=0.1, view_colour=0.1),
+    ),
+}
+
 
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
@@ -61,17 +70,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def _run(out: Path, kill_at: int) -> int:
-    return subprocess.run([sys.executable, "-c", PROGRAM, str(out), str(kill_at)], check=False, timeout=200).returncode
+def _run(out: Path, kill_at: int, settings: str) -> int:
+    return subprocess.run([sys.executable, "-c", PROGRAM, str(out), str(kill_at), settings], check=False, timeout=200).returncode
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_twenty_steps_equal_ten_a_kill_and_ten_more(tmp_path: Path) -> None:
-    fit(tiny_log(6), tmp_path / "whole", CONFIG, on_progress=lambda row: None)
-    assert _run(tmp_path / "cut", 13) == -signal.SIGKILL
+@pytest.mark.parametrize("settings", CONFIGS)
+def test_twenty_steps_equal_ten_a_kill_and_ten_more(tmp_path: Path, settings: str) -> None:
+    fit(tiny_log(6), tmp_path / "whole", CONFIGS[settings], on_progress=lambda row: None)
+    assert _run(tmp_path / "cut", 13, settings) == -signal.SIGKILL
     assert (tmp_path / "cut.partial" / "checkpoint.pt").is_file()
     assert not (tmp_path / "cut").exists()
-    assert _run(tmp_path / "cut", 0) == 0
+    assert _run(tmp_path / "cut", 0, settings) == 0
     files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(tmp_path / "cut") for path in (tmp_path / "cut").rglob("*") if path.is_file())
     for file in files:
@@ -80,8 +90,9 @@ def test_twenty_steps_equal_ten_a_kill_and_ten_more(tmp_path: Path) -> None:
         assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
     # Corrections had begun by then, so that what they need was in the checkpoint.
     assert not np.allclose(load_scene(tmp_path / "cut").shots[0].logged_from_camera, np.eye(4), atol=1e-5)
-    rows = [json.loads(line)["iteration"] for line in (tmp_path / "cut" / "curve.jsonl").read_text().splitlines()]
-    assert rows == list(range(1, 21))
+    rows = [json.loads(line) for line in (tmp_path / "cut" / "curve.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == list(range(1, 21))
+    assert rows[-1]["gaussians"] > rows[0]["gaussians"]
 
 
 @pytest.fixture
