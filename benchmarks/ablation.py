@@ -93,7 +93,14 @@ def make_street(seed: int, chosen: argparse.Namespace) -> Path:
     if truths.is_file():
         return folder
     config = StreetConfig(
-        seed=seed, width=chosen.width, height=chosen.width * 3 // 5, duration_s=chosen.seconds, readout_us=30_000, exposure_drift=0.5
+        seed=seed,
+        width=chosen.width,
+        height=chosen.width * 3 // 5,
+        duration_s=chosen.seconds,
+        readout_us=30_000,
+        exposure_drift=0.5,
+        lidar_beams=32,
+        lidar_columns=360,
     )
     street = build_street(config)
     write_street(street, folder)
