@@ -88,6 +88,7 @@ class CameraFrame:
     read_image: Callable[[], np.ndarray]
     masks: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     file: Path | None = None  # where the picture lies
+    pose_bridged: bool = False  # the pose is not the log's (see `splatmend.datasets.jumps`)
 
     @property
     def mid_us(self) -> int:

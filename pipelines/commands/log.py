@@ -37,6 +37,7 @@ def run(options: Options) -> int:
 
     from splatmend.datasets.errors import UserError
     from splatmend.datasets.images import check_picture_name
+    from splatmend.datasets.jumps import without_jumps
     from splatmend.datasets.log_check import check_content
     from splatmend.datasets.progress import ConsoleBar
     from splatmend.datasets.readers.registry import open_log
@@ -51,7 +52,7 @@ def run(options: Options) -> int:
     log = open_log(options.path)
     with ConsoleBar("checking", len(log.frames) + len(log.sweeps)) as bar:
         notes = check_content(log, bar.show)
-    print_summary(summarise(replace(log, notes=(*log.notes, *notes))), Console())
+    print_summary(summarise(replace(log, notes=(*without_jumps(log).notes, *notes))), Console())
     if options.overlay is not None:
         from splatmend.datasets.overlay import lidar_overlay
 

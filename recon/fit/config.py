@@ -30,6 +30,9 @@ class DataConfig:
     """One frame of each camera in so many is kept back to be scored, the middle one of each run; 0 keeps none back."""
     train_every: int = 1
     """Fit only every n-th of the other frames (sparse fits make degraded pictures to train an enhancer on)."""
+    bridge_jumps: bool = True
+    """Replace poses of cameras and vehicle that cannot be right by their neighbours', and drop such boxes (metric logs); what was
+    found is said."""
     cache_mib: int = 2048
     """Decoded pictures kept in memory; the rest is read again when it is due."""
 

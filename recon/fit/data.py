@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.jumps import without_jumps
 from splatmend.datasets.log import Camera, CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.point_projection import project_frame
 from splatmend.datasets.shot import Shot
@@ -44,7 +45,7 @@ class Sample:
 
 
 def prepared_log(log: SceneLog, config: DataConfig, model: Model = "ewa") -> SceneLog:
-    """The log as it is fitted: chosen cameras, no more than the greatest width, and for the `ewa` model no distortion.
+    """The log as it is fitted: chosen cameras, no more than the greatest width, no poses that jump, and for the `ewa` model no distortion.
 
     Raises:
         UserError: for a camera that the log does not have, or pictures that become too small to be compared.
@@ -54,6 +55,8 @@ def prepared_log(log: SceneLog, config: DataConfig, model: Model = "ewa") -> Sce
     if config.cameras:
         cameras = {name: camera for name, camera in log.cameras.items() if name in config.cameras}
         log = replace(log, cameras=cameras, frames=tuple(frame for frame in log.frames if frame.camera in cameras))
+    if config.bridge_jumps:
+        log = without_jumps(log)
     if model == "ewa":
         log = undistorted(log)
     full = log.cameras
@@ -75,7 +78,8 @@ def _refuse_small(log: SceneLog, full: Mapping[str, Camera], config: DataConfig)
 
 
 def frame_roles(frames: Sequence[CameraFrame], config: DataConfig) -> list[Role]:
-    """Role of each frame: index 4, 12, ... of each camera is held out (of every 8), so that neighbours stand on both sides.
+    """Role of each frame: index 4, 12, ... of each camera is held out (of every 8), so that neighbours stand on both sides;
+    frames whose pose is not the log's are left out.
 
     Raises:
         UserError: where nothing is left to train on.
@@ -83,6 +87,9 @@ def frame_roles(frames: Sequence[CameraFrame], config: DataConfig) -> list[Role]
     roles: list[Role] = []
     kept: dict[str, int] = {}
     for frame in frames:
+        if frame.pose_bridged:
+            roles.append("left_out")
+            continue
         if config.holdout_every and frame.index % config.holdout_every == config.holdout_every // 2:
             roles.append("held_out")
             continue

@@ -57,6 +57,8 @@ def fit(
     out = Path(out)
     device = _device(config)
     prepared = log_with_movers(prepared_log(log, config.data, config.camera_model), config.movers)
+    for note in prepared.notes[len(log.notes) :]:
+        _logger.warning("%s: %s", log.path, note)
     shots = recorded_shots(prepared, config.data)
     manifest = Manifest(
         kind="scene",
@@ -82,7 +84,7 @@ def fit(
             "iterations": config.iterations,
             "seconds_per_iteration": seconds / done_now if done_now else None,
             "device": str(device),
-            "notes": list(log.notes),
+            "notes": list(prepared.notes),
         }
         scene = replace(scene, facts=facts)
         write_scene(folder, scene)
