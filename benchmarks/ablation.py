@@ -44,12 +44,12 @@ Truths = Mapping[tuple[int, float], np.ndarray]
 """The oracle's pictures by frame and shift to the left."""
 
 
-def with_loss(name: str, weight: float) -> Callable[[FitConfig], FitConfig]:
-    return lambda config: replace(config, loss=replace(config.loss, **{name: weight}))
+def with_losses(**weights: float) -> Callable[[FitConfig], FitConfig]:
+    return lambda config: replace(config, loss=replace(config.loss, **weights))
 
 
 def without_loss(name: str) -> Callable[[FitConfig], FitConfig]:
-    return with_loss(name, 0.0)
+    return with_losses(**{name: 0.0})
 
 
 def without_exposure(config: FitConfig) -> FitConfig:
@@ -67,15 +67,23 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "no sky": lambda config: replace(config, sky_rows=0),
     "no depth from LiDAR": without_loss("lidar_depth"),
     "no opacity from LiDAR": without_loss("lidar_opacity"),
-    "line of sight .02": with_loss("line_of_sight", 0.02),
-    "bending .05": with_loss("bending", 0.05),
-    "bending .5": with_loss("bending", 0.5),
-    "bending 5": with_loss("bending", 5.0),
-    "needles .01": with_loss("needle", 0.01),
-    "needles .1": with_loss("needle", 0.1),
-    "view colour .1": with_loss("view_colour", 0.1),
-    "view colour 1": with_loss("view_colour", 1.0),
-    "view colour 10": with_loss("view_colour", 10.0),
+    "line of sight .02": with_losses(line_of_sight=0.02),
+    "bending .5": with_losses(bending=0.5),
+    "bending 2": with_losses(bending=2.0),
+    "bending 8": with_losses(bending=8.0),
+    "bending .5, stride 2": with_losses(bending=0.5, bending_stride_px=2),
+    "bending 2, stride 4": with_losses(bending=2.0, bending_stride_px=4),
+    "bending 2, line of sight .02": with_losses(bending=2.0, line_of_sight=0.02),
+    "bending 2, no opacity from LiDAR": with_losses(bending=2.0, lidar_opacity=0.0),
+    "bending 2, depth from LiDAR .2": with_losses(bending=2.0, lidar_depth=0.2),
+    "bending 2, needles .1": with_losses(bending=2.0, needle=0.1),
+    "bending 2, view colour 1": with_losses(bending=2.0, view_colour=1.0),
+    "bending 2, view colour 10": with_losses(bending=2.0, view_colour=10.0),
+    "needles .01": with_losses(needle=0.01),
+    "needles .1": with_losses(needle=0.1),
+    "view colour .1": with_losses(view_colour=0.1),
+    "view colour 1": with_losses(view_colour=1.0),
+    "view colour 10": with_losses(view_colour=10.0),
     "harmonics of degree 1": lambda config: replace(config, sh_degree=1),
     "no harmonics": lambda config: replace(config, sh_degree=0),
     "no ground": without_loss("ground_opacity"),

@@ -127,6 +127,8 @@ class LossConfig:
     """Mean standard deviation in extents, likewise."""
     bending: float = 0.0
     """Bending of surfaces, by the depth that is drawn, away from edges of the photo."""
+    bending_stride_px: int = 1
+    """Distance of the pixels that bending is measured with."""
     needle: float = 0.0
     """Mean of how far (in logarithms) a Gaussian's longest axis is above four times its middle one."""
     view_colour: float = 0.0

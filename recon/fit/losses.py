@@ -47,19 +47,23 @@ def line_of_sight(log_depth: Float[Tensor, "P 2"], opacity: Float[Tensor, "P"], 
     return (spread / (spread + width**2)).mean()
 
 
-def bending(depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"], truth: Float[Tensor, "H W 3"], edge: float = 10.0) -> Tensor:
+def bending(
+    depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"], truth: Float[Tensor, "H W 3"], stride_px: int = 1, edge: float = 10.0
+) -> Tensor:
     """Mean second difference of the inverse depth along rows and columns, over the inverse depth itself and held to 0.1.
 
     The inverse depth of a plane is linear in the picture, so surfaces are asked to be flat, whichever way they face. It counts as much as
     the pixel is opaque, and less by exp(-edge * difference) where the photo's colours (in [0, 1]) differ: there a surface may end.
+    `stride_px`: how far apart the three pixels stand.
     """
     inverse = 1 / depth_m.clamp_min(0.1)
+    weights = opacity.detach()
     total = torch.zeros((), device=depth_m.device)
     for along in (0, 1):
-        size = inverse.shape[along]
-        before, here, after = (inverse.narrow(along, start, size - 2) for start in (0, 1, 2))
-        step = (truth.narrow(along, 2, size - 2) - truth.narrow(along, 0, size - 2)).abs().amax(dim=-1)
-        weight = torch.exp(-edge * step) * opacity.detach().narrow(along, 1, size - 2)
+        size = inverse.shape[along] - 2 * stride_px
+        before, here, after = (inverse.narrow(along, start * stride_px, size) for start in (0, 1, 2))
+        step = (truth.narrow(along, 2 * stride_px, size) - truth.narrow(along, 0, size)).abs().amax(dim=-1)
+        weight = torch.exp(-edge * step) * weights.narrow(along, stride_px, size)
         total = total + (weight * ((before + after - 2 * here).abs() / here.detach()).clamp_max(0.1)).mean()
     return total
 

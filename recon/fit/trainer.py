@@ -134,7 +134,8 @@ class Trainer:
         terms |= self._geometry_terms(out, sample, shot)
         if self.config.loss.bending > 0:
             assert out.depth_m is not None
-            terms["bending"] = self.config.loss.bending * bending(out.depth_m, out.opacity, truth)
+            loss = self.config.loss
+            terms["bending"] = loss.bending * bending(out.depth_m, out.opacity, truth, loss.bending_stride_px)
         terms |= self.nodes.regularisers(drawn)
         if self.config.loss.exposure > 0:
             terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()
