@@ -125,7 +125,7 @@ class LossConfig:
     """Mean opacity: what is not needed fades, and is moved by the densification (Kheradmand et al. 2024)."""
     scale: float = 0.01
     """Mean standard deviation in extents, likewise."""
-    bending: float = 0.0
+    bending: float = 0.5
     """Bending of surfaces, by the depth that is drawn, away from edges of the photo."""
     bending_stride_px: int = 1
     """Distance of the pixels that bending is measured with."""
