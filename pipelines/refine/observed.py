@@ -33,7 +33,7 @@ _RELATIVE_SLACK, _SLACK = 0.05, 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedViews:
-    """The shots that a scene was fitted to, with the nearest and the farthest camera z within a pixel of each pixel, `[h, w]` float32
+    """The shots that a scene was fitted to, with the nearest and the farthest camera z within a pixel of each pixel, `[h, w]` float16
     (infinite where one sees through). `angle_deg` is where an angle between lines of sight leaves a view 1/e of its say."""
 
     scene: Scene
@@ -54,8 +54,8 @@ class RecordedViews:
             assert drawn.depth_m is not None
             depth_m = np.where(drawn.opacity.cpu().numpy() < SEE_THROUGH, np.float32(np.inf), drawn.depth_m.cpu().numpy())
             # Neighbours count, so that roads seen at a grazing angle and edges are what they are.
-            nearest.append(cv2.erode(depth_m, np.ones((3, 3), np.uint8)))
-            farthest.append(cv2.dilate(depth_m, np.ones((3, 3), np.uint8)))
+            nearest.append(cv2.erode(depth_m, np.ones((3, 3), np.uint8)).astype(np.float16))
+            farthest.append(cv2.dilate(depth_m, np.ones((3, 3), np.uint8)).astype(np.float16))
             on_view()
         return RecordedViews(scene=scene, angle_deg=angle_deg, shots=shots, nearest_m=tuple(nearest), farthest_m=tuple(farthest))
 

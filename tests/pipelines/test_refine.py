@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -175,8 +176,14 @@ def test_an_interrupted_run_goes_on_to_the_same_scene(folder: Path, tmp_path: Pa
             raise Stopped
         return left_as_it_is(clip, out)
 
+    def interrupt(row: dict) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        refine(folder / "ewa", log, tmp_path / "cut", logged, left_as_it_is, device="cpu", on_progress=interrupt)
+    assert [row["iteration"] for row in curve(tmp_path / "cut.partial")] == [1]
     with pytest.raises(Stopped):
-        refine(folder / "ewa", log, tmp_path / "cut", logged, enhance_or_stop, device="cpu", on_progress=lambda row: None)
+        refine(folder / "ewa", log, tmp_path / "cut", logged, enhance_or_stop, device="cpu", resume=True, on_progress=lambda row: None)
     assert (tmp_path / "cut.partial" / "checkpoint.pt").is_file()
     with pytest.raises(UserError, match="other settings"):
         refine(folder / "ewa", log, tmp_path / "cut", replace(logged, observed_deg=3.0), left_as_it_is, device="cpu", resume=True)
