@@ -54,8 +54,8 @@ class RecordedViews:
             assert drawn.depth_m is not None
             depth_m = np.where(drawn.opacity.cpu().numpy() < SEE_THROUGH, np.float32(np.inf), drawn.depth_m.cpu().numpy())
             # Neighbours count, so that roads seen at a grazing angle and edges are what they are.
-            nearest.append(cv2.erode(depth_m, np.ones((3, 3), np.uint8)).astype(np.float16))
-            farthest.append(cv2.dilate(depth_m, np.ones((3, 3), np.uint8)).astype(np.float16))
+            nearest.append(_half(cv2.erode(depth_m, np.ones((3, 3), np.uint8))))
+            farthest.append(_half(cv2.dilate(depth_m, np.ones((3, 3), np.uint8))))
             on_view()
         return RecordedViews(scene=scene, angle_deg=angle_deg, shots=shots, nearest_m=tuple(nearest), farthest_m=tuple(farthest))
 
@@ -119,6 +119,11 @@ class RecordedViews:
         near = np.argsort(distances, kind="stable")[: MOST_VIEWS // 2].tolist()
         soon = np.argsort(apart_us, kind="stable")[: MOST_VIEWS // 2].tolist()
         return sorted({*near, *soon})
+
+
+def _half(depth_m: np.ndarray) -> np.ndarray:
+    """In half precision; what that does not hold is as good as infinite (an erosion of infinite pixels at a border gives no infinity)."""
+    return np.where(depth_m > np.finfo(np.float16).max, np.inf, depth_m).astype(np.float16)
 
 
 def _angle(one: np.ndarray, other: np.ndarray) -> np.ndarray:
