@@ -118,13 +118,7 @@ def _enhancing(options: Options) -> tuple[Any, dict[str, Any]]:
     """What enhances a clip into a folder, with the enhancer's facts; (None, {}) without a model."""
     if options.model == "none":
         return None, {}
-    from splatmend.enhance.artifact import load_enhancer
-    from splatmend.enhance.stream import enhance_clip
-    from splatmend.enhance.transformer import inference_dtype
-    from splatmend.pipelines.device import torch_device
-    from splatmend.pipelines.enhancer_facts import enhancer_facts
-    from splatmend.pipelines.recipes import enhancer_folder
+    from splatmend.pipelines.commands.enhancing import enhancing
 
-    folder, device = enhancer_folder(options.model), torch_device(options.device)
-    enhancer = load_enhancer(folder, device=device, dtype=inference_dtype(device))
-    return lambda clip, out: enhance_clip(enhancer, clip, out), {"enhancer": enhancer_facts(folder, enhancer.spec)}
+    enhance, facts = enhancing(options.model, options.device)
+    return enhance, {"enhancer": facts}

@@ -7,7 +7,7 @@ open sky is seen, and a hole that opens behind a building is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import cv2
@@ -26,6 +26,8 @@ VIEW_WIDTH_PX = 320
 """Training views are drawn no wider than this: their depth maps stay in memory, 70 MB for 600 views."""
 MOST_POINTS = 20_000
 """Pixels of a render that are asked after, spread evenly."""
+Riding = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Per actor which of some points it carries, `[N]` bool, and all of them in its frame, `[N, 3]`."""
 _FAR = 1e5
 _RELATIVE_SLACK, _SLACK = 0.05, 0.1
 
@@ -41,7 +43,7 @@ class TrainingViews:
     @staticmethod
     def of(scene: Scene, *, backend: Backend | None = None, on_view: Callable[[], None] = lambda: None) -> TrainingViews:
         """Renders the depth of every shot that the scene was fitted to; `on_view` is called after each."""
-        shots = tuple(as_drawn(scene.camera_model, _narrow(recorded.shot)) for recorded in scene.shots if recorded.role == "train")
+        shots = tuple(as_drawn(scene.camera_model, narrow(recorded.shot)) for recorded in scene.shots if recorded.role == "train")
         depths = []
         channels: tuple[Channel, ...] = ("depth",)
         for shot in shots:
@@ -71,7 +73,7 @@ class TrainingViews:
         depth = np.where(opacity < SEE_THROUGH, _FAR, depth_m)[rows, columns].reshape(-1).astype(np.float64)
         pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5
         points = surface_points(as_drawn(self.scene.camera_model, shot), pixels, depth)
-        riding = self._riders(points, shot.mid_us)
+        riding = points_on_actors(self.scene, points, shot.mid_us)
         found = np.zeros(len(points), dtype=np.uint8)
         for index in sorted(range(len(self.shots)), key=lambda i: abs(self.shots[i].mid_us - shot.mid_us)):
             asked = np.nonzero(found < FEW_VIEWS)[0]
@@ -80,30 +82,10 @@ class TrainingViews:
             found[asked] += self._sees(index, points[asked], asked, riding)
         return found.reshape(rows.shape)
 
-    def _riders(self, points: np.ndarray, t_us: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Per actor: which points lie in its box, `[N]` bool, and all points in its frame."""
-        riding = {}
-        for actor_id, actor in self.scene.actors.items():
-            world_from_actor = actor.world_from_node(t_us)
-            if world_from_actor is None:
-                continue
-            local = transform(inverse(world_from_actor), points)
-            inside = (np.abs(local) <= 0.55 * np.asarray(actor.track.size_m)).all(-1)
-            if inside.any():
-                riding[actor_id] = (inside, local)
-        return riding
-
-    def _sees(self, index: int, points: np.ndarray, asked: np.ndarray, riding: dict[str, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    def _sees(self, index: int, points: np.ndarray, asked: np.ndarray, riding: Riding) -> np.ndarray:
         shot, depth = self.shots[index], self.depths[index]
-        there = np.ones(len(points), dtype=bool)
-        points = points.copy()
-        for actor_id, (inside, local) in riding.items():
-            mine = inside[asked]
-            world_from_actor = self.scene.actors[actor_id].world_from_node(shot.mid_us)
-            if world_from_actor is None:
-                there &= ~mine
-            else:
-                points[mine] = transform(world_from_actor, local[asked][mine])
+        mine = {actor_id: (inside[asked], local[asked]) for actor_id, (inside, local) in riding.items()}
+        points, there = points_at(self.scene, points, mine, shot.mid_us)
         pixels, z, inside = project_by_line(shot, points)
         seen = np.zeros(len(points), dtype=bool)
         columns, rows = np.floor(pixels[inside]).astype(np.int64).T
@@ -112,7 +94,35 @@ class TrainingViews:
         return seen & there
 
 
-def _narrow(shot: Shot) -> Shot:
+def points_on_actors(scene: Scene, points: np.ndarray, t_us: int) -> Riding:
+    """Per actor: which of the world points `[N, 3]` lie in its box at a time, `[N]` bool, and all points in its frame, `[N, 3]`."""
+    riding = {}
+    for actor_id, actor in scene.actors.items():
+        world_from_actor = actor.world_from_node(t_us)
+        if world_from_actor is None:
+            continue
+        local = transform(inverse(world_from_actor), points)
+        inside = (np.abs(local) <= 0.55 * np.asarray(actor.track.size_m)).all(-1)
+        if inside.any():
+            riding[actor_id] = (inside, local)
+    return riding
+
+
+def points_at(scene: Scene, points: np.ndarray, riding: Riding, t_us: int) -> tuple[np.ndarray, np.ndarray]:
+    """World points `[N, 3]` at another time, those on actors carried along, and which are there then, `[N]` bool."""
+    there = np.ones(len(points), dtype=bool)
+    points = points.copy()
+    for actor_id, (mine, local) in riding.items():
+        world_from_actor = scene.actors[actor_id].world_from_node(t_us)
+        if world_from_actor is None:
+            there &= ~mine
+        else:
+            points[mine] = transform(world_from_actor, local[mine])
+    return points, there
+
+
+def narrow(shot: Shot) -> Shot:
+    """The shot with a picture no wider than `VIEW_WIDTH_PX`."""
     camera = shot.camera
     if camera.width <= VIEW_WIDTH_PX:
         return shot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.fit.progress import FitBar
 from splatmend.recon.fit.trainer import Trainer
+from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
 
 CHECKPOINT = "checkpoint.pt"
@@ -55,7 +56,7 @@ def fit(
         KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     out = Path(out)
-    device = _device(config)
+    device = fit_device(config)
     prepared = log_with_movers(prepared_log(log, config.data, config.camera_model), config.movers)
     for note in prepared.notes[len(log.notes) :]:
         _logger.warning("%s: %s", log.path, note)
@@ -73,35 +74,50 @@ def fit(
             _logger.info("%s: going on after iteration %d", out, trainer.iteration)
         started = time.monotonic()
         done_before = trainer.iteration
-        _run(trainer, folder, config, on_progress)
+        run_iterations(trainer, folder, config.iterations, on_progress)
         seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
         scene = trainer.finished_scene()
-        rows = list(held_out_rows(scene.to(device), prepared, backend=config.backend))
-        with (folder / "heldout.jsonl").open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
         facts = {
-            "held_out": mean_row(rows),
             "iterations": config.iterations,
             "seconds_per_iteration": seconds / done_now if done_now else None,
             "device": str(device),
             "notes": list(prepared.notes),
         }
-        scene = replace(scene, facts=facts)
-        write_scene(folder, scene)
-        manifest.facts = scene_facts(scene)
+        manifest.facts = write_scored(folder, scene, prepared, facts, config, device)
         # Only now, when all files stand, is the checkpoint of no more use.
         checkpoint.unlink(missing_ok=True)
     return out
 
 
-def _run(trainer: Trainer, folder: Path, config: FitConfig, on_progress: OnProgress | None) -> None:
+def write_scored(
+    folder: Path, scene: Scene, log: SceneLog, facts: Mapping[str, Any], config: FitConfig, device: torch.device
+) -> dict[str, Any]:
+    """Score a finished scene on the held-out frames of its prepared log and write its files and `heldout.jsonl` into a folder; returns the
+    manifest's facts: the given ones, the scores and what the scene says of itself."""
+    rows = list(held_out_rows(scene.to(device), log, backend=config.backend))
+    with (folder / "heldout.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    scene = replace(scene, facts={"held_out": mean_row(rows), **facts})
+    write_scene(folder, scene)
+    return scene_facts(scene)
+
+
+def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnProgress | None = None) -> None:
+    """Let a trainer go on until so many of its iterations are done. The loss curve, snapshots and checkpoints lie in the folder, which
+    `artifact.building` gave; after the last iteration there is no checkpoint.
+
+    Raises:
+        UserError: where the fit has diverged.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint written.
+    """
+    config = trainer.config
     bar = FitBar(config.iterations) if on_progress is None else nullcontext(on_progress)
     _cut_curve(folder / CURVE, trainer.iteration)
     with bar as show, (folder / CURVE).open("a") as curve, interruptions_noted() as interrupted:
-        while trainer.iteration < config.iterations:
+        while trainer.iteration < until:
             report = trainer.step()
             iteration = trainer.iteration
-            last = iteration == config.iterations
+            last = iteration == until
             saving = iteration % config.checkpoint_every == 0 and not last
             if iteration % config.log_every == 0 or iteration == 1 or last or saving:
                 row = report.as_row(iteration, trainer.gaussian_count)
@@ -132,7 +148,8 @@ def _cut_curve(path: Path, iteration: int) -> None:
         path.write_text("".join(line + "\n" for line in rows))
 
 
-def _device(config: FitConfig) -> torch.device:
+def fit_device(config: FitConfig) -> torch.device:
+    """Where a fit runs; `UserError` where there is no such device, or the rasteriser that is asked for draws elsewhere."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("fit settings: device is cuda, but torch sees no CUDA device; choose cpu or auto.")
     wanted = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,11 +17,16 @@ def ssim(picture: Float[Tensor, "H W 3"], truth: Float[Tensor, "H W 3"]) -> Tens
 
 
 def photometric(
-    picture: Float[Tensor, "H W 3"], truth: Float[Tensor, "H W 3"], valid: Bool[Tensor, "H W"] | None, ssim_share: float
+    picture: Float[Tensor, "H W 3"],
+    truth: Float[Tensor, "H W 3"],
+    valid: Bool[Tensor, "H W"] | Float[Tensor, "H W"] | None,
+    ssim_share: float,
 ) -> dict[str, Tensor]:
-    """Weighted L1 and 1 - SSIM. Pixels that are not valid count as right."""
+    """Weighted L1 and 1 - SSIM. Pixels that are not valid count as right; where `valid` is a share in [0, 1], their difference from the
+    truth counts by as much."""
     if valid is not None:
-        picture = torch.where(valid[..., None], picture, truth)
+        mixed = valid.is_floating_point()
+        picture = torch.lerp(truth, picture, valid[..., None]) if mixed else torch.where(valid[..., None], picture, truth)
     terms = {"l1": (1 - ssim_share) * (picture - truth).abs().mean()}
     if ssim_share > 0:
         terms["ssim"] = ssim_share * (1 - ssim(picture, truth))

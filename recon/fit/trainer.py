@@ -51,9 +51,12 @@ class StepReport:
 
 
 class Trainer:
-    """State of a fit of a prepared log. `iteration` counts the iterations that are done."""
+    """State of a fit of a prepared log. `iteration` counts the iterations that are done. It starts from `scene`, or from one that is
+    seeded with the log's points."""
 
-    def __init__(self, log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig, device: torch.device) -> None:
+    def __init__(
+        self, log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig, device: torch.device, *, scene: Scene | None = None
+    ) -> None:
         self.config = config
         self.device = device
         self.iteration = 0
@@ -65,7 +68,7 @@ class Trainer:
         self.exposure_rows = {number: row for row, number in enumerate(self.train_numbers)}
         self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
-        self.scene = seed_scene(log, shots, config).to(device)
+        self.scene = (seed_scene(log, shots, config) if scene is None else scene).to(device)
         extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
         nodes = {BACKGROUND: FittedNode(self.scene.background.gaussians, extent, config.densify.cap, config, device)}
         for actor_id, actor in self.scene.actors.items():
@@ -108,6 +111,16 @@ class Trainer:
         order = torch.Generator().manual_seed(self.config.seed * 1_000_003 + turn)
         return self.train_numbers[int(torch.randperm(len(self.train_numbers), generator=order)[place])]
 
+    @property
+    def sh_degree(self) -> int | None:
+        """Degree of the harmonics that the next iteration uses; None for all that there are."""
+        return self.iteration // self.config.sh_every
+
+    def drawn_nodes(self, shot: Shot) -> list[str]:
+        """Keys of the nodes that a shot shows: the background, and the actors that are there at its time."""
+        there = [_actor_key(name) for name, actor in self.scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
+        return [BACKGROUND, *there]
+
     def step(self) -> StepReport:
         """One iteration."""
         number = self.frame_number(self.iteration)
@@ -124,10 +137,9 @@ class Trainer:
             actor_poses=poses.actor_poses,
             camera_twist=poses.camera_twist,
             actor_twists=poses.actor_twists,
-            sh_degree=self.iteration // self.config.sh_every,
+            sh_degree=self.sh_degree,
         )
-        drawn = [BACKGROUND]
-        drawn += [_actor_key(name) for name, actor in scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
+        drawn = self.drawn_nodes(shot)
         assert out.rgb is not None
         truth = sample.rgb.float() / 255.0
         terms = photometric(out.rgb, truth, sample.valid, self.config.loss.ssim)

@@ -1,0 +1,38 @@
+"""The settings of a fit as a scene's manifest holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from splatmend.recon.fit.config import FitConfig
+
+T = TypeVar("T")
+
+
+def fit_config_from_json(raw: Mapping[str, Any]) -> FitConfig:
+    """The inverse of `artifact.plain` of a `FitConfig`. Settings that are not there, as in older scenes, take their defaults.
+
+    Raises:
+        ValueError: for a setting that there is not.
+        TypeError: for a value of the wrong kind.
+        UserError: for a value out of range.
+    """
+    return _read(FitConfig, raw)
+
+
+def _read(kind: type[T], raw: Mapping[str, Any]) -> T:
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"{kind.__name__} is no table of settings")
+    kinds = get_type_hints(kind)
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := set(raw) - known:
+        raise ValueError(f"there is no setting {sorted(unknown)[0]}")
+    return kind(**{name: _value(kinds[name], value) for name, value in raw.items()})
+
+
+def _value(kind: Any, value: Any) -> Any:
+    if is_dataclass(kind):
+        return _read(kind, value)  # type: ignore[arg-type]
+    return tuple(value) if isinstance(value, list) else value
