@@ -57,6 +57,8 @@ def fit(
     out = Path(out)
     device = _device(config)
     prepared = log_with_movers(prepared_log(log, config.data, config.camera_model), config.movers)
+    kept = tuple(actor for actor in prepared.actors if actor.actor_class not in config.actors.left_out)
+    prepared = replace(prepared, actors=kept)
     shots = recorded_shots(prepared, config.data)
     manifest = Manifest(
         kind="scene",
