@@ -61,11 +61,11 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
     ]
     nodes = {}
     trained = [recorded.shot for recorded in shots if recorded.role == "train"]
-    for actor_id in one_sided([actor for actor, _ in moving.values()], trained, config.actors):
-        actor, points = moving[actor_id]
-        moving[actor_id] = (actor, _with_other_side(points))
+    sides = one_sided([actor for actor, _ in moving.values()], trained, config.actors)
     for actor_id, (actor, points) in moving.items():
         points = _subset(points, min(config.init.actor_count, config.densify.actor_cap), generator)
+        if actor_id in sides:
+            points = joined([points, _subset(_other_side(points), config.densify.actor_cap - len(points), generator)])
         sigma = neighbour_sigma(points.xyz) * config.init.scale
         gaussians = gaussians_of(points, np.zeros(3), sigma, config.init.opacity, config.sh_degree)
         nodes[actor_id] = _node(actor, gaussians, config)
@@ -99,10 +99,10 @@ def _node(actor: ActorTrack, gaussians: Gaussians, config: FitConfig) -> RigidAc
     return DeformableActor(gaussians=gaussians, track=actor, motion=motion)
 
 
-def _with_other_side(points: ColouredPoints) -> ColouredPoints:
-    """Points of an actor, and their mirror images where it has none of its own."""
+def _other_side(points: ColouredPoints) -> ColouredPoints:
+    """Mirror images of an actor's points, where it has none of its own."""
     image = ColouredPoints(xyz=points.xyz * [1.0, -1.0, 1.0], rgb=points.rgb)
-    return joined([points, image.select(cKDTree(points.xyz).query(image.xyz)[0] > _BARE_M)])
+    return image.select(cKDTree(points.xyz).query(image.xyz)[0] > _BARE_M)
 
 
 def neighbour_sigma(xyz: np.ndarray) -> np.ndarray:

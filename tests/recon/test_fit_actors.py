@@ -16,7 +16,7 @@ from splatmend.datasets.geometry import PoseTrack, yaw_pose
 from splatmend.datasets.log import ActorTrack
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit import ActorsConfig, FitConfig, fit
-from splatmend.recon.fit.symmetry import MirroredDraws, seen_from_one_side
+from splatmend.recon.fit.symmetry import MirroredDraws, seen_side
 from splatmend.recon.gaussians import concatenate
 from splatmend.recon.motion import Motion
 from splatmend.recon.nodes import DeformableActor, RigidActor
@@ -131,12 +131,12 @@ def test_one_side_is_told_from_two() -> None:
         middle = car.world_from_actor(0)[:3, 3]
         return [Shot.still(CAMERA, yaw_pose(turn, middle + np.array([-back_m, y, 0.0])) @ EGO_FROM_CAMERA, 0) for y in lefts_m]
 
-    assert seen_from_one_side(car, shots(-2.0, -1.0, 0.1))
-    assert seen_from_one_side(car, shots(2.0))
-    assert not seen_from_one_side(car, shots(-2.0, 2.0))
-    assert not seen_from_one_side(car, shots(0.3, -0.3))  # from straight behind
-    assert not seen_from_one_side(car, shots(2.0, turn=np.pi))  # looks away
-    assert not seen_from_one_side(car, [])
+    assert seen_side(car, shots(-2.0, -1.0, 0.1)) == -1
+    assert seen_side(car, shots(2.0)) == 1
+    assert seen_side(car, shots(-2.0, 2.0)) == 0
+    assert seen_side(car, shots(0.3, -0.3)) == 0  # from straight behind
+    assert seen_side(car, shots(2.0, turn=np.pi)) == 0  # looks away
+    assert seen_side(car, []) == 0
 
 
 def test_mirrored_draws_are_a_share_and_depend_on_seed_and_iteration_alone() -> None:
@@ -145,11 +145,23 @@ def test_mirrored_draws_are_a_share_and_depend_on_seed_and_iteration_alone() -> 
     def turned(draws: MirroredDraws) -> list[bool]:
         return [draws.of(scene, iteration) is not scene for iteration in range(300)]
 
-    some = turned(MirroredDraws(["car/1"], 0.3, 0))
+    some = turned(MirroredDraws({"car/1": -1}, 0.3, 0))
     assert 60 < sum(some) < 120
-    assert turned(MirroredDraws(["car/1"], 0.3, 0)) == some
-    assert turned(MirroredDraws(["car/1"], 0.3, 1)) != some
-    assert not any(turned(MirroredDraws([], 1.0, 0)))
+    assert turned(MirroredDraws({"car/1": -1}, 0.3, 0)) == some
+    assert turned(MirroredDraws({"car/1": -1}, 0.3, 1)) != some
+    assert not any(turned(MirroredDraws({}, 1.0, 0)))
+
+
+def test_a_mirrored_draw_teaches_the_half_that_is_not_seen() -> None:
+    scene = two_sided_scene()
+    car = scene.actors["car/1"]
+    means = car.gaussians.means.clone().requires_grad_(True)
+    scene = replace(scene, actors={"car/1": replace(car, gaussians=replace(car.gaussians, means=means))})
+    drawn = MirroredDraws({"car/1": -1}, 1.0, 0).of(scene, 0).actors["car/1"].gaussians
+    assert torch.equal(drawn.means, car.gaussians.means * torch.tensor([1.0, -1, 1]))
+    drawn.means.sum().backward()
+    assert means.grad is not None
+    assert torch.equal(means.grad[:, 0] != 0, car.gaussians.means[:, 1] > 0)
 
 
 def test_a_fit_of_bending_actors_goes_on_to_the_same_bits(tmp_path: Path) -> None:
