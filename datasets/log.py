@@ -19,6 +19,7 @@ from splatmend.datasets.lens_check import lens_fault
 
 DistortionModel = Literal["none", "opencv", "opencv_fisheye"]
 ShutterDirection = Literal["global", "top_to_bottom", "bottom_to_top", "left_to_right", "right_to_left"]
+ActorClass = Literal["vehicle", "pedestrian", "cyclist", "sign", "other"]
 DISTORTION_COUNT: Mapping[str, int] = {"none": 0, "opencv": 5, "opencv_fisheye": 4}
 
 
@@ -133,7 +134,7 @@ class ActorTrack:
     """A labelled body: box of `size_m` (length, width, height) centred on a timed pose."""
 
     actor_id: str
-    actor_class: Literal["vehicle", "pedestrian", "cyclist", "sign", "other"]
+    actor_class: ActorClass
     size_m: tuple[float, float, float]
     track: PoseTrack
 

@@ -7,13 +7,10 @@ holds what the official `schema()` methods gave; older official files store the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import pyarrow as pa
 
-from splatmend.datasets.log import ShutterDirection
-
-ActorClass = Literal["vehicle", "pedestrian", "cyclist", "sign", "other"]
+from splatmend.datasets.log import ActorClass, ShutterDirection
 
 CAMERA_NAMES: Mapping[int, str] = {
     1: "FRONT",

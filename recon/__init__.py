@@ -6,7 +6,7 @@ whole trajectory (functions with the names of their modules are imported from th
 
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.gaussians import Gaussians
-from splatmend.recon.nodes import Node, RigidActor, StaticNode
+from splatmend.recon.nodes import DeformableActor, Node, RigidActor, StaticNode
 from splatmend.recon.ply import export_ply, import_ply
 from splatmend.recon.scene import RecordedShot, Scene
 from splatmend.recon.scene_files import load_scene, save_scene
@@ -14,6 +14,7 @@ from splatmend.recon.sky import SkyMap
 from splatmend.recon.trajectory import Trajectory, TrajectoryConfig, build_trajectory
 
 __all__ = [
+    "DeformableActor",
     "ExposureTable",
     "Gaussians",
     "Node",

@@ -10,6 +10,7 @@ import torch
 
 from splatmend.datasets.log import ActorTrack
 from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.motion import Motion
 
 
 class Node(Protocol):
@@ -42,7 +43,7 @@ class StaticNode:
 
 @dataclass(frozen=True, kw_only=True)
 class RigidActor:
-    """A labelled body that does not bend: Gaussians around the centre of its box (x forward, y left, z up)."""
+    """A labelled body: Gaussians around the centre of its box (x forward, y left, z up), which do not move in it."""
 
     gaussians: Gaussians
     track: ActorTrack
@@ -60,3 +61,25 @@ class RigidActor:
     def to(self, device: str | torch.device) -> RigidActor:
         """The same actor on another device."""
         return replace(self, gaussians=self.gaussians.to(device))
+
+    def detached(self) -> RigidActor:
+        """The same values outside every graph."""
+        return replace(self, gaussians=self.gaussians.detached())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformableActor(RigidActor):
+    """A labelled body that bends, as people do: its Gaussians move in the frame of its box. A rigid one whose shape depends on time."""
+
+    motion: Motion
+
+    def gaussians_at(self, t_us: int) -> Gaussians:
+        return self.motion.moved(self.gaussians, t_us)
+
+    def to(self, device: str | torch.device) -> DeformableActor:
+        """The same actor on another device."""
+        return replace(self, gaussians=self.gaussians.to(device), motion=self.motion.to(device))
+
+    def detached(self) -> DeformableActor:
+        """The same values outside every graph."""
+        return replace(self, gaussians=self.gaussians.detached(), motion=self.motion.detached())

@@ -109,10 +109,9 @@ class Scene:
             exposure=self.exposure.to(device),
         )
 
-    def with_gaussians(self, background: Gaussians, actors: Mapping[str, Gaussians] | None = None) -> Scene:
-        """The same scene with other Gaussians; actors that are not named keep theirs."""
-        changed = {name: replace(self.actors[name], gaussians=gaussians) for name, gaussians in (actors or {}).items()}
-        return replace(self, background=replace(self.background, gaussians=background), actors={**self.actors, **changed})
+    def with_gaussians(self, background: Gaussians) -> Scene:
+        """The same scene with another background."""
+        return replace(self, background=replace(self.background, gaussians=background))
 
 
 def median_camera_step(shots: tuple[RecordedShot, ...]) -> float:

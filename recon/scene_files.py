@@ -1,7 +1,7 @@
 """A scene as a folder (artefact kind "scene").
 
-`background.ply`, `actors/*.ply`, `tracks.json` (ego path, actors and their files), `sky.safetensors`, `exposure.json`, `shots.jsonl`
-(recorded shots), and in the manifest's facts what has no file of its own.
+`background.ply`, `actors/*.ply`, `actors/*.motion.safetensors` of actors that bend, `tracks.json` (ego path, actors and their files),
+`sky.safetensors`, `exposure.json`, `shots.jsonl` (recorded shots), and in the manifest's facts what has no file of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.log import ActorTrack
 from splatmend.recon.exposure import ExposureTable
-from splatmend.recon.nodes import RigidActor, StaticNode
+from splatmend.recon.motion_files import load_motion, save_motion
+from splatmend.recon.nodes import DeformableActor, RigidActor, StaticNode
 from splatmend.recon.ply import export_ply, import_ply
 from splatmend.recon.scene import RecordedShot, Scene
 from splatmend.recon.sky import SkyMap
@@ -46,16 +47,18 @@ def write_scene(folder: Path, scene: Scene) -> None:
     for actor_id, actor in scene.actors.items():
         file = f"actors/{file_name(actor_id)}.ply"
         export_ply(actor.gaussians, folder / file)
-        entries.append(
-            {
-                "actor_id": actor_id,
-                "actor_class": actor.track.actor_class,
-                "size_m": actor.track.size_m,
-                "file": file,
-                "times_us": actor.track.track.times_us,
-                "world_from_actor": actor.track.track.world_from_body,
-            }
-        )
+        entry: dict[str, Any] = {
+            "actor_id": actor_id,
+            "actor_class": actor.track.actor_class,
+            "size_m": actor.track.size_m,
+            "file": file,
+            "times_us": actor.track.track.times_us,
+            "world_from_actor": actor.track.track.world_from_body,
+        }
+        if isinstance(actor, DeformableActor):
+            entry["motion"] = f"actors/{file_name(actor_id)}.motion.safetensors"
+            save_motion(actor.motion, folder / entry["motion"])
+        entries.append(entry)
     ego = {"times_us": scene.ego.times_us, "world_from_ego": scene.ego.world_from_body}
     write_json(folder / "tracks.json", {"ego": ego, "actors": entries})
     if scene.sky is not None:
@@ -94,9 +97,7 @@ def load_scene(path: Path, device: str | torch.device = "cpu") -> Scene:
     facts = dict(read_manifest(path, "scene").facts)
     tracks = read_json(path / "tracks.json")
     try:
-        actors = {
-            raw["actor_id"]: RigidActor(gaussians=import_ply(path / raw["file"]), track=_actor_track(raw)) for raw in tracks["actors"]
-        }
+        actors = {raw["actor_id"]: _actor(path, raw) for raw in tracks["actors"]}
         scene = Scene(
             background=StaticNode(
                 gaussians=import_ply(path / "background.ply"), origin_world_m=np.asarray(facts["origin_world_m"], dtype=np.float64)
@@ -132,6 +133,13 @@ def file_name(actor_id: str) -> str:
 
 def _pose_track(times_us: list[int], poses: list) -> PoseTrack:
     return PoseTrack(times_us=np.asarray(times_us, dtype=np.int64), world_from_body=np.asarray(poses, dtype=np.float64))
+
+
+def _actor(path: Path, raw: Mapping[str, Any]) -> RigidActor:
+    gaussians, track = import_ply(path / raw["file"]), _actor_track(raw)
+    if "motion" not in raw:
+        return RigidActor(gaussians=gaussians, track=track)
+    return DeformableActor(gaussians=gaussians, track=track, motion=load_motion(path / raw["motion"], len(gaussians)))
 
 
 def _actor_track(raw: Mapping[str, Any]) -> ActorTrack:

@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import WAYMO_FROM_OPENCV, PoseTrack, orthonormal, rotation_fault
 from splatmend.datasets.images import is_cut_short
-from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarPoints, ShutterDirection
-from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS, SKY_CLASS, ActorClass
+from splatmend.datasets.log import ActorClass, ActorTrack, Camera, CameraFrame, LidarPoints, ShutterDirection
+from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS, SKY_CLASS
 from splatmend.datasets.waymo_range_image import joined_points, points_from_range_image, uniform_inclinations
 
 SHUTTER_NOTE = "Camera {name} states no readout direction; it is taken as a global shutter in the middle of its readout."

@@ -73,7 +73,8 @@ def load_config(folder: Path) -> StreetConfig:
         raise UserError(f"{path}: is no JSON ({error}); write the street again.") from error
     if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION or not isinstance(raw.get("street"), dict):
         raise UserError(f"{path}: is not of format version {FORMAT_VERSION}; write the street again with this version of splatmend.")
-    values = raw["street"]
+    # Streets from before there were people have none.
+    values = {"pedestrians": 0, **raw["street"]}
     if set(values) != {field.name for field in fields(StreetConfig)}:
         raise UserError(f"{path}: holds other settings than this version of splatmend knows; write the street again.")
     return StreetConfig(**{**values, "cameras": tuple(values["cameras"])})

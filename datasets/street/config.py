@@ -38,6 +38,8 @@ class StreetConfig:
     """Cars that drive along or against the vehicle."""
     parked_cars: int = 7
     """Cars that stand at the kerb."""
+    pedestrians: int = 0
+    """People who walk along the road or across it."""
     lidar_beams: int = 64
     """Beams of the LiDAR."""
     lidar_columns: int = 1024
@@ -75,6 +77,8 @@ class StreetConfig:
             raise UserError(f"street: a speed of {self.speed_m_s} m/s is not in 0 to 25; change it.")
         if not (0 <= self.moving_cars <= 40 and 0 <= self.parked_cars <= 60):
             raise UserError("street: at most 40 moving and 60 parked cars fit; give fewer.")
+        if not 0 <= self.pedestrians <= 40:
+            raise UserError(f"street: {self.pedestrians} pedestrians are not in 0 to 40; change their number.")
         if not (2 <= self.lidar_beams <= 128 and 16 <= self.lidar_columns <= 4096):
             raise UserError("street: the LiDAR takes 2 to 128 beams and 16 to 4096 columns; change them.")
         if self.weather is not None and self.weather not in get_args(Weather):

@@ -20,6 +20,7 @@ from splatmend.datasets.street.layout import Layout, lay_out
 from splatmend.datasets.street.materials import Material
 from splatmend.datasets.street.mesh import Mesh, mesh_of, part_row
 from splatmend.datasets.street.noise import Noise
+from splatmend.datasets.street.people import Figure
 from splatmend.datasets.street.rays import shot_rays
 from splatmend.datasets.street.shading import Light, camera_response, shade
 from splatmend.datasets.street.sky import Air, Sky, Sun, draw_air
@@ -60,7 +61,7 @@ class Street:
         traffic = draw_traffic(config, self.layout)
         self.ego: PoseTrack = traffic.ego
         self.actors: tuple[ActorTrack, ...] = traffic.actors
-        self.actor_meshes: tuple[Mesh, ...] = traffic.meshes
+        self.actor_meshes: tuple[Mesh | Figure, ...] = traffic.meshes
         self.sun: Sun
         self.air: Air
         self.sun, self.air = draw_air(config)
@@ -71,7 +72,7 @@ class Street:
         }
         self._static = Body(self.layout.static, None, STATIC_ID, backend, device)
         self._movers = [
-            Body(mesh, actor.track, FIRST_ACTOR_ID + index, backend, device)
+            self._bodies(mesh, actor.track, FIRST_ACTOR_ID + index)
             for index, (mesh, actor) in enumerate(zip(traffic.meshes, traffic.actors))
         ]
         self._noise = Noise(config.seed, device)
@@ -112,16 +113,14 @@ class Street:
         sun: Sun | None = None,
         exposure: float | None = None,
         without: Sequence[str] = (),
-        extra: Sequence[tuple[trimesh.Trimesh | Mesh, PoseTrack]] = (),
+        extra: Sequence[tuple[trimesh.Trimesh | Mesh | Figure, PoseTrack]] = (),
         supersample: int = 2,
     ) -> OracleImage:
         """What the shot would have recorded, with another `sun`, another `exposure` (a factor; None: the drive's own), without some
         actors (ids), or with extra bodies (meshes in their own frames, with world-from-body tracks)."""
         movers = self._present(without)
-        movers += [
-            Body(_as_mesh(mesh), track, FIRST_ACTOR_ID + len(self.actors) + index, self.backend, self.device)
-            for index, (mesh, track) in enumerate(extra)
-        ]
+        for index, (mesh, track) in enumerate(extra):
+            movers += self._bodies(mesh, track, FIRST_ACTOR_ID + len(self.actors) + index)
         light = Light(sky=Sky(sun or self.sun, self.air, self._noise, self.device), visibility=self._visibility, noise=self._noise)
         factor = self.recorded_exposure(shot.camera.name, shot.mid_us) if exposure is None else exposure
         height, width, count = shot.camera.height, shot.camera.width, supersample**2
@@ -163,7 +162,11 @@ class Street:
         unknown = set(without) - {actor.actor_id for actor in self.actors}
         if unknown:
             raise KeyError(f"no actor called {', '.join(sorted(unknown))} in this street")
-        return [body for body, actor in zip(self._movers, self.actors) if actor.actor_id not in without]
+        return [body for bodies, actor in zip(self._movers, self.actors) if actor.actor_id not in without for body in bodies]
+
+    def _bodies(self, mesh: trimesh.Trimesh | Mesh | Figure, track: PoseTrack, label: int) -> list[Body]:
+        parts = mesh.placed(track) if isinstance(mesh, Figure) else [(_as_mesh(mesh), track)]
+        return [Body(part, way, label, self.backend, self.device) for part, way in parts]
 
 
 def build_street(config: StreetConfig, *, device: str | torch.device = "cpu", backend: Backend | None = None) -> Street:

@@ -1,4 +1,4 @@
-"""Who moves and who stands: the vehicle's own drive and the cars around it, as tracks that labels and pictures share exactly."""
+"""Who moves and who stands: the vehicle's own drive, the cars around it and people, as tracks that labels and pictures share exactly."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.log import ActorTrack
 from splatmend.datasets.street.cars import car_mesh
 from splatmend.datasets.street.config import StreetConfig
-from splatmend.datasets.street.layout import Layout
+from splatmend.datasets.street.layout import KERB_M, Layout
 from splatmend.datasets.street.mesh import Mesh
+from splatmend.datasets.street.people import Figure, person
 
 EPOCH_US = 1_550_000_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """The vehicle's path and the cars with their meshes (around the middle of their boxes), in the same order."""
+    """The vehicle's path, and cars and people with their meshes (around the middle of their boxes), in the same order."""
 
     ego: PoseTrack
     actors: tuple[ActorTrack, ...]
-    meshes: tuple[Mesh, ...]
+    meshes: tuple[Mesh | Figure, ...]
 
 
 def knots_us(config: StreetConfig) -> np.ndarray:
@@ -31,7 +32,7 @@ def knots_us(config: StreetConfig) -> np.ndarray:
 
 
 def draw_traffic(config: StreetConfig, layout: Layout) -> Traffic:
-    """Cars and their ways, drawn from the seed. Poses between knots follow `PoseTrack`, for pictures, LiDAR and labels alike."""
+    """Cars, people and their ways, drawn from the seed. Poses between knots follow `PoseTrack`, for pictures, LiDAR and labels alike."""
     times_us = knots_us(config)
     seconds = (times_us - EPOCH_US) * 1e-6
     ego = _ego_path(config, layout, times_us, seconds)
@@ -67,7 +68,40 @@ def draw_traffic(config: StreetConfig, layout: Layout) -> Traffic:
                 track=PoseTrack(times_us=times_us, world_from_body=poses),
             )
         )
-    return Traffic(ego=ego, actors=tuple(actors), meshes=tuple(mesh for mesh, _ in placed))
+    people = _people(config, layout, times_us, drive_m)
+    return Traffic(
+        ego=ego,
+        actors=(*actors, *(actor for actor, _ in people)),
+        meshes=(*(mesh for mesh, _ in placed), *(figure for _, figure in people)),
+    )
+
+
+def _people(config: StreetConfig, layout: Layout, times_us: np.ndarray, drive_m: float) -> list[tuple[ActorTrack, Figure]]:
+    """Two of three walk on the pavements, the third crosses the road beyond the end of the drive."""
+    generator = np.random.default_rng([config.seed, 5])
+    seconds = (times_us - EPOCH_US) * 1e-6
+    out = []
+    for number in range(config.pedestrians):
+        walked = generator.uniform(1.1, 1.6) * (seconds - seconds[0])
+        side, onward = (-1, 1)[number % 2], float(generator.choice([-1.0, 1.0]))
+        first_s, share = generator.uniform(5, drive_m + 12), generator.random()
+        if number % 3 == 2:
+            beyond = layout.half_width(-side) + 1.0
+            # Who has arrived on the other side stands still.
+            walked = np.minimum(walked, layout.half_width(side) + beyond)
+            s, left = np.full(len(seconds), drive_m + 6 + 6 * share + 1.5 * number), side * (layout.half_width(side) - 0.5 - walked)
+            turn = -side * 0.5 * np.pi
+        else:
+            s = np.clip(first_s + onward * (walked - 0.5 * walked[-1]), layout.start_m + 5, layout.end_m - 5)
+            left = np.full(len(seconds), side * (layout.half_width(side) + 0.5 + share * (layout.pavement_m[side] - 1.0)))
+            turn = 0.0 if onward > 0 else np.pi
+        figure, size = person(generator, times_us, walked)
+        # Up the kerb within a step.
+        up = np.array([KERB_M * np.clip((abs(x) - layout.half_width(1 if x > 0 else -1)) / 0.3 + 0.5, 0, 1) for x in left])
+        poses = np.stack([layout.line.frame(float(a), float(b), 0.5 * size[2] + float(c), turn_rad=turn) for a, b, c in zip(s, left, up)])
+        track = PoseTrack(times_us=times_us, world_from_body=poses)
+        out.append((ActorTrack(actor_id=f"person-{number:02d}", actor_class="pedestrian", size_m=size, track=track), figure))
+    return out
 
 
 def _ego_path(config: StreetConfig, layout: Layout, times_us: np.ndarray, seconds: np.ndarray) -> PoseTrack:

@@ -1,6 +1,15 @@
 """Fitting a scene to a log."""
 
-from splatmend.recon.fit.config import CorrectionConfig, DataConfig, DensifyConfig, FitConfig, InitConfig, LossConfig, RatesConfig
+from splatmend.recon.fit.config import (
+    ActorsConfig,
+    CorrectionConfig,
+    DataConfig,
+    DensifyConfig,
+    FitConfig,
+    InitConfig,
+    LossConfig,
+    RatesConfig,
+)
 from splatmend.recon.fit.fit import fit
 
-__all__ = ["CorrectionConfig", "DataConfig", "DensifyConfig", "FitConfig", "InitConfig", "LossConfig", "RatesConfig", "fit"]
+__all__ = ["ActorsConfig", "CorrectionConfig", "DataConfig", "DensifyConfig", "FitConfig", "InitConfig", "LossConfig", "RatesConfig", "fit"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.log import ActorClass
 
 LARGEST_SEED = 2**32 - 1
 SMALLEST_SIDE = 17
@@ -201,6 +202,44 @@ class CorrectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActorsConfig:
+    """What is known of actors by their class. A class that is not named is rigid and may look different on its two sides."""
+
+    deformable: tuple[ActorClass, ...] = ("pedestrian", "cyclist")
+    """Classes whose bodies bend: their Gaussians move in the box over time."""
+    symmetric: tuple[ActorClass, ...] = ("vehicle",)
+    """Classes whose left and right are alike. It is used where pictures see one side of an actor only."""
+    left_out: tuple[ActorClass, ...] = ()
+    """Classes whose boxes are not used: such bodies are part of the background."""
+    mirrored_share: float = 0.3
+    """Share of the pictures in which an actor that is seen from one side only is drawn mirrored, so that its other side is fitted too."""
+    cadences_hz: tuple[float, ...] = (0.5, 0.8, 1.0, 1.2)
+    """The Gaussians of a deformable actor follow courses over time, each in its own measure. Courses begin as a cosine and a sine of each
+    of these frequencies (people swing their limbs about once a second) and are learnt from there."""
+    course_step_s: float = 0.2
+    """Seconds between the control values of a course."""
+    motion_rate: float = 1e-2
+    """Learning rate (Adam) of that measure, in radians and metres."""
+    course_rate: float = 2e-2
+    """Learning rate of courses, whose values are about 1."""
+    motion: float = 1e-2
+    """Weight of the mean square of that measure (radians, and metres over half the diagonal of the box)."""
+    course_bend: float = 1e-3
+    """Weight of the mean square of the second differences of a course's control values."""
+
+    def __post_init__(self) -> None:
+        for one, other in (("deformable", "symmetric"), ("deformable", "left_out"), ("symmetric", "left_out")):
+            both = set(getattr(self, one)) & set(getattr(self, other))
+            _need(not both, f"actors of class {min(both, default='')} cannot be both {one} and {other}")
+        _need(0 <= self.mirrored_share <= 0.5, f"mirrored_share must lie between 0 and 0.5, not {self.mirrored_share}")
+        _need(1 <= len(self.cadences_hz) <= 32, f"there must be 1 to 32 cadences_hz, not {len(self.cadences_hz)}")
+        _need(all(0 <= cadence < math.inf for cadence in self.cadences_hz), "cadences_hz must be numbers from 0 on")
+        _need(1e-3 <= self.course_step_s < math.inf, f"course_step_s must be at least 0.001, not {self.course_step_s}")
+        for name in ("motion_rate", "course_rate", "motion", "course_bend"):
+            _need(0 <= getattr(self, name) < math.inf, f"{name} of actors must be a number from 0 on, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FitConfig:
     """How a log becomes a scene."""
 
@@ -220,6 +259,8 @@ class FitConfig:
     movers: Literal["auto", "labels", "lidar", "off"] = "auto"
     """What moves: "labels" takes the log's boxes; "lidar" finds vehicles by the motion in its sweeps instead, and keeps what else comes and
     goes out of the background; "auto" does so where a log with sweeps has no boxes; "off" takes everything to stand."""
+    actors: ActorsConfig = field(default_factory=ActorsConfig)
+    """What actors are like, by class."""
     camera_poses: CorrectionConfig = field(default_factory=CorrectionConfig)
     """Corrections of camera poses, one per picture; pictures that are not fitted take those of their camera's neighbours in time."""
     actor_poses: CorrectionConfig = field(default_factory=lambda: CorrectionConfig(weight=2e-5))

@@ -60,6 +60,8 @@ def fit(
     prepared = log_with_movers(prepared_log(log, config.data, config.camera_model), config.movers)
     for note in prepared.notes[len(log.notes) :]:
         _logger.warning("%s: %s", log.path, note)
+    kept = tuple(actor for actor in prepared.actors if actor.actor_class not in config.actors.left_out)
+    prepared = replace(prepared, actors=kept)
     shots = recorded_shots(prepared, config.data)
     manifest = Manifest(
         kind="scene",

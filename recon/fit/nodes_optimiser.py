@@ -6,6 +6,7 @@ Every node has its own parameters, so that no Gaussian is ever moved from one no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,25 @@ from splatmend.recon.densify_classic import Classic, ClassicConfig
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.losses import needle
 from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.motion import Motion
+from splatmend.recon.nodes import DeformableActor, RigidActor
 from splatmend.recon.transfer import upload
 
 
 class FittedNode:
-    """Parameters of one node. `extent` is its unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its
-    diagonal). There are at most `cap` Gaussians, the given ones included."""
+    """Parameters of one node. `params` have a row per Gaussian; `courses`, of a node whose Gaussians move in its frame, have not.
+    `extent` is its unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its diagonal). There are at most `cap`
+    Gaussians, the given ones included."""
 
-    def __init__(self, gaussians: Gaussians, extent: float, cap: int, config: FitConfig, device: torch.device) -> None:
+    def __init__(
+        self, gaussians: Gaussians, extent: float, cap: int, config: FitConfig, device: torch.device, motion: Motion | None = None
+    ) -> None:
         self.extent = extent
         self.params = _parameters(gaussians, device)
+        self.courses: Parameter | None = None
+        if motion is not None:
+            self.params["motion"] = Parameter(motion.coefficients.detach().to(device).clone())
+            self.courses = Parameter(motion.courses.detach().to(device).clone())
         densify = config.densify
         stop = int(densify.stop_share * config.iterations)
         schedule = {"cap": cap, "refine_start": min(densify.start, stop), "refine_stop": stop, "refine_every": densify.every}
@@ -52,6 +62,19 @@ class FittedNode:
             opacity_logits=self.params["opacity_logits"],
             sh=sh,
         )
+
+    def carried_by(self, actor: RigidActor) -> RigidActor:
+        """The actor with these parameters, in the graph."""
+        if not isinstance(actor, DeformableActor):
+            return replace(actor, gaussians=self.gaussians)
+        assert self.courses is not None
+        motion = replace(actor.motion, coefficients=self.params["motion"], courses=self.courses)
+        return replace(actor, gaussians=self.gaussians, motion=motion)
+
+    @property
+    def all_params(self) -> dict[str, Parameter]:
+        """Those with a row per Gaussian and the others."""
+        return self.params if self.courses is None else {**self.params, "courses": self.courses}
 
 
 class NodesOptimiser:
@@ -84,8 +107,9 @@ class NodesOptimiser:
             "sh0": rates.sh0,
             "shN": rates.sh_rest,
         }
+        by_name |= {"motion": self.config.actors.motion_rate, "courses": self.config.actors.course_rate}
         for name, rate in by_name.items():
-            groups += [{"params": [node.params[name] for node in self.nodes.values() if name in node.params], "lr": rate}]
+            groups += [{"params": [node.all_params[name] for node in self.nodes.values() if name in node.all_params], "lr": rate}]
         return torch.optim.Adam([group for group in groups if group["params"]], eps=1e-15, fused=True)
 
     def regularisers(self, drawn: Sequence[str]) -> dict[str, Tensor]:
@@ -104,7 +128,17 @@ class NodesOptimiser:
         if weights.view_colour > 0 and self.config.sh_degree > 0:
             rest = torch.cat([self.nodes[key].params["shN"].square().mean(dim=(1, 2)) for key in drawn])
             terms["view_colour"] = weights.view_colour * (rest @ each)
+        if moving := [self.nodes[key] for key in drawn if self.nodes[key].courses is not None]:
+            terms["motion"] = torch.stack([self._motion_term(node) for node in moving]).sum()
         return terms
+
+    def _motion_term(self, node: FittedNode) -> Tensor:
+        """Of a node that moves in its frame: little motion, along smooth courses."""
+        assert node.courses is not None
+        turns, shifts = node.params["motion"].split(3, dim=-1)
+        size = turns.square().mean() + (shifts / node.extent).square().mean()
+        bend = torch.diff(node.courses, n=2, dim=1).square().mean()
+        return self.config.actors.motion * size + self.config.actors.course_bend * bend
 
     def _shares_of(self, drawn: Sequence[str]) -> tuple[Tensor, Tensor]:
         """What a Gaussian counts in its node's mean, and that over the node's extent, `[N]` each."""
@@ -151,8 +185,8 @@ class NodesOptimiser:
 
     def _node_state(self, node: FittedNode) -> dict[str, Any]:
         return {
-            "params": {name: param.detach() for name, param in node.params.items()},
-            "moments": {name: dict(self.adam.state.get(param, {})) for name, param in node.params.items()},
+            "params": {name: param.detach() for name, param in node.all_params.items()},
+            "moments": {name: dict(self.adam.state.get(param, {})) for name, param in node.all_params.items()},
             "densifier": node.densifier.state_dict(),
         }
 
@@ -161,10 +195,11 @@ class NodesOptimiser:
         for key, node in self.nodes.items():
             device = node.params["means"].device
             node.params = {name: Parameter(value.to(device)) for name, value in state[key]["params"].items()}
+            node.courses = node.params.pop("courses", None)
             node.densifier.load_state_dict(state[key]["densifier"], device)
         self.adam = self._new_adam()
         for key, node in self.nodes.items():
-            for name, param in node.params.items():
+            for name, param in node.all_params.items():
                 moments = state[key]["moments"][name]
                 if moments:
                     self.adam.state[param] = {kind: value.to(param.device).clone() for kind, value in moments.items()}

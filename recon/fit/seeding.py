@@ -9,16 +9,21 @@ import torch
 from scipy.spatial import cKDTree
 
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.log import CameraFrame, SceneLog
+from splatmend.datasets.log import ActorTrack, CameraFrame, SceneLog
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.points import ColouredPoints, depth_range, joined, lidar_points, scene_extent, sfm_points
 from splatmend.recon.fit.rays import RayPoints, ray_points
+from splatmend.recon.fit.symmetry import one_sided
 from splatmend.recon.gaussians import Gaussians, concatenate
 from splatmend.recon.harmonics import from_rgb
-from splatmend.recon.nodes import RigidActor, StaticNode
+from splatmend.recon.motion import still
+from splatmend.recon.nodes import DeformableActor, RigidActor, StaticNode
 from splatmend.recon.scene import RecordedShot, Scene, median_camera_step
 from splatmend.recon.sky import SkyMap
+
+_BARE_M = 0.15
+"""A place of an actor that has no point of its own so near takes a mirrored one."""
 
 
 def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) -> Scene:
@@ -55,12 +60,15 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         gaussians_of(rays.points, origin, rays.sigma, config.init.ray_opacity, config.sh_degree),
     ]
     nodes = {}
+    trained = [recorded.shot for recorded in shots if recorded.role == "train"]
+    sides = one_sided([actor for actor, _ in moving.values()], trained, config.actors)
     for actor_id, (actor, points) in moving.items():
         points = _subset(points, min(config.init.actor_count, config.densify.actor_cap), generator)
+        if actor_id in sides:
+            points = joined([points, _subset(_other_side(points), config.densify.actor_cap - len(points), generator)])
         sigma = neighbour_sigma(points.xyz) * config.init.scale
         gaussians = gaussians_of(points, np.zeros(3), sigma, config.init.opacity, config.sh_degree)
-        nodes[actor_id] = RigidActor(gaussians=gaussians, track=actor)
-    trained = [recorded.shot for recorded in shots if recorded.role == "train"]
+        nodes[actor_id] = _node(actor, gaussians, config)
     return Scene(
         background=StaticNode(gaussians=concatenate(parts), origin_world_m=origin),
         actors=nodes,
@@ -75,6 +83,26 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         median_camera_step=median_camera_step(tuple(shots)),
         camera_model=config.camera_model,
     )
+
+
+def _node(actor: ActorTrack, gaussians: Gaussians, config: FitConfig) -> RigidActor:
+    if actor.actor_class not in config.actors.deformable:
+        return RigidActor(gaussians=gaussians, track=actor)
+    motion = still(
+        len(gaussians),
+        start_us=actor.track.start_us,
+        end_us=actor.track.end_us,
+        step_us=round(config.actors.course_step_s * 1e6),
+        reach_m=max(actor.size_m[:2]),
+        cadences_hz=config.actors.cadences_hz,
+    )
+    return DeformableActor(gaussians=gaussians, track=actor, motion=motion)
+
+
+def _other_side(points: ColouredPoints) -> ColouredPoints:
+    """Mirror images of an actor's points, where it has none of its own."""
+    image = ColouredPoints(xyz=points.xyz * [1.0, -1.0, 1.0], rgb=points.rgb)
+    return image.select(cKDTree(points.xyz).query(image.xyz)[0] > _BARE_M)
 
 
 def neighbour_sigma(xyz: np.ndarray) -> np.ndarray:

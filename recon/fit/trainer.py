@@ -24,6 +24,8 @@ from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement, RefinedPoses
 from splatmend.recon.fit.seeding import seed_scene
+from splatmend.recon.fit.symmetry import MirroredDraws, one_sided
+from splatmend.recon.nodes import DeformableActor
 from splatmend.recon.render import RenderOutput, render
 from splatmend.recon.scene import RecordedShot, Scene
 from splatmend.recon.sky import ray_directions
@@ -73,12 +75,16 @@ class Trainer:
         nodes = {BACKGROUND: FittedNode(self.scene.background.gaussians, extent, config.densify.cap, config, device)}
         for actor_id, actor in self.scene.actors.items():
             reach = float(np.linalg.norm(actor.track.size_m)) / 2
-            nodes[_actor_key(actor_id)] = FittedNode(actor.gaussians, reach, config.densify.actor_cap, config, device)
+            motion = actor.motion if isinstance(actor, DeformableActor) else None
+            nodes[_actor_key(actor_id)] = FittedNode(actor.gaussians, reach, config.densify.actor_cap, config, device, motion)
         self.nodes = NodesOptimiser(nodes, config)
         self.shared = {"exposure": self.scene.exposure.deltas.clone().requires_grad_(True)}
         if self.scene.sky is not None:
             self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
         self.shared_optimizer = self._new_shared_optimizer()
+        trained = [shots[number].shot for number in self.train_numbers]
+        tracks = [actor.track for actor in self.scene.actors.values()]
+        self.mirrored = MirroredDraws(one_sided(tracks, trained, config.actors), config.actors.mirrored_share, config.seed)
         self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)
 
     def _new_shared_optimizer(self) -> torch.optim.Adam:
@@ -91,16 +97,16 @@ class Trainer:
 
     def current_scene(self) -> Scene:
         """The scene with the present parameters, in the graph."""
-        actors = {actor_id: self.nodes[_actor_key(actor_id)].gaussians for actor_id in self.scene.actors}
-        scene = self.scene.with_gaussians(self.nodes[BACKGROUND].gaussians, actors)
+        actors = {actor_id: self.nodes[_actor_key(actor_id)].carried_by(actor) for actor_id, actor in self.scene.actors.items()}
+        scene = replace(self.scene.with_gaussians(self.nodes[BACKGROUND].gaussians), actors=actors)
         sky = None if scene.sky is None else scene.sky.with_logits(self.shared["sky"])
         return replace(scene, sky=sky, exposure=scene.exposure.with_deltas(self.shared["exposure"]))
 
     def finished_scene(self) -> Scene:
         """The scene as it is kept: on the CPU and outside the graph, the exposure's mean taken off, with corrected poses."""
         scene = self.current_scene()
-        actors = {actor_id: actor.gaussians.detached() for actor_id, actor in scene.actors.items()}
-        scene = scene.with_gaussians(scene.background.gaussians.detached(), actors)
+        actors = {actor_id: actor.detached() for actor_id, actor in scene.actors.items()}
+        scene = replace(scene.with_gaussians(scene.background.gaussians.detached()), actors=actors)
         sky = None if scene.sky is None else scene.sky.with_logits(scene.sky.logits.detach())
         exposure = scene.exposure.with_deltas(scene.exposure.centred.detach())
         return self.poses.refined(replace(scene, sky=sky, exposure=exposure).to("cpu"))
@@ -125,7 +131,7 @@ class Trainer:
         """One iteration."""
         number = self.frame_number(self.iteration)
         sample = self.source[number]
-        scene = self.current_scene()
+        scene = self.mirrored.of(self.current_scene(), self.iteration)
         poses = self.poses.of(number)
         shot = poses.shot
         out = render(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from splatmend.datasets.geometry import PoseTrack, pose, transform, yaw_pose
 from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarPoints, LidarSweep, SceneLog
@@ -81,9 +83,17 @@ def true_scene(frames: int = 12, actor_id: str = "car/1", degree: int = 0) -> Sc
     )
 
 
-def tiny_log(frames: int = 12, *, gains: tuple[float, ...] = (), metric: bool = True) -> SceneLog:
-    """The true scene as a log. `gains` multiply the pictures' colours, one per frame."""
-    scene = true_scene(frames)
+def tiny_log(
+    frames: int = 12,
+    *,
+    gains: tuple[float, ...] = (),
+    metric: bool = True,
+    scene: Scene | None = None,
+    scanned: Callable[[Tensor], Tensor] = torch.ones_like,
+) -> SceneLog:
+    """The true scene, or another one like it, as a log. `gains` multiply the pictures' colours, one per frame. `scanned` says of the
+    actor's points `[N, 3]` in its own frame, by non-zero numbers in the first column, which of them LiDAR meets."""
+    scene = scene or true_scene(frames)
 
     def reader(number: int) -> np.ndarray:
         with torch.no_grad():
@@ -94,7 +104,8 @@ def tiny_log(frames: int = 12, *, gains: tuple[float, ...] = (), metric: bool = 
     def scan(number: int) -> LidarPoints:
         t_us = number * STEP_US
         (car,) = scene.actors.values()
-        on_car = transform(car.track.world_from_actor(t_us), car.gaussians.means.double().numpy())
+        means = car.gaussians_at(t_us).means
+        on_car = transform(car.track.world_from_actor(t_us), means[scanned(means)[:, 0] != 0].double().numpy())
         xyz = np.concatenate([scene.background.gaussians.means.double().numpy() + ORIGIN_M, on_car])
         origin = np.broadcast_to(scene.ego.at(t_us)[:3, 3], xyz.shape)
         count = len(xyz)
