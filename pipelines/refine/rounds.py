@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def make_round(scene: Scene, folder: Path, shift: float, config: RefineConfig, e
         raise UserError(f"refine settings: the scene has no camera {sorted(unknown)[0]}; it has {', '.join(scene.cameras)}.")
     held_out = {(r.shot.camera.name, r.shot.start_us) for r in scene.shots if r.role == "held_out"}
     with ConsoleBar("recorded depth", sum(r.role == "train" for r in scene.shots)) as bar:
-        done = iter(range(1, len(scene.shots) + 1))
+        done = count(1)
         recorded = RecordedViews.of(scene, config.observed_deg, on_view=lambda: bar.show(next(done)))
     paths = []
     for camera in config.cameras or scene.cameras:
