@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from measured_on import environment
 
-from splatmend.datasets.geometry import inverse, pose
+from splatmend.datasets.geometry import inverse, pose, project, transform
 from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import Street, StreetConfig, load_street, write_street
@@ -92,11 +92,14 @@ def seen_sides(street: Street) -> dict[str, int]:
 
 def masks(street: Street, shot: Shot, ids: np.ndarray, normals: np.ndarray) -> dict[str, np.ndarray]:
     """Pixels of people, of cars, and of cars' sides."""
-    out = {name: np.zeros(ids.shape, dtype=bool) for name in ("people", "cars", "seen sides", "unseen sides")}
+    out = {name: np.zeros(ids.shape, dtype=bool) for name in ("people", "people below the hip", "cars", "seen sides", "unseen sides")}
     sides = seen_sides(street)
     for actor in street.actors:
         mine = ids == street.actor_label(actor.actor_id)
         out["people" if actor.actor_class == "pedestrian" else "cars"] |= mine
+        if actor.actor_class == "pedestrian":
+            pixels, _ = project(shot.camera, transform(inverse(shot.world_from_camera), actor.world_from_actor(shot.mid_us)[None, :3, 3]))
+            out["people below the hip"] |= mine & (np.arange(len(ids))[:, None] > pixels[0, 1])
         if actor.actor_id in sides:
             to_left = normals @ actor.world_from_actor(shot.mid_us)[:3, 1] * sides[actor.actor_id]
             out["seen sides"] |= mine & (to_left > 0.5)
@@ -112,7 +115,7 @@ def run(name: str, street: Street, chosen: argparse.Namespace) -> dict[str, Any]
         sky_rows=64,
         actors=VARIANTS[name],
         init=InitConfig(point_count=8_000, ray_count=3_000, actor_count=800),
-        densify=DensifyConfig(cap=12_000, actor_cap=1_000, start=100, every=50),
+        densify=DensifyConfig(cap=12_000, actor_cap=1_600, start=100, every=50),
         device="cpu",
         seed=chosen.fit_seed,
     )
@@ -129,7 +132,7 @@ def run(name: str, street: Street, chosen: argparse.Namespace) -> dict[str, Any]
             for index in range(4, street.config.frame_count, 8):
                 truth, ids, normals = (held[f"{index}/{left_m:g}/{what}"] for what in ("rgb", "ids", "normals"))
                 drawn = [picture_of(held, beside(recorded[index].shot, left_m)) for held in (scene, alone)]
-                for what, mask in masks(street, street.shot("FRONT", index), ids, normals).items():
+                for what, mask in masks(street, beside(street.shot("FRONT", index), left_m), ids, normals).items():
                     for kind, rgb in zip(("", ", actors alone"), drawn):
                         errors.setdefault(what + kind, []).append(((rgb - truth / 255.0)[mask] ** 2).ravel())
                 if chosen.pictures is not None:

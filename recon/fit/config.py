@@ -211,7 +211,7 @@ class ActorsConfig:
     """Classes whose left and right are alike. It is used where pictures see one side of an actor only."""
     left_out: tuple[ActorClass, ...] = ()
     """Classes whose boxes are not used: such bodies are part of the background."""
-    mirrored_share: float = 0.3
+    mirrored_share: float = 0.15
     """Share of the pictures in which an actor that is seen from one side only is drawn mirrored, so that its other side is fitted too."""
     cadences_hz: tuple[float, ...] = (0.5, 0.8, 1.0, 1.2)
     """The Gaussians of a deformable actor follow courses over time, each in its own measure. Courses begin as a cosine and a sine of each
@@ -222,7 +222,7 @@ class ActorsConfig:
     """Learning rate (Adam) of that measure, in radians and metres."""
     course_rate: float = 2e-2
     """Learning rate of courses, whose values are about 1."""
-    motion: float = 1e-2
+    motion: float = 1e-3
     """Weight of the mean square of that measure (radians, and metres over half the diagonal of the box)."""
     course_bend: float = 1e-3
     """Weight of the mean square of the second differences of a course's control values."""

@@ -81,7 +81,7 @@ def test_legs_that_swing_are_fitted_better_by_an_actor_that_bends(tmp_path: Path
     truth = walking_scene()
     log = tiny_log(24, scene=truth)
     errors = {}
-    for name, actors in (("rigid", NONE), ("bends", replace(NONE, deformable=("pedestrian",)))):
+    for name, actors in (("rigid", NONE), ("bends", replace(NONE, deformable=("pedestrian",), motion_rate=2e-2))):
         scene = load_scene(fit(log, tmp_path / name, short(actors, 240), on_progress=lambda row: None))
         held_out = [recorded.shot for recorded in truth.shots if recorded.role == "held_out"]
         errors[name] = error_of(scene, truth, held_out)
