@@ -66,24 +66,17 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "no exposure": without_exposure,
     "no sky": lambda config: replace(config, sky_rows=0),
     "no depth from LiDAR": without_loss("lidar_depth"),
-    "no opacity from LiDAR": without_loss("lidar_opacity"),
     "line of sight .02": with_losses(line_of_sight=0.02),
     "no bending": without_loss("bending"),
     "bending 1": with_losses(bending=1.0),
     "bending 2": with_losses(bending=2.0),
-    "bending .5, stride 2": with_losses(bending=0.5, bending_stride_px=2),
-    "bending 1, stride 4": with_losses(bending=1.0, bending_stride_px=4),
     "depth from LiDAR .2": with_losses(lidar_depth=0.2),
-    "needles .1": with_losses(needle=0.1),
-    "view colour 1": with_losses(view_colour=1.0),
-    "no symmetry": lambda config: replace(config, actors=replace(config.actors, symmetric=())),
+    "symmetric vehicles": lambda config: replace(config, actors=replace(config.actors, symmetric=("vehicle",))),
+    "rigid people": lambda config: replace(config, actors=replace(config.actors, deformable=())),
     "harmonics of degree 1": lambda config: replace(config, sh_degree=1),
     "no harmonics": lambda config: replace(config, sh_degree=0),
     "no ground": without_loss("ground_opacity"),
-    "nothing from LiDAR in the loss": lambda config: without_loss("line_of_sight")(
-        without_loss("lidar_opacity")(without_loss("lidar_depth")(config))
-    ),
-    "classic densification": lambda config: replace(config, densify=replace(config.densify, strategy="classic")),
+    "relocation (MCMC)": lambda config: replace(config, densify=replace(config.densify, strategy="mcmc")),
     "no densification": lambda config: replace(config, densify=replace(config.densify, stop_share=0.0)),
 }
 

@@ -113,8 +113,6 @@ class LossConfig:
     """Share of 1 - SSIM; the rest is L1."""
     lidar_depth: float = 0.05
     """Relative error of the depth at LiDAR points."""
-    lidar_opacity: float = 0.02
-    """Transparency at LiDAR points."""
     line_of_sight: float = 0.0
     """What is drawn off the place of the LiDAR return: floaters before it, and what shows through from behind. It needs two channels more
     in every picture."""
@@ -128,13 +126,6 @@ class LossConfig:
     """Mean standard deviation in extents, likewise."""
     bending: float = 0.5
     """Bending of surfaces, by the depth that is drawn, away from edges of the photo."""
-    bending_stride_px: int = 1
-    """Distance of the pixels that bending is measured with."""
-    needle: float = 0.0
-    """Mean of how far (in logarithms) a Gaussian's longest axis is above four times its middle one."""
-    view_colour: float = 0.0
-    """Mean square of the harmonics above degree 0: colours that change with the side from which they are seen run wild on sides that no
-    camera saw."""
     exposure: float = 0.1
     """Mean squared colour correction."""
 
@@ -148,7 +139,7 @@ class LossConfig:
 class DensifyConfig:
     """How the number of Gaussians grows, for each node alone."""
 
-    strategy: Literal["mcmc", "classic"] = "mcmc"
+    strategy: Literal["mcmc", "classic"] = "classic"
     """"mcmc" relocates what has faded, grows by a share and shakes (Kheradmand et al. 2024), with the loss's terms `opacity` and `scale`;
     "classic" doubles, splits and removes by gradients (Kerbl et al. 2023), without them. Both stop at the caps."""
     cap: int = 400_000
@@ -207,7 +198,7 @@ class ActorsConfig:
 
     deformable: tuple[ActorClass, ...] = ("pedestrian", "cyclist")
     """Classes whose bodies bend: their Gaussians move in the box over time."""
-    symmetric: tuple[ActorClass, ...] = ("vehicle",)
+    symmetric: tuple[ActorClass, ...] = ()
     """Classes whose left and right are alike. It is used where pictures see one side of an actor only."""
     left_out: tuple[ActorClass, ...] = ()
     """Classes whose boxes are not used: such bodies are part of the background."""

@@ -48,12 +48,14 @@ class ContinueConfig:
 
 
 def continued_config(config: FitConfig, more: ContinueConfig, iterations: int) -> FitConfig:
-    """The settings of a fit that goes on for so many iterations: poses stay, and the means start at a lower rate."""
+    """The settings of a fit that goes on for so many iterations: poses stay, the means start at a lower rate, and Gaussians are relocated,
+    whatever strategy the fit had: fading all of them would leave too few iterations to come back."""
     rates = replace(config.rates, means=max(more.rate_share * config.rates.means, config.rates.means_end))
     return replace(
         config,
         iterations=iterations,
         rates=rates,
+        densify=replace(config.densify, strategy="mcmc"),
         camera_poses=replace(config.camera_poses, on=False),
         actor_poses=replace(config.actor_poses, on=False),
         snapshots_at=(),

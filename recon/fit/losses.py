@@ -52,33 +52,22 @@ def line_of_sight(log_depth: Float[Tensor, "P 2"], opacity: Float[Tensor, "P"], 
     return (spread / (spread + width**2)).mean()
 
 
-def bending(
-    depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"], truth: Float[Tensor, "H W 3"], stride_px: int = 1, edge: float = 10.0
-) -> Tensor:
+def bending(depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"], truth: Float[Tensor, "H W 3"], edge: float = 10.0) -> Tensor:
     """Mean second difference of the inverse depth along rows and columns, over the inverse depth itself and held to 0.1.
 
     The inverse depth of a plane is linear in the picture, so surfaces are asked to be flat, whichever way they face. It counts as much as
     the pixel is opaque, and less by exp(-edge * difference) where the photo's colours (in [0, 1]) differ: there a surface may end.
-    `stride_px`: how far apart the three pixels stand.
     """
     inverse = 1 / depth_m.clamp_min(0.1)
     weights = opacity.detach()
     total = torch.zeros((), device=depth_m.device)
     for along in (0, 1):
-        size = inverse.shape[along] - 2 * stride_px
-        before, here, after = (inverse.narrow(along, start * stride_px, size) for start in (0, 1, 2))
-        step = (truth.narrow(along, 2 * stride_px, size) - truth.narrow(along, 0, size)).abs().amax(dim=-1)
-        weight = torch.exp(-edge * step) * weights.narrow(along, stride_px, size)
+        size = inverse.shape[along] - 2
+        before, here, after = (inverse.narrow(along, start, size) for start in (0, 1, 2))
+        step = (truth.narrow(along, 2, size) - truth.narrow(along, 0, size)).abs().amax(dim=-1)
+        weight = torch.exp(-edge * step) * weights.narrow(along, 1, size)
         total = total + (weight * ((before + after - 2 * here).abs() / here.detach()).clamp_max(0.1)).mean()
     return total
-
-
-def needle(log_scales: Float[Tensor, "N 3"], ratio: float = 4.0) -> Float[Tensor, "N"]:
-    """By how much the logarithm of a Gaussian's longest axis is above that of `ratio` times its middle one. A disc may be as wide as it
-    likes; a needle is seen as a point from one side and crosses the picture from another."""
-    longest, shortest = log_scales.amax(dim=1), log_scales.amin(dim=1)
-    middle = log_scales.sum(dim=1) - longest - shortest
-    return (longest - middle - math.log(ratio)).clamp_min(0.0)
 
 
 def downward_pixels(directions_world: Float[Tensor, "H W 3"], up_world: tuple[float, float, float], degrees: float = 3.0) -> Tensor:

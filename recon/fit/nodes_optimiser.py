@@ -18,7 +18,6 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.densify import MCMC, MCMCConfig, shake
 from splatmend.recon.densify_classic import Classic, ClassicConfig
 from splatmend.recon.fit.config import FitConfig
-from splatmend.recon.fit.losses import needle
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.motion import Motion
 from splatmend.recon.nodes import DeformableActor, RigidActor
@@ -113,21 +112,14 @@ class NodesOptimiser:
         return torch.optim.Adam([group for group in groups if group["params"]], eps=1e-15, fused=True)
 
     def regularisers(self, drawn: Sequence[str]) -> dict[str, Tensor]:
-        """Terms on opacity, size, shape and colour, to be added to the loss of a picture that shows these nodes: sums of each node's
-        means."""
+        """Terms on opacity, size and motion, to be added to the loss of a picture that shows these nodes: sums of each node's means."""
         weights = self.config.loss
-        each, by_extent = self._shares_of(drawn)
-        opacities = torch.cat([self.nodes[key].params["opacity_logits"] for key in drawn]).sigmoid()
-        log_scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn])
-        scales = log_scales.exp()
         terms = {}
         if self.config.densify.strategy == "mcmc":
+            each, by_extent = self._shares_of(drawn)
+            opacities = torch.cat([self.nodes[key].params["opacity_logits"] for key in drawn]).sigmoid()
+            scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn]).exp()
             terms = {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
-        if weights.needle > 0:
-            terms["needle"] = weights.needle * (needle(log_scales) @ each)
-        if weights.view_colour > 0 and self.config.sh_degree > 0:
-            rest = torch.cat([self.nodes[key].params["shN"].square().mean(dim=(1, 2)) for key in drawn])
-            terms["view_colour"] = weights.view_colour * (rest @ each)
         if moving := [self.nodes[key] for key in drawn if self.nodes[key].courses is not None]:
             terms["motion"] = torch.stack([self._motion_term(node) for node in moving]).sum()
         return terms

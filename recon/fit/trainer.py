@@ -152,8 +152,7 @@ class Trainer:
         terms |= self._geometry_terms(out, sample, shot)
         if self.config.loss.bending > 0:
             assert out.depth_m is not None
-            loss = self.config.loss
-            terms["bending"] = loss.bending * bending(out.depth_m, out.opacity, truth, loss.bending_stride_px)
+            terms["bending"] = self.config.loss.bending * bending(out.depth_m, out.opacity, truth)
         terms |= self.nodes.regularisers(drawn)
         if self.config.loss.exposure > 0:
             terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()
@@ -192,8 +191,6 @@ class Trainer:
             if weights.lidar_depth > 0:
                 depth_m = out.depth_m.reshape(-1).gather(0, sample.pixels)
                 terms["lidar_depth"] = weights.lidar_depth * relative_depth(depth_m, sample.depth_m)
-            if weights.lidar_opacity > 0:
-                terms["lidar_opacity"] = weights.lidar_opacity * (1 - opacity).mean()
             if self._sees_returns(sample):
                 moments = out.extra["log_depth"].reshape(-1, 2).index_select(0, sample.pixels)
                 terms["line_of_sight"] = weights.line_of_sight * line_of_sight(moments, opacity, sample.depth_m)

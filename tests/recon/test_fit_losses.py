@@ -6,7 +6,7 @@ import torch
 from tiny_log import true_scene
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit.losses import bending, downward_pixels, line_of_sight, needle, photometric, relative_depth, ssim
+from splatmend.recon.fit.losses import bending, downward_pixels, line_of_sight, photometric, relative_depth, ssim
 from splatmend.recon.fit.trainer import StepReport
 from splatmend.recon.render import render
 from splatmend.recon.sky import ray_directions
@@ -119,8 +119,3 @@ def test_planes_do_not_bend_and_steps_do() -> None:
     edge = torch.where(columns[..., None] < 15, 0.0, 1.0).expand(20, 30, 3)
     assert float(bending(step_m, opaque, edge)) < 1e-4 * 2 / 28
     assert float(bending(step_m, 0.5 * opaque, grey)) == pytest.approx(0.1 / 28, rel=1e-4)
-
-
-def test_needles_are_long_in_one_direction_only() -> None:
-    log_scales = torch.tensor([[1.0, 1.0, 1.0], [8.0, 1.0, 8.0], [8.0, 1.0, 0.5], [0.1, 12.0, 1.0]]).log()
-    torch.testing.assert_close(needle(log_scales), torch.tensor([0.0, 0.0, 2.0, 3.0]).clamp_min(1).log())

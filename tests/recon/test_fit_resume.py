@@ -52,11 +52,11 @@ CONFIG = FitConfig(
 )
 
 CONFIGS = {
-    "mcmc": CONFIG,
+    "mcmc": replace(CONFIG, densify=replace(CONFIG.densify, strategy="mcmc")),
     "classic, all terms": replace(
         CONFIG,
         densify=replace(CONFIG.densify, strategy="classic", every=4, classic_gradient=1e-6),
-        loss=LossConfig(line_of_sight=0.01, bending=0.1, needle=0.1, view_colour=0.1),
+        loss=LossConfig(line_of_sight=0.01),
     ),
 }
 
