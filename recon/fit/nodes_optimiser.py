@@ -23,6 +23,9 @@ from splatmend.recon.motion import Motion
 from splatmend.recon.nodes import DeformableActor, RigidActor
 from splatmend.recon.transfer import upload
 
+_SHORTEST_RESET = 300
+"""Iterations that Gaussians need at least to come back after all have faded."""
+
 
 class FittedNode:
     """Parameters of one node. `params` have a row per Gaussian; `courses`, of a node whose Gaussians move in its frame, have not.
@@ -42,7 +45,7 @@ class FittedNode:
         stop = int(densify.stop_share * config.iterations)
         schedule = {"cap": cap, "refine_start": min(densify.start, stop), "refine_stop": stop, "refine_every": densify.every}
         self.densifier: MCMC | Classic = (
-            Classic(ClassicConfig(**schedule, reset_every=max(stop // 5, 1), gradient=densify.classic_gradient), extent)
+            Classic(ClassicConfig(**schedule, reset_every=max(stop // 5, _SHORTEST_RESET), gradient=densify.classic_gradient), extent)
             if densify.strategy == "classic"
             else MCMC(MCMCConfig(**schedule))
         )

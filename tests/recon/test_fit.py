@@ -85,7 +85,7 @@ def test_an_existing_scene_is_not_overwritten_unasked(fitted: Path) -> None:
 def test_pictures_with_their_own_gains_give_a_scene_without_them() -> None:
     gains = tuple(1.0 + (0.15 if i % 2 else -0.15) for i in range(12))
     rates = RatesConfig(exposure=2e-2)
-    config = replace(SMALL, iterations=90, rates=rates, loss=LossConfig(exposure=0.0), data=DataConfig(holdout_every=0), snapshots_at=())
+    config = replace(SMALL, iterations=180, rates=rates, loss=LossConfig(exposure=0.0), data=DataConfig(holdout_every=0), snapshots_at=())
     log = tiny_log(gains=gains)
     trainer = Trainer(log, recorded_shots(log, config.data), config, torch.device("cpu"))
     for _ in range(config.iterations):
