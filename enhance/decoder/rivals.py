@@ -98,8 +98,9 @@ class _Clip:
         """The mean loss over the valid frames of some groups; `before`: the last frame [B, 3, 1, H, W] before them, if any."""
         return _PartLoss(self, groups, before)
 
-    def clip_loss(self, frame_loss: FrameLoss, share: float) -> ClipLoss:
-        return ClipLoss(frame_loss, self._adapter.temporal_factor, self.valid_frames, self._loss_scale / share, self.params)
+    def clip_loss(self, frame_loss: FrameLoss, groups: range, share: float) -> ClipLoss:
+        scale = self._loss_scale / share
+        return ClipLoss(frame_loss, self._adapter.temporal_factor, self.valid_frames, scale, self.params, groups, whole=True)
 
     def frame_loss_after(self, before: torch.Tensor | None) -> FrameLoss:
         """The user's loss, with `before` as the previous frame of the first group it is called for."""
@@ -138,16 +139,17 @@ class _PartLoss:
     def __init__(self, clip: _Clip, groups: range, before: torch.Tensor | None) -> None:
         seen = min(clip.span(groups[-1]).stop, clip.valid_frames) - clip.span(groups[0]).start
         self._clip, self._share = clip, seen / clip.valid_frames
-        self._loss = clip.clip_loss(clip.frame_loss_after(before), self._share)
+        self._loss = clip.clip_loss(clip.frame_loss_after(before), groups, self._share)
 
     def pull(self, index: int, frames: torch.Tensor) -> torch.Tensor:
         """Gradient with respect to the frames [B, 3, t, H, W] of a group; what reaches parameters past the frames is gathered."""
         grad, direct = self._loss.pull(index, frames)
+        assert grad is not None
         self._clip.sums.add_params(direct)
         return grad
 
     def mean(self) -> torch.Tensor:
-        return self._loss.mean() / self._share
+        return self._loss.mean(self._clip.z.device) / self._share
 
 
 class _Rival(ABC):
