@@ -90,8 +90,12 @@ def fit_config(recipe: str, options: RecipeOptions) -> FitConfig:
         sky_rows=64 if small else 256,
         data=DataConfig(max_width=max_width if options.max_width is None else options.max_width),
         init=InitConfig(point_count=points, ray_count=rays, actor_count=2_000 if sparing else 8_000),
-        # Photo sets have no points to begin with: what is relocated fills the scene with more Gaussians than what is split.
-        densify=DensifyConfig(strategy="mcmc" if recipe == "photos" else "classic", cap=cap, actor_cap=4_000 if sparing else 20_000),
+        densify=DensifyConfig(
+            # Photo sets have no points to begin with, and small fits neither time to come back from fading nor Gaussians to spare.
+            strategy="mcmc" if small or recipe == "photos" else "classic",
+            cap=cap,
+            actor_cap=4_000 if sparing else 20_000,
+        ),
         checkpoint_every=200 if small else 1_000,
         log_every=20 if small else 50,
     )
