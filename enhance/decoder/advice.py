@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -22,7 +23,26 @@ class DecoderMemoryError(torch.OutOfMemoryError):
     """A device's memory was full while a clip's gradient was taken; the message is the advice."""
 
 
-def advice(adapter: object, z: torch.Tensor, walk: Walk) -> str:
+@dataclass(frozen=True)
+class Settings:
+    """How a gradient was taken, beside the adapter's memory."""
+
+    truncation: int = 1
+    block: int = 1
+    spatial_chunks: tuple[int, int] = (1, 1)
+
+    def leaner(self) -> str:
+        """What to change of these."""
+        steps = [text for text, there in (("truncation=1", self.truncation > 1), ("block=1", self.block > 1)) if there]
+        down, across = self.spatial_chunks
+        if self.spatial_chunks == (1, 1):
+            steps.append("spatial_chunks=(2, 2), which leaves about a third of a decoder's activations")
+        else:
+            steps.append(f"spatial_chunks=({2 * down}, {2 * across}) in place of ({down}, {across})")
+        return "take " + ", or ".join(steps)
+
+
+def advice(adapter: object, z: torch.Tensor, walk: Walk, settings: Settings = Settings()) -> str:
     """One sentence: what is full, and what the settings that keep less would need at the size of `z` [B, C, L, h, w].
 
     Figures only for CUDA devices, and where no side features join: elsewhere the settings alone.
@@ -31,11 +51,11 @@ def advice(adapter: object, z: torch.Tensor, walk: Walk) -> str:
         return "the memory is full; use spatial_chunks, or smaller or fewer clips at a time."
     height, width = (size * adapter.spatial_factor for size in z.shape[-2:])
     full = f"the memory is full at {z.shape[0]} x {height}x{width} with memory='{adapter.decoder.memory}'"
-    rest = "spatial_chunks=(2, 2) leaves about a third of a decoder's activations"
+    rest = settings.leaner()
     leaner = list(get_args(Memory))[get_args(Memory).index(adapter.decoder.memory) + 1 :]
     if not z.is_cuda or adapter.decoder.join:
-        settings = " or ".join(f"memory='{memory}'" for memory in leaner)
-        return f"{full}; " + (f"take {settings}; " if settings else "") + f"{rest}."
+        lean = " or ".join(f"memory='{memory}'" for memory in leaner)
+        return f"{full}; " + (f"take {lean}; " if lean else "") + f"{rest}."
     needs = {memory: _gigabytes(adapter, memory, z, walk) for memory in (adapter.decoder.memory, *leaner)}
     own = needs.pop(adapter.decoder.memory)
     others = "".join(f", memory='{memory}' about {gigabytes:.1f}" for memory, gigabytes in needs.items())

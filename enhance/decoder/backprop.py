@@ -113,8 +113,9 @@ class TruncatedBackprop:
 
     def skip(self, index: int, z_group: torch.Tensor, side: Mapping[str, torch.Tensor] | None) -> torch.Tensor:
         """Decode a group that no loss reaches, for the sake of its cache; returns its frames. Before any `step`."""
-        cache, self._cache = self._cache, None
-        frames, self._cache = self._stage.pass_by(z_group, cache, index, side)
+        last, self._cache = [self._cache], None
+        frames = self._stage.pass_by(z_group, last, index, side)
+        self._cache = last.pop()
         return frames
 
     def _sweep(self, index: int, last: bool, pull_earlier: Callable[[int], torch.Tensor | None] | None) -> None:

@@ -79,13 +79,13 @@ class ClipLoss:
             return grad, direct
         return torch.cat([grad, torch.zeros_like(frames[:, :, valid:])], dim=2), direct
 
-    def mean(self, device: torch.device) -> torch.Tensor:
-        """The sum over the groups that were seen, divided by the number of the clip's valid frames.
+    def mean(self, nothing: torch.Tensor) -> torch.Tensor:
+        """The sum over the groups that were seen, divided by the number of the clip's valid frames; `nothing` where there were none.
 
         `ValueError` where no group of a whole clip had a loss that depended on anything.
         """
         if self._whole and not self._differentiable:
             raise ValueError("frame_loss returned constants only: compute it from the frames it gets, with gradients on")
         if self._total is None:
-            return torch.zeros((), device=device)
+            return nothing
         return self._total / self._valid_frames

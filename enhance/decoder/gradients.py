@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -18,7 +18,8 @@ class LossAndGrad(NamedTuple):
     grad_z: torch.Tensor
     """Gradient with respect to the latents [B, C, L, h, w], in their dtype."""
     grad_side: list[dict[str, torch.Tensor]]
-    """Per group: block name -> gradient of that side tensor, for side tensors that require a gradient."""
+    """Per group: block name -> gradient of that side tensor, for side tensors that require a gradient. Groups that no loss reaches (past
+    the valid frames, or the span of a share) have none."""
     grad_params: tuple[torch.Tensor, ...]
     """Gradients of `params` in their order and dtype; zeros where a parameter had no influence."""
 
@@ -86,13 +87,36 @@ def to_device(held: torch.Tensor, device: torch.device) -> torch.Tensor:
     return held.to(device, non_blocking=True)
 
 
+class HeldFeatures(Sequence[torch.Tensor]):
+    """Features of every group, in host memory since they grow with the clip; each comes back to the device when it is asked for."""
+
+    def __init__(self, features: Iterable[torch.Tensor], device: torch.device) -> None:
+        self._held = [to_host(group) for group in features]
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, index: Any) -> Any:
+        return to_device(self._held[index], self._device)
+
+    def zeros_like(self, index: int) -> torch.Tensor:
+        """Zeros on the device in the shape of a group's features, for sums."""
+        held = self._held[index]
+        return torch.zeros(held.shape, dtype=accumulation_dtype(held.dtype), device=self._device)
+
+    def dtype(self, index: int) -> torch.dtype:
+        """Of a group's features."""
+        return self._held[index].dtype
+
+
 class FeatureGradients:
     """Gradients of each group's loss with respect to the features between two stages, kept apart by loss: at most D + 1 a loss.
 
     They grow with the clip, so they lie in host memory. Everything else goes on to `sums`.
     """
 
-    def __init__(self, sums: Sums, features: Sequence[torch.Tensor]) -> None:
+    def __init__(self, sums: Sums, features: HeldFeatures) -> None:
         self._sums = sums
         self._features = features
         self._pieces: dict[tuple[int, int], list[tuple[SpatialCrop, torch.Tensor]]] = {}
@@ -116,11 +140,10 @@ class FeatureGradients:
         pieces = self._pieces.pop((loss_index, index), None)
         if pieces is None:
             return None
-        features = self._features[index]
-        total = torch.zeros_like(features, dtype=accumulation_dtype(features.dtype))
+        total = self._features.zeros_like(index)
         for crop, piece in pieces:
-            crop.outer(total).add_(to_device(piece, features.device))
-        return total.to(features.dtype)
+            crop.outer(total).add_(to_device(piece, total.device))
+        return total.to(self._features.dtype(index))
 
 
 class GradientSums:

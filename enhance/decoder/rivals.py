@@ -149,7 +149,7 @@ class _PartLoss:
         return grad
 
     def mean(self) -> torch.Tensor:
-        return self._loss.mean(self._clip.z.device) / self._share
+        return self._loss.mean(torch.zeros((), device=self._clip.z.device)) / self._share
 
 
 class _Rival(ABC):

@@ -12,9 +12,9 @@ BACKWARD_COST = {"fast": 1.0, "balanced": 1.6, "small": 2.7}
 """Seconds that one backward pass through a group takes, in seconds of its forward pass: measured, `docs/benchmarks.md`."""
 
 
-def passing_cost(truncation: int, memory: str) -> float:
-    """Cost of decoding a group in passing, as a share of what it costs to pull its loss back across `truncation` links."""
-    return 1 / (1 + BACKWARD_COST.get(memory, 1.0) * (truncation + 1))
+def passing_cost(truncation: int, memory: str, block: int = 1) -> float:
+    """Cost of decoding a group in passing, as a share of what it costs to pull its loss back across `truncation` links, in blocks."""
+    return 1 / (1 + BACKWARD_COST.get(memory, 1.0) * (block + truncation) / block)
 
 
 def span_of_share(groups: int, share: tuple[int, int], *, block: int = 1, passing: float = 0.0) -> range:
@@ -24,6 +24,8 @@ def span_of_share(groups: int, share: tuple[int, int], *, block: int = 1, passin
     `passing_cost`.
     """
     index, count = share
+    if count == 1:
+        return range(groups)
     blocks = -(-groups // block)
 
     def edges(limit: float) -> list[int]:

@@ -23,14 +23,18 @@ class Stage:
         self.decode = decode
         self.takes = takes
 
-    def pass_by(self, features: torch.Tensor, cache: Cache, index: int, side: SideFeatures | None) -> tuple[torch.Tensor, Cache]:
-        """`decode` without gradients; the cache that goes in is not used again."""
-        if isinstance(cache, WanCache):
-            cache = cache.for_last_use()
+    def for_last_use(self, cache: Cache) -> Cache:
+        """The same cache for a pass without gradients, which lets go of each tensor as it is replaced. Whoever asks must not hold on to
+        the one given."""
+        return cache.for_last_use() if isinstance(cache, WanCache) else cache
+
+    def pass_by(self, features: torch.Tensor, last: list[Cache], index: int, side: SideFeatures | None) -> torch.Tensor:
+        """`decode` without gradients. The only cache in `last` goes in, is let go, and the next one takes its place."""
         with torch.no_grad():
-            output, cache = self.decode(features, cache, index, side)
+            output, cache = self.decode(features, self.for_last_use(last.pop()), index, side)
+        last.append(cache)
         forget_autocast_weights()
-        return output, cache
+        return output
 
     def initial_cache(self) -> Cache:
         """The cache before the first group."""

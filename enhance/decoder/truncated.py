@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
 from splatmend.enhance.decoder.adapter import DecoderAdapter, SideFeatures, SplitDecoderAdapter
-from splatmend.enhance.decoder.advice import DecoderMemoryError, advice
+from splatmend.enhance.decoder.advice import DecoderMemoryError, Settings, advice
 from splatmend.enhance.decoder.backprop import TruncatedBackprop
 from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
 from splatmend.enhance.decoder.engine import Engine
@@ -19,8 +19,10 @@ from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
 from splatmend.enhance.decoder.gradients import (
     FeatureGradients,
     GradientSums,
+    HeldFeatures,
     LossAndGrad,
     Sums,
+    accumulation_dtype,
     forget_autocast_weights,
     to_device,
     to_host,
@@ -83,7 +85,7 @@ class TruncatedDecoder:
         memory: Memory | None = None,
         engine: Engine | None = None,
     ) -> None:
-        if truncation < 0:
+        if truncation < 0 or truncation != int(truncation):
             raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
         if block < 1 or (block > 1 and spatial_chunks != (1, 1)):
             raise ValueError(f"block is a number of groups, 1 or more, and 1 with spatial chunks; got {block} with {spatial_chunks}")
@@ -182,18 +184,19 @@ class TruncatedDecoder:
             fault = str(full)
         if fault is not None:
             self._complain_of_memory(z, fault)
-        return sums.result(loss.mean(z.device))
+        return sums.result(loss.mean(torch.zeros((), device=z.device, dtype=accumulation_dtype(z.dtype))))
 
     def _span(self, groups: int) -> range:
         memory = self.adapter.memory if isinstance(self.adapter, WanAdapter) else "fast"
-        return span_of_share(groups, self.share, block=self.block, passing=passing_cost(self.truncation, memory))
+        return span_of_share(groups, self.share, block=self.block, passing=passing_cost(self.truncation, memory, self.block))
 
     def _complain_of_memory(self, z: torch.Tensor, fault: str) -> NoReturn:
         def walk(adapter: WanAdapter, piece: torch.Tensor) -> LossAndGrad:
             leaner = TruncatedDecoder(adapter, self.truncation, block=self.block)
             return leaner.loss_and_grad(piece, lambda frames, span, previous: frames.square().sum())
 
-        error = DecoderMemoryError(advice(self.adapter, z, walk))
+        set_already = Settings(truncation=self.truncation, block=self.block, spatial_chunks=self.spatial_chunks)
+        error = DecoderMemoryError(advice(self.adapter, z, walk, set_already))
         error.add_note(fault)
         raise error
 
@@ -212,7 +215,7 @@ class TruncatedDecoder:
             self._walk_chunks(clip, whole_decoder(adapter), clip.latents(), clip.sums, frame_grads)
             return
         early, late = first_stage(adapter), second_stage(adapter)
-        features = list(self._without_gradients(clip, early, clip.latents()))
+        features = HeldFeatures(self._without_gradients(clip, early, clip.latents()), clip.z.device)
         frame_grads = self._frame_gradients(clip, loss, late, features)
         between = FeatureGradients(clip.sums, features)
         self._walk_chunks(clip, late, features, between, frame_grads)
@@ -235,11 +238,10 @@ class TruncatedDecoder:
         return gradients
 
     def _without_gradients(self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        cache = stage.initial_cache()
+        last = [stage.initial_cache()]
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)
-            output, cache = stage.pass_by(group, cache, index, side)
-            yield output
+            yield stage.pass_by(group, last, index, side)
 
     def _walk_chunks(
         self, clip: _Clip, stage: Stage, inputs: Sequence[torch.Tensor], sums: Sums, frame_grads: Sequence[torch.Tensor | None]
@@ -317,6 +319,13 @@ class TruncatedDecoder:
             raise ValueError(f"the decoder takes latents of {self.adapter.latent_channels} channels, got {z.shape[1]}")
         if z.shape[2] < 1:
             raise ValueError("the clip holds no latent")
+        if isinstance(self.adapter, WanAdapter) and not torch.is_autocast_enabled(z.device.type):
+            weights = next(self.adapter.vae.post_quant_conv.parameters()).dtype
+            if z.dtype != weights:
+                raise ValueError(
+                    f"the latents are {z.dtype} and the decoder's weights {weights}; cast the latents (`denormalise` computes in float32), "
+                    "or use autocast"
+                )
 
 
 class _Clip(NamedTuple):

@@ -30,8 +30,9 @@ def test_the_adapter_is_one(vae):
 
 
 def test_construction(vae):
-    with pytest.raises(ValueError, match="truncation"):
-        TruncatedDecoder(vae, -1)
+    for wrong in (-1, 1.5):
+        with pytest.raises(ValueError, match="truncation"):
+            TruncatedDecoder(vae, wrong)
     with pytest.raises(ValueError, match="to the adapter itself"):
         TruncatedDecoder(WanAdapter(vae), memory="small")
     with pytest.raises(ValueError, match=r"no decoder block named up_blocks\.9"):
@@ -43,6 +44,16 @@ def test_latents(vae, bad, message):
     for call in (lambda z: TruncatedDecoder(vae).loss_and_grad(z, squared), TruncatedDecoder(vae).decode):
         with pytest.raises(ValueError, match=message):
             call(bad)
+
+
+def test_latents_have_the_dtype_of_the_weights_or_autocast(tiny_wan):
+    decoder = TruncatedDecoder(tiny_wan(dtype=torch.bfloat16))
+    z = decoder.adapter.denormalise(Z.bfloat16())
+    with pytest.raises(ValueError, match=r"latents are torch\.float32 and the decoder's weights torch\.bfloat16; cast the latents"):
+        decoder.loss_and_grad(z, squared)
+    assert decoder.loss_and_grad(z.bfloat16(), squared).grad_z.dtype == torch.bfloat16
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert decoder.loss_and_grad(z, squared).grad_z.dtype == torch.float32
 
 
 def test_frames(vae):
@@ -123,6 +134,22 @@ def test_full_memory_names_the_settings_that_take_less(vae, memory, settings):
         decoder.loss_and_grad(torch.zeros(1, 4, 2, 2, 2, dtype=torch.float64), greedy)
     assert f"full at 1 x {pixels}x{pixels} with memory='{memory}'" in str(caught.value)
     assert "Tried to allocate" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [
+        ({"truncation": 3, "block": 2}, "take truncation=1, or block=1, or spatial_chunks=(2, 2)"),
+        ({"spatial_chunks": (1, 2), "halo": 1}, "take spatial_chunks=(2, 4) in place of (1, 2)."),
+    ],
+)
+def test_full_memory_names_what_is_not_set_yet(vae, settings, remedy):
+    def greedy(frames, span, previous):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        TruncatedDecoder(vae, memory="small", **settings).loss_and_grad(Z, greedy)
+    assert remedy in str(caught.value)
 
 
 @pytest.mark.gpu

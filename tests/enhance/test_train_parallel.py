@@ -24,7 +24,7 @@ from splatmend.enhance.train.parallel import Processes, gathered_state, unsharde
 def settings(**others: object) -> OneStepTrainConfig:
     base: dict[str, object] = {
         "steps": 2, "lr": 1e-3, "precision": "fp32", "device": "cpu", "clip_frames": 9, "crop_px": (32, 64), "warmup_steps": 0,
-        "losses": {"latent_mse": 0.1, "mse": 1.0}, "decoder": "full", "ema": 0.9, "log": False, "halo": 1, "spatial_chunks": (1, 2),
+        "losses": {"latent_mse": 0.1, "mse": 1.0}, "decoder": "full", "ema": 0.9, "log": False,
         "transformer_checkpoint": True, "grad_clip": 1e-2, "weight_decay": 0.0,
     }  # fmt: skip
     return OneStepTrainConfig(**(base | others))  # type: ignore[arg-type]
@@ -32,6 +32,8 @@ def settings(**others: object) -> OneStepTrainConfig:
 
 CASES = {
     "context": settings(context_parallel=2),
+    "chunks": settings(context_parallel=2, spatial_chunks=(1, 2), halo=1),
+    "a block for one of them": settings(context_parallel=2, decoder_block=3),
     "lora": settings(context_parallel=2, transformer="lora", transformer_lora=LoraInfo(rank=2, alpha=3), decoder="none"),
     "sharded": settings(context_parallel=2, shard=True),
     "sharded lora, two clips": settings(shard=True, transformer="lora", transformer_lora=LoraInfo(rank=2, alpha=3)),
@@ -57,8 +59,8 @@ def batch_of(clip: int) -> Batch:
     return Batch(a, b, ("pair",))
 
 
-def two_steps(config: OneStepTrainConfig, folder: Path) -> tuple[Enhancer, TrainingLoop]:
-    """Two optimiser steps; a process without others takes the clips of all groups in turn."""
+def two_steps(config: OneStepTrainConfig, folder: Path) -> tuple[Enhancer, TrainingLoop, list[dict[str, torch.Tensor]]]:
+    """Two optimiser steps and what each micro-step says of its loss; a process without others takes the clips of all groups in turn."""
     accelerator = make_accelerator(config)
     processes = Processes(accelerator, config.context_parallel if accelerator.num_processes > 1 else 1, shard=config.shard)
     enhancer = double_enhancer()
@@ -72,8 +74,14 @@ def two_steps(config: OneStepTrainConfig, folder: Path) -> tuple[Enhancer, Train
     prepare_transformer(config, enhancer, processes)
     loop = TrainingLoop(config, accelerator, trained_parameters(enhancer), folder, processes)
     objective = OneStepObjective(config, enhancer, processes=processes)
-    loop.run(lambda number, scale: objective.add_gradients(batch_of(clip_of(number, config, processes)), scale), lambda step: None)
-    return enhancer, loop
+    said: list[dict[str, torch.Tensor]] = []
+
+    def micro_step(number: int, scale: float) -> dict[str, torch.Tensor]:
+        said.append(objective.add_gradients(batch_of(clip_of(number, config, processes)), scale))
+        return said[-1]
+
+    loop.run(micro_step, lambda step: None)
+    return enhancer, loop, said
 
 
 def clip_of(number: int, config: OneStepTrainConfig, processes: Processes) -> int:
@@ -89,10 +97,11 @@ def work(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for name, config in CASES.items():
-        enhancer, loop = two_steps(config, folder)
+        enhancer, loop, said = two_steps(config, folder)
         held = {f"parameter {n}": whole(p.detach()) for n, p in loop.parameters.items()}
         assert loop.average is not None
         held |= {f"average {n}": whole(v) for n, v in loop.average.values.items()}
+        held |= {f"said {i} {n}": v for i, row in enumerate(said) for n, v in row.items()}
         loop.save()
         if config.shard:
             state = gathered_state(enhancer.transformer, only="lora_" if config.transformer == "lora" else "", keep=rank == 0)
@@ -121,14 +130,19 @@ def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     expected = {}
     for name, config in CASES.items():
         clips = 2 // config.context_parallel
-        _, loop = two_steps(dataclasses.replace(config, accumulation=clips, context_parallel=1, shard=False), tmp_path)
+        _, loop, said = two_steps(dataclasses.replace(config, accumulation=clips, context_parallel=1, shard=False), tmp_path)
         assert loop.average is not None
-        expected[name] = ({n: p.detach() for n, p in loop.parameters.items()}, loop.average.values)
+        # With a clip for each group of processes, the first one's.
+        told = {f"said {i} {n}": v for i, row in enumerate(said[::clips]) for n, v in row.items()}
+        expected[name] = ({n: p.detach() for n, p in loop.parameters.items()}, loop.average.values, told)
     while not running.join():
         pass
     start = dict(double_enhancer().named_parameters())
-    for name, (parameters, averages) in expected.items():
+    for name, (parameters, averages, told) in expected.items():
         found = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert {"said 1 loss", "said 1 mse", "said 1 latent_mse"} <= set(told)
+        for what, value in told.items():
+            torch.testing.assert_close(found[what], value, atol=1e-10, rtol=1e-10, msg=f"{name}: {what}")
         assert any(not torch.equal(p, start[n]) for n, p in parameters.items() if n in start)
         for parameter, value in parameters.items():
             for kind in ("parameter", "resumed"):

@@ -121,7 +121,7 @@ def test_densification_carries_the_measure_of_each_gaussian() -> None:
     gaussians = replace(gaussians, opacity_logits=torch.where(torch.arange(120) % 4 == 0, -12.0, 2.0))
     motion = motion_of(120)
     motion = replace(motion, coefficients=gaussians.means[:, None, :].repeat(1, 4, 2))  # so that each is known by its place
-    config = FitConfig(iterations=100, densify=DensifyConfig(actor_cap=160, start=1, every=2, stop_share=1.0))
+    config = FitConfig(iterations=100, densify=DensifyConfig(strategy="mcmc", actor_cap=160, start=1, every=2, stop_share=1.0))
     node = FittedNode(gaussians, 1.0, 160, config, torch.device("cpu"), motion)
     nodes = NodesOptimiser({"actor": node}, config)
     done = node.densifier.refine(node.params, nodes.adam, 2, torch.Generator().manual_seed(0))
