@@ -119,9 +119,9 @@ def all_rows() -> Iterator[Row]:
         # Does the peak grow with the clip? D = 1 has its short clip above.
         for frames in (161,) if truncation == 1 else (21, 81, 161):
             yield truncated("mse", frames, small, truncation, memory, "fast")
-    for (size, chunks), memory in itertools.product(((small, (2, 2)), (large, (2, 2)), (large, (4, 4))), MEMORY):
-        yield truncated("mse", 81, size, 1, memory, "fast", chunks=chunks)
-    for frames, block, memory in itertools.product((21, 81), (3, 5), MEMORY):
+    for (size, chunks), memory, frames in itertools.product(((small, (2, 2)), (large, (2, 2)), (large, (4, 4))), MEMORY, (21, 81, 161)):
+        yield truncated("mse", frames, size, 1, memory, "fast", chunks=chunks)
+    for frames, block, memory in itertools.product((21, 81, 161), (3, 5), MEMORY):
         yield truncated("mse", frames, small, 1, memory, "fast", block=block)
     for size, frames, engine in itertools.product(SIZES, FRAMES, ("reference", "fast")):
         yield Row("decode", engine, frames, size)
