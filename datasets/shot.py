@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -50,14 +51,14 @@ class Shot:
     def mid_us(self) -> int:
         return (self.start_us + self.end_us) // 2
 
-    @property
+    @cached_property
     def world_from_camera(self) -> np.ndarray:
         """Pose `[4, 4]` half-way through the readout."""
         if self.end_us == self.start_us:
             return self.world_from_camera_start
         return self.track.at(self.mid_us)
 
-    @property
+    @cached_property
     def track(self) -> PoseTrack:
         """The camera's path during the readout."""
         if self.end_us == self.start_us:

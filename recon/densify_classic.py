@@ -65,17 +65,14 @@ class ClassicConfig:
 
 
 def gradient_in_picture(
-    gradient: Float[Tensor, "N 3"], means: Float[Tensor, "N 3"], eye: Float[Tensor, "3"], focal_px: float, width_px: int
+    gradient: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"], focal_px: float, width_px: int
 ) -> Float[Tensor, "N"]:
     """Size of the gradient with respect to a Gaussian's place in the picture, in half widths, from that of its mean.
 
-    `eye` is in the frame of the means. A shift by `s` across the line of sight at distance `d` moves the place by `focal s / d` pixels.
+    `directions` lead from the camera to the means. A shift by `s` across the line of sight at distance `d` moves the place by `focal s / d`
+    pixels, so it is the part of the gradient across the ray, times the distance: the length of their cross product.
     """
-    ray = means - eye
-    distance = torch.linalg.vector_norm(ray, dim=1, keepdim=True).clamp_min(1e-6)
-    direction = ray / distance
-    across = gradient - (gradient * direction).sum(dim=1, keepdim=True) * direction
-    return torch.linalg.vector_norm(across, dim=1) * distance[:, 0] * (width_px / 2 / focal_px)
+    return torch.linalg.vector_norm(torch.linalg.cross(gradient, directions), dim=1) * (width_px / 2 / focal_px)
 
 
 class Classic:
@@ -89,14 +86,14 @@ class Classic:
         self._gradient: Tensor | None = None
         self._seen: Tensor | None = None
 
-    def observe(self, params: Mapping[str, Parameter], eye: Float[Tensor, "3"], focal_px: float, width_px: int) -> None:
-        """Take note of how much each Gaussian wants to move in a picture."""
+    def observe(self, params: Mapping[str, Parameter], directions: Float[Tensor, "N 3"], focal_px: float, width_px: int) -> None:
+        """Take note of how much each Gaussian wants to move in a picture; `directions` lead from its camera to the means."""
         means = params["means"]
         if means.grad is None:
             return
         if self._gradient is None or self._seen is None:
             self._gradient, self._seen = torch.zeros_like(means[:, 0]), torch.zeros_like(means[:, 0])
-        size = gradient_in_picture(means.grad, means.detach(), eye, focal_px, width_px)
+        size = gradient_in_picture(means.grad, directions, focal_px, width_px)
         self._gradient += size
         self._seen += size > 0
 

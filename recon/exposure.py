@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -36,7 +36,7 @@ class ExposureTable:
 
     def row(self, index: int) -> Float[Tensor, "3 4"]:
         """The map of one trained picture, mean taken off."""
-        return _identity(self.deltas) + self.centred[index]
+        return exposure_map(self.deltas, torch.tensor([index], device=self.deltas.device))
 
     def at(self, camera: str, t_us: int) -> Float[Tensor, "3 4"]:
         """The map for a picture of a camera at a time: linear between the trained pictures before and after, held at the ends. A camera
@@ -81,6 +81,11 @@ class ExposureTable:
             times_us=tuple(int(r["time_us"]) for r in rows),
             deltas=torch.from_numpy(stacked.astype(np.float32)),
         )
+
+
+def exposure_map(deltas: Float[Tensor, "F 3 4"], row: Int[Tensor, "1"]) -> Float[Tensor, "3 4"]:
+    """The map of one trained picture, the mean of all taken off; see `ExposureTable`."""
+    return _identity(deltas) + (deltas - deltas.mean(dim=0, keepdim=True)).index_select(0, row)[0]
 
 
 def apply_exposure(rgb: Float[Tensor, "*batch 3"], affine: Float[Tensor, "3 4"]) -> Float[Tensor, "*batch 3"]:

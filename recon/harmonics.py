@@ -45,10 +45,9 @@ def basis(directions: Float[Tensor, "N 3"], degree: int) -> Float[Tensor, "N K"]
     return torch.stack(terms, dim=-1)
 
 
-def colours(
-    sh: Float[Tensor, "N K 3"], means: Float[Tensor, "N 3"], camera_centre: Float[Tensor, "3"], degree: int | None = None
-) -> Float[Tensor, "N 3"]:
-    """sRGB of Gaussians seen from a camera centre, everything in the Gaussians' own frame; never below 0, may exceed 1.
+def colours(sh: Float[Tensor, "N K 3"], directions: Float[Tensor, "N 3"], degree: int | None = None) -> Float[Tensor, "N 3"]:
+    """sRGB of Gaussians seen along directions of any length, from the camera to them, in the Gaussians' own frame; never below 0, may
+    exceed 1.
 
     `degree` limits the harmonics that are used (by default all that are stored).
     """
@@ -56,7 +55,6 @@ def colours(
     used = stored if degree is None else min(degree, stored)
     if used == 0:
         return (sh[:, 0] * C0 + 0.5).clamp_min(0.0)
-    directions = means - camera_centre
     if sh.is_cuda:
         # One kernel each way; below, every harmonic is a few of them.
         from splatmend.recon.raster.gsplat_backend import harmonic_sums

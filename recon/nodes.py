@@ -56,7 +56,11 @@ class RigidActor:
         return self.gaussians
 
     def world_from_node(self, t_us: int) -> np.ndarray | None:
-        return self.track.world_from_actor(t_us) if self.track.is_labelled(t_us) else None
+        return self.track.world_from_actor(t_us) if self.is_there(t_us) else None
+
+    def is_there(self, t_us: int) -> bool:
+        """Whether it has a pose at that time."""
+        return self.track.is_labelled(t_us)
 
     def to(self, device: str | torch.device) -> RigidActor:
         """The same actor on another device."""

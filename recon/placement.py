@@ -1,64 +1,184 @@
 """Nodes' Gaussians on their way to the rasteriser: coloured in the node's own frame, then brought into the scene's.
 
-All actors go together, so that the work of a picture does not grow with their number but with that of their Gaussians.
+All bodies go together: what depends on poses is small tables, made on the host with their slopes, so that the work of a picture does not
+grow with the number of bodies but with that of their Gaussians.
+
+Shape letters: N Gaussians, M bodies (the background first, then actors).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from splatmend.datasets.geometry import inverse
-from splatmend.recon.gaussians import Gaussians, concatenate
+from splatmend.recon.gaussians import Gaussians, joined, joined_harmonics
 from splatmend.recon.harmonics import colours
-from splatmend.recon.transfer import upload
+from splatmend.recon.transfer import upload_together
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseTwists:
+    """Zeros that take the gradients of poses: rows of `values`, those of `actors` by their ids in this order, then, if `camera`, the
+    camera's. A twist is a turn about the body's (or camera's) axes in radians, then a shift along them."""
+
+    values: Float[Tensor, "T 6"]
+    actors: tuple[str, ...] = ()
+    camera: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """Gaussians in the scene's frame, without harmonics, and their sRGB (None where it was not asked for)."""
+    """Gaussians in the scene's frame: activated, with their sRGB (None where it was not asked for) and camera z."""
 
-    gaussians: Gaussians
+    means: Float[Tensor, "N 3"]
+    quats_wxyz: Float[Tensor, "N 4"]
+    scales: Float[Tensor, "N 3"]
+    opacities: Float[Tensor, "N"]
     rgb: Float[Tensor, "N 3"] | None
+    depths_m: Float[Tensor, "N"]
+    directions: Float[Tensor, "N 3"]
+    """From the camera's place to the Gaussian, in the axes of its node."""
+    camera_from_scene: Float[Tensor, "4 4"]
 
 
-def placed_background(gaussians: Gaussians, eye_scene_m: Float[np.ndarray, "3"], sh_degree: int | None, *, coloured: bool) -> Placed:
-    """Gaussians that are in the scene's frame already, as an eye sees them."""
-    rgb = colours(gaussians.sh, gaussians.means, upload(eye_scene_m, gaussians.device), sh_degree) if coloured else None
-    return Placed(gaussians=gaussians.colourless(), rgb=rgb)
-
-
-def placed_actors(
+def place(
+    background: Gaussians,
     actors: Sequence[tuple[str, Gaussians, Float[np.ndarray, "4 4"]]],
-    eye_scene_m: Float[np.ndarray, "3"],
+    scene_from_camera: Float[np.ndarray, "4 4"],
+    twists: PoseTwists | None,
     sh_degree: int | None,
-    twists: Mapping[str, Tensor],
     *,
     coloured: bool,
 ) -> Placed:
-    """At least one actor: id, Gaussians in its own frame, `scene_from_actor`. `twists` are zeros `[6]` that take gradients of poses."""
-    ids, parts, poses = zip(*actors)
-    scene_from_actor = np.stack(poses)
-    together = concatenate(parts)
-    device = together.device
-    body = _bodies(tuple(len(part) for part in parts), device)
-    rgb = None
-    if coloured:
-        eyes = upload(np.stack([(inverse(pose) @ [*eye_scene_m, 1.0])[:3] for pose in poses]), device)
-        rgb = colours(together.sh, together.means, eyes.index_select(0, body), sh_degree)
-    rows = None
-    if any(name in twists for name in ids):
-        rows = torch.stack([twists[name] if name in twists else torch.zeros(6, device=device) for name in ids])
-    return Placed(gaussians=together.colourless().placed(scene_from_actor, body, rows), rgb=rgb)
+    """A scene's Gaussians as a camera sees them.
+
+    Args:
+        background: Gaussians that are in the scene's frame already.
+        actors: id, Gaussians in its own frame, `scene_from_actor` of each.
+        scene_from_camera: the camera's pose; `camera_from_scene` of the result is its inverse.
+        twists: they reach the picture through the Gaussians, to first order: values stay the same bits.
+        sh_degree: harmonics to use, None for all; colours see no twists.
+        coloured: whether colours are wanted.
+    """
+    device = background.device
+    camera_twist = None if twists is None or not twists.camera else twists.values[-1]
+    turned = [] if twists is None else [name for name, _, _ in actors if name in twists.actors]
+    poses = [pose for _, _, pose in actors]
+    table = _BodyTable.of(poses, scene_from_camera, moved_by_camera=camera_twist is not None, moved_alone=bool(turned))
+    eyes = np.stack([scene_from_camera[:3, 3], *((inverse(pose) @ scene_from_camera[:, 3])[:3] for pose in poses)])
+    uploaded = [inverse(scene_from_camera), eyes, table.values, *(a for a in (table.by_camera, table.by_actor) if a is not None)]
+    camera_from_scene, eye_of, values, *slopes = upload_together(uploaded, device)
+    if camera_twist is not None:
+        values = torch.addmv(values.flatten(), slopes[0].flatten(0, 1), camera_twist).view(values.shape)
+    means, quats = background.means, background.quats_wxyz
+    directions = [background.means - eye_of[0]]
+    if camera_twist is not None:
+        # The table holds what is added to the background, so that its own numbers are never rounded by a product.
+        means = torch.addmm(means, means, values[0, :9].view(3, 3).T) + values[0, 9:12]
+        quats = torch.addmm(quats, quats, values[0, 12:].view(4, 4).T)
+    if actors:
+        motions = values[1:]
+        if turned:
+            assert twists is not None
+            rows = _rows_of(twists, tuple(name for name, _, _ in actors))
+            motions = motions + (rows[:, None, :] @ slopes[-1])[:, 0]
+        body = _bodies(tuple(len(gaussians) for _, gaussians, _ in actors), device)
+        each = motions.index_select(0, body)
+        own_means = joined([gaussians.means for _, gaussians, _ in actors])
+        own_quats = joined([gaussians.quats_wxyz for _, gaussians, _ in actors])
+        placed_means = (each[:, :9].unflatten(1, (3, 3)) * own_means[:, None, :]).sum(dim=-1) + each[:, 9:12]
+        placed_quats = (each[:, 12:].unflatten(1, (4, 4)) * own_quats[:, None, :]).sum(dim=-1)
+        directions.append(own_means - eye_of[1:].index_select(0, body))
+        means, quats = torch.cat([means, placed_means]), torch.cat([quats, placed_quats])
+    seen_along = joined(directions)
+    parts = [background, *(gaussians for _, gaussians, _ in actors)]
+    view = camera_from_scene[2]
+    return Placed(
+        means=means,
+        quats_wxyz=quats,
+        scales=joined([part.log_scales for part in parts]).exp(),
+        opacities=joined([part.opacity_logits for part in parts]).sigmoid(),
+        rgb=colours(joined_harmonics([part.sh for part in parts]), seen_along, sh_degree) if coloured else None,
+        depths_m=means @ view[:3] + view[3],
+        directions=seen_along,
+        camera_from_scene=camera_from_scene,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _BodyTable:
+    """Per body the rotation matrix, the shift and the matrix that multiplies quaternions, flattened (9 + 3 + 16), less the identity for
+    the background; with the slopes of these numbers by the camera's twist and by the body's own, where they are wanted."""
+
+    values: Float[np.ndarray, "M 28"]
+    by_camera: Float[np.ndarray, "M 28 6"] | None
+    by_actor: Float[np.ndarray, "M-1 6 28"] | None
+
+    @staticmethod
+    def of(poses: Sequence[np.ndarray], scene_from_camera: np.ndarray, *, moved_by_camera: bool, moved_alone: bool) -> _BodyTable:
+        count = len(poses) + 1
+        scene_from_body = np.stack([np.eye(4), *poses])
+        rotations, shifts = scene_from_body[:, :3, :3], scene_from_body[:, :3, 3]
+        lefts = np.zeros((count, 4, 4))
+        lefts[0] = np.eye(4)
+        if poses:
+            lefts[1:] = np.tensordot(Rotation.from_matrix(rotations[1:]).as_quat(scalar_first=True), _LEFT, 1)
+        values = np.zeros((count, 28))
+        values[1:, :9] = rotations[1:].reshape(-1, 9)
+        values[1:, 9:12] = shifts[1:]
+        values[1:, 12:] = lefts[1:].reshape(-1, 16)
+        by_camera = by_actor = None
+        if moved_by_camera:
+            # The picture of a camera that turns by a about its axes is that of Gaussians which turn by -a about its place.
+            axes, place = scene_from_camera[:3, :3], scene_from_camera[:3, 3]
+            turns = np.tensordot(-axes.T, _CROSS, 1)  # a matrix for each axis of the camera
+            by_camera = np.zeros((count, 6, 28))
+            by_camera[:, :3, :9] = (turns @ rotations[:, None]).reshape(count, 3, 9)
+            by_camera[:, :3, 9:12] = np.einsum("kij,mj->mki", turns, shifts - place)
+            by_camera[:, :3, 12:] = (np.tensordot(-axes.T / 2, _LEFT[1:], 1) @ lefts[:, None]).reshape(count, 3, 16)
+            by_camera[:, 3:, 9:12] = -axes.T
+            by_camera = by_camera.transpose(0, 2, 1)
+        if moved_alone:
+            by_actor = np.zeros((count - 1, 6, 28))
+            by_actor[:, :3, :9] = (rotations[1:, None] @ _CROSS).reshape(-1, 3, 9)
+            by_actor[:, :3, 12:] = (lefts[1:, None] @ (_LEFT[1:] / 2)).reshape(-1, 3, 16)
+            by_actor[:, 3:, 9:12] = rotations[1:].transpose(0, 2, 1)
+        return _BodyTable(values=values, by_camera=by_camera, by_actor=by_actor)
+
+
+_CROSS = np.swapaxes(np.cross(np.eye(3)[:, None, :], np.eye(3)), -1, -2)
+"""`[3, 3, 3]`: per axis the matrix that makes of a vector v the cross product of the axis with it."""
+_LEFT = np.array(
+    [
+        [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+        [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -1], [0, 0, 1, 0]],
+        [[0, 0, -1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, -1, 0, 0]],
+        [[0, 0, 0, -1], [0, 0, -1, 0], [0, 1, 0, 0], [1, 0, 0, 0]],
+    ],
+    dtype=np.float64,
+)
+"""`[4, 4, 4]`: per number w, x, y, z of a quaternion what it adds to the matrix that makes of another one their Hamilton product. A turn
+by `a` has the quaternion (1, a / 2)."""
+
+
+def _rows_of(twists: PoseTwists, ids: tuple[str, ...]) -> Float[Tensor, "M-1 6"]:
+    """The twists of actors in the order of `ids`; zeros for those that have none."""
+    if twists.actors == ids:
+        return twists.values[: len(ids)]
+    none = twists.values.new_zeros(6)
+    place_of = {name: place for place, name in enumerate(twists.actors)}
+    return torch.stack([twists.values[place_of[name]] if name in place_of else none for name in ids])
 
 
 @functools.lru_cache(maxsize=32)
 def _bodies(counts: tuple[int, ...], device: torch.device) -> Int[Tensor, "N"]:
-    """Which body each Gaussian belongs to, where they stand one after the other."""
+    """Which actor each Gaussian belongs to, where they stand one after the other."""
     return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(counts)).to(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.log import Camera
 from splatmend.datasets.point_projection import readout_fraction
 from splatmend.datasets.shot import Shot
 from splatmend.recon.exposure import apply_exposure
-from splatmend.recon.gaussians import concatenate
 from splatmend.recon.nodes import RigidActor
-from splatmend.recon.placement import placed_actors, placed_background
+from splatmend.recon.placement import PoseTwists, place
 from splatmend.recon.raster import RasterStats, rasterize
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.raster.camera_rays import RayCamera, depth_rays
+from splatmend.recon.raster.camera_rays import PixelLines, RayCamera, depth_rays, ray_directions
 from splatmend.recon.scene import Scene
-from splatmend.recon.sky import ray_directions
+from splatmend.recon.sky import ray_camera_of
 from splatmend.recon.transfer import upload
 
 Channel = Literal["rgb", "depth", "opacity", "actors", "log_depth"]
@@ -54,6 +54,25 @@ class RenderOutput:
     stats: RasterStats
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplatPicture:
+    """What the rasteriser draws of a scene: channels blended by their share of the pixel, without sky and exposure. `named` says which
+    channels of `blended` are what: "rgb", "actors", "log_depth" (two) and "depth", for which see `RenderOutput`. `ray_camera` says how
+    the pixels look, in the world; `directions` are those from the camera to each Gaussian, in the axes of its node, which follow each
+    other as `nodes` says: the background (None), then actors."""
+
+    blended: Float[Tensor, "H W C"]
+    opacity: Float[Tensor, "H W"]
+    named: Mapping[str, slice]
+    ray_camera: RayCamera
+    directions: Float[Tensor, "N 3"]
+    nodes: tuple[str | None, ...]
+    stats: RasterStats
+
+    def __getitem__(self, name: str) -> Float[Tensor, "H W c"]:
+        return self.blended[..., self.named[name]]
+
+
 def render(
     scene: Scene,
     shot: Shot,
@@ -63,8 +82,7 @@ def render(
     exposure: Literal["auto"] | Tensor | None = "auto",
     without: Collection[str] = (),
     actor_poses: ActorPoses | None = None,
-    camera_twist: Tensor | None = None,
-    actor_twists: Mapping[str, Tensor] = MappingProxyType({}),
+    twists: PoseTwists | None = None,
     sh_degree: int | None = None,
     device: str | torch.device | None = None,
 ) -> RenderOutput:
@@ -82,15 +100,51 @@ def render(
             tensor `[3, 4]` is used as it is.
         without: ids of actors to leave out.
         actor_poses: where the actors are, instead of their recorded tracks.
-        camera_twist: a zero `[6]` that takes the gradient with respect to the camera's pose: a turn about its axes (radians), then a shift
-            along them. It goes through the Gaussians, for no backend has it; view-dependent colours and the sky are taken as given.
-        actor_twists: likewise for actors, by their ids.
+        twists: zeros that take the gradients with respect to the poses of camera and actors. These go through the Gaussians, for no
+            backend has them; view-dependent colours and the sky are taken as given.
         sh_degree: use harmonics up to this degree only.
         device: where to draw; by default where the scene is.
 
     Raises:
         UserError: for a camera with distortion and a scene of the `ewa` model, or an unknown actor in `without`.
     """
+    if device is not None:
+        scene = scene.to(device)
+    drawn = draw_splats(
+        scene, shot, channels, backend=backend, without=without, actor_poses=actor_poses, twists=twists, sh_degree=sh_degree
+    )
+    rgb = drawn["rgb"] if "rgb" in channels else None
+    if rgb is not None and scene.sky is not None:
+        rgb = rgb + (1.0 - drawn.opacity)[..., None] * scene.sky.colours(ray_directions(drawn.ray_camera, scene.device))
+    if rgb is not None and exposure is not None:
+        rgb = apply_exposure(rgb, scene.exposure.at(shot.camera.name, shot.mid_us) if isinstance(exposure, str) else exposure)
+    depth_m = None
+    if "depth" in channels:
+        depth_m = normalised_depth(drawn["depth"][..., 0], drawn.opacity)
+        if drawn.ray_camera.rolls:
+            lines = PixelLines.of(drawn.ray_camera, scene.device)
+            camera_from_line = upload((inverse(shot.world_from_camera) @ lines.world_from_line)[:, :3], scene.device)
+            depth_m = depth_of_rows(depth_m, drawn.opacity, lines.lens, camera_from_line, sideways=lines.sideways)
+    extra = {}
+    if "actors" in channels:
+        extra["actors"] = drawn["actors"][..., 0]
+    if "log_depth" in channels:
+        extra["log_depth"] = drawn["log_depth"]
+    return RenderOutput(rgb=rgb, depth_m=depth_m, opacity=drawn.opacity, extra=extra, stats=drawn.stats)
+
+
+def draw_splats(
+    scene: Scene,
+    shot: Shot,
+    channels: Collection[Channel],
+    *,
+    backend: Backend | None = None,
+    without: Collection[str] = (),
+    actor_poses: ActorPoses | None = None,
+    twists: PoseTwists | None = None,
+    sh_degree: int | None = None,
+) -> SplatPicture:
+    """The part of `render` before sky, exposure and what depends on a pixel's own time; see there."""
     camera = shot.camera
     model = scene.camera_model
     if camera.distortion_model != "none" and model == "ewa":
@@ -100,68 +154,57 @@ def render(
         )
     if unknown := set(without) - set(scene.actors):
         raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {_listed(scene.actors)}.")
-    if device is not None:
-        scene = scene.to(device)
-    wanted_rgb, wanted_actors = "rgb" in channels, "actors" in channels
-    camera_from_scene = upload(inverse(shot.world_from_camera) @ _translation(scene.origin_world_m), scene.device)
-    eye_scene_m = shot.world_from_camera[:3, 3] - scene.origin_world_m
-    placed = [placed_background(scene.background.gaussians_at(shot.mid_us), eye_scene_m, sh_degree, coloured=wanted_rgb)]
+    scene_from_world = _translation(-scene.origin_world_m)
+    background = scene.background.gaussians_at(shot.mid_us)
     actors = [
-        (name, actor.gaussians_at(shot.mid_us), _translation(-scene.origin_world_m) @ pose)
+        (name, actor.gaussians_at(shot.mid_us), scene_from_world @ pose)
         for name, actor, pose in _drawn_actors(scene, shot, without, actor_poses)
     ]
-    if actors:
-        placed.append(placed_actors(actors, eye_scene_m, sh_degree, actor_twists, coloured=wanted_rgb))
-    everything = concatenate([part.gaussians for part in placed])
-    if camera_twist is not None:
-        everything = everything.nudged(_translation(-scene.origin_world_m) @ shot.world_from_camera, -camera_twist)
-    depths = everything.means @ camera_from_scene[2, :3] + camera_from_scene[2, 3]
-    stacked = [torch.cat([part.rgb for part in placed if part.rgb is not None])] if wanted_rgb else []
-    if wanted_actors:
-        is_actor = torch.zeros(len(everything), 1, device=scene.device)
-        is_actor[len(placed[0].gaussians) :] = 1.0
-        stacked.append(is_actor)
+    placed = place(background, actors, scene_from_world @ shot.world_from_camera, twists, sh_degree, coloured="rgb" in channels)
+    stacked: dict[str, Tensor] = {}
+    if placed.rgb is not None:
+        stacked["rgb"] = placed.rgb
+    if "actors" in channels:
+        stacked["actors"] = torch.zeros(len(placed.means), 1, device=scene.device)
+        stacked["actors"][len(background) :] = 1.0
     if "log_depth" in channels:
-        logarithms = depths.clamp_min(NEAR_M).log()[:, None]
-        stacked += [logarithms, logarithms.square()]
-    stacked.append(depths[:, None])
+        logarithms = placed.depths_m.clamp_min(NEAR_M).log()
+        stacked["log_depth"] = torch.stack([logarithms, logarithms.square()], dim=1)
+    if "depth" in channels or not stacked:
+        stacked["depth"] = placed.depths_m[:, None]
+    ray_camera = ray_camera_of(shot, model)
     raster = rasterize(
-        everything.means,
-        everything.quats_wxyz,
-        everything.scales,
-        everything.opacities,
-        torch.cat(stacked, dim=1),
-        camera_from_scene,
-        upload(camera.intrinsics, scene.device),
+        placed.means,
+        placed.quats_wxyz,
+        placed.scales,
+        placed.opacities,
+        torch.cat(list(stacked.values()), dim=1) if len(stacked) > 1 else next(iter(stacked.values())),
+        placed.camera_from_scene,
+        _intrinsics(camera, scene.device),
         camera.width,
         camera.height,
         model=model,
         backend=backend,
         near_m=NEAR_M,
-        ray_camera=_in_scene(RayCamera.of(shot), scene) if model == "ray" else None,
+        ray_camera=_in_scene(ray_camera, scene) if model == "ray" else None,
     )
-    rgb = raster.channels[..., :3] if wanted_rgb else None
-    if rgb is not None and scene.sky is not None:
-        rgb = rgb + (1.0 - raster.opacity)[..., None] * scene.sky.colours(ray_directions(shot, scene.device, model))
-    if rgb is not None and exposure is not None:
-        rgb = apply_exposure(rgb, scene.exposure.at(camera.name, shot.mid_us) if isinstance(exposure, str) else exposure)
-    depth_m = None
-    if "depth" in channels:
-        depth_m = normalised_depth(raster.channels[..., -1], raster.opacity)
-        if model == "ray":
-            depth_m = torch.where(raster.opacity > 0, _depth_of_rows(depth_m, shot), depth_m)
-    extra = {}
-    if wanted_actors:
-        extra["actors"] = raster.channels[..., 3 * wanted_rgb]
-    if "log_depth" in channels:
-        extra["log_depth"] = raster.channels[..., -3:-1]
-    return RenderOutput(
-        rgb=rgb,
-        depth_m=depth_m,
+    named, start = {}, 0
+    for name, values in stacked.items():
+        named[name] = slice(start, start := start + values.shape[1])
+    return SplatPicture(
+        blended=raster.channels,
         opacity=raster.opacity,
-        extra=extra,
+        named=named,
+        ray_camera=ray_camera,
+        directions=placed.directions.detach(),
+        nodes=(None, *(name for name, _, _ in actors)),
         stats=raster.stats,
     )
+
+
+@lru_cache(maxsize=64)
+def _intrinsics(camera: Camera, device: torch.device) -> Float[Tensor, "3 3"]:
+    return upload(camera.intrinsics, device)
 
 
 def normalised_depth(blended: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
@@ -169,14 +212,19 @@ def normalised_depth(blended: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"
     return blended / opacity.clamp_min(1e-6)
 
 
-def _depth_of_rows(depth_m: Float[Tensor, "H W"], shot: Shot) -> Float[Tensor, "H W"]:
-    """Camera z at the time of each row, of points on the pixels' rays with that camera z in the middle of the exposure."""
-    ray_camera = RayCamera.of(shot)
-    if not ray_camera.rolls:
-        return depth_m
-    starts, slopes = depth_rays(ray_camera, inverse(shot.world_from_camera), depth_m.device)
+def depth_of_rows(
+    depth_m: Float[Tensor, "H W"],
+    opacity: Float[Tensor, "H W"],
+    lens: Float[Tensor, "H W 3"],
+    camera_from_line: Float[Tensor, "L 3 4"],
+    *,
+    sideways: bool,
+) -> Float[Tensor, "H W"]:
+    """Camera z at the time of each row, of points on the pixels' rays with that camera z in the middle of the exposure; `camera_from_line`:
+    from each row's pose to that in the middle. 0 where nothing is drawn."""
+    starts, slopes = depth_rays(lens, camera_from_line, sideways=sideways)
     # Directions have z = 1 in the frame of their own row, so a ray's parameter is the depth there.
-    return (depth_m - starts) / slopes
+    return torch.where(opacity > 0, (depth_m - starts) / slopes, depth_m)
 
 
 def _in_scene(ray_camera: RayCamera, scene: Scene) -> RayCamera:

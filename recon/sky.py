@@ -6,7 +6,6 @@ zenith.
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -46,38 +45,34 @@ class SkyMap:
 
     def colours(self, directions_world: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
         """sRGB in [0, 1] seen along directions of the world (any length), bilinear, continuous across the seam."""
-        turn = upload(self.sky_from_world.T, directions_world.device)
-        x, y, z = torch.nn.functional.normalize(directions_world @ turn, dim=-1).unbind(-1)
-        height, width = self.logits.shape[:2]
-        column = (torch.atan2(y, x) / (2 * math.pi) + 0.5) * width
-        row = (0.5 - torch.asin(z.clamp(-1, 1)) / math.pi) * height
-        # One column more at each side makes the seam continuous; grid_sample counts from -1 to 1 over the padded width.
-        padded = torch.cat([self.logits[:, -1:], self.logits, self.logits[:, :1]], dim=1).permute(2, 0, 1)[None]
-        grid = torch.stack([(column + 1.0) / (width + 2) * 2 - 1, row / height * 2 - 1], dim=-1)
-        seen = torch.nn.functional.grid_sample(padded, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
-        return seen[0].permute(1, 2, 0).sigmoid()
+        turned = directions_world @ upload(self.sky_from_world.T, directions_world.device)
+        return sky_colours(self.logits, torch.nn.functional.normalize(turned, dim=-1))
+
+
+def sky_colours(logits: Float[Tensor, "S S2 3"], directions_sky: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
+    """What a map shows along unit directions of its own frame; see `SkyMap.colours`."""
+    x, y, z = directions_sky.unbind(-1)
+    height, width = logits.shape[:2]
+    column = (torch.atan2(y, x) / (2 * math.pi) + 0.5) * width
+    row = (0.5 - torch.asin(z.clamp(-1, 1)) / math.pi) * height
+    # One column more at each side makes the seam continuous; grid_sample counts from -1 to 1 over the padded width.
+    padded = torch.cat([logits[:, -1:], logits, logits[:, :1]], dim=1).permute(2, 0, 1)[None]
+    grid = torch.stack([(column + 1.0) / (width + 2) * 2 - 1, row / height * 2 - 1], dim=-1)
+    seen = torch.nn.functional.grid_sample(padded, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+    return seen[0].permute(1, 2, 0).sigmoid()
+
+
+def ray_camera_of(shot: Shot, model: Model) -> RayCamera:
+    """How a shot's pixels look: as those of an undistorted camera at mid exposure for `ewa`, of the lens and each row's own time for
+    `ray`."""
+    if model == "ray":
+        return RayCamera.of(shot)
+    return RayCamera(camera=shot.camera, world_from_first=shot.world_from_camera, world_from_last=shot.world_from_camera)
 
 
 def ray_directions(shot: Shot, device: str | torch.device = "cpu", model: Model = "ewa") -> Float[Tensor, "H W 3"]:
-    """Directions in the world (not normalised: camera z is 1) through the pixel centres: those of an undistorted camera at mid exposure
-    for `ewa`, those of the lens and of each row's own time for `ray`."""
-    camera = shot.camera
-    if model == "ray":
-        return camera_rays.ray_directions(RayCamera.of(shot), torch.device(device))
-    return _pixel_grid(camera.width, camera.height, camera.focal_px, camera.principal_px, torch.device(device)) @ upload(
-        shot.world_from_camera[:3, :3].T, device
-    )
-
-
-@functools.lru_cache(maxsize=16)
-def _pixel_grid(
-    width: int, height: int, focal_px: tuple[float, float], principal_px: tuple[float, float], device: torch.device
-) -> Float[Tensor, "H W 3"]:
-    """Directions through pixel centres in the camera's frame, z = 1."""
-    x = (torch.arange(width, device=device) + 0.5 - principal_px[0]) / focal_px[0]
-    y = (torch.arange(height, device=device) + 0.5 - principal_px[1]) / focal_px[1]
-    rows, columns = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([columns, rows, torch.ones_like(rows)], dim=-1)
+    """Directions in the world (not normalised: camera z is 1) through the pixel centres, as `ray_camera_of` says."""
+    return camera_rays.ray_directions(ray_camera_of(shot, model), torch.device(device))
 
 
 def rotation_to_z(up: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +15,14 @@ def upload(array: np.ndarray, device: str | torch.device) -> Tensor:
     if torch.device(device).type == "cpu":
         return held
     return held.pin_memory().to(device, non_blocking=True)
+
+
+def upload_together(arrays: Sequence[np.ndarray], device: str | torch.device) -> list[Tensor]:
+    """Float32 copies of several arrays on a device, by one copy."""
+    arrays = [np.asarray(array) for array in arrays]
+    flat = upload(np.concatenate([array.reshape(-1) for array in arrays]), device)
+    parts = flat.split([array.size for array in arrays])
+    return [part.view(array.shape) for part, array in zip(parts, arrays)]
 
 
 class HostCopy:

@@ -276,6 +276,8 @@ class FitConfig:
     """Where to fit; "auto" takes CUDA where there is some."""
     backend: Literal["cpu", "gsplat"] | None = None
     """Rasteriser; by default the one of the device."""
+    cuda_graphs: bool = True
+    """On CUDA, start the kernels of a picture's loss together, as graphs; where memory is short, fits without them take less of it."""
 
     def __post_init__(self) -> None:
         _need(0 <= self.seed <= LARGEST_SEED, f"seed must lie between 0 and {LARGEST_SEED}, not {self.seed}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -17,12 +16,13 @@ from splatmend.datasets.artifact import content_key
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.recon.fit.config import FitConfig
-from splatmend.recon.fit.data import Sample
 from splatmend.recon.fit.extra_views import ExtraView, ExtraViews
 from splatmend.recon.fit.losses import photometric
+from splatmend.recon.fit.picture_terms import ground_opacity
 from splatmend.recon.fit.trainer import StepReport, Trainer
 from splatmend.recon.render import render
 from splatmend.recon.scene import Scene
+from splatmend.recon.sky import ray_directions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +131,11 @@ class ContinuedTrainer(Trainer):
         weight = sample.weight.float() / 255.0
         seen = photometric(out.rgb, truth, weight, self.config.loss.ssim)
         terms = {f"extra_{name}": self.more.weight * term for name, term in seen.items()}
-        # That the ground is there holds wherever one looks from.
-        terms |= self._geometry_terms(out, self._nothing_measured(sample.rgb), shot)
+        if scene.metric and scene.sky is not None and self.config.loss.ground_opacity > 0:
+            # That the ground is there holds wherever one looks from.
+            directions = torch.nn.functional.normalize(ray_directions(shot, self.device, scene.camera_model), dim=-1)
+            upwards = directions @ torch.tensor(scene.sky.sky_from_world[2], dtype=directions.dtype, device=self.device)
+            terms["ground_opacity"] = self.config.loss.ground_opacity * ground_opacity(out.opacity, upwards)
         terms |= self.nodes.regularisers(drawn)
         torch.stack(list(terms.values())).sum().backward()
         self.iteration += 1
@@ -141,10 +144,6 @@ class ContinuedTrainer(Trainer):
         with torch.no_grad():
             squared_error = (out.rgb - truth).square().mean()
         return StepReport(terms={name: value.detach() for name, value in terms.items()}, squared_error=squared_error)
-
-    def _nothing_measured(self, rgb: torch.Tensor) -> Sample:
-        none: dict[str, Any] = {"device": self.device}
-        return Sample(rgb=rgb, valid=None, sky=None, pixels=torch.zeros(0, dtype=torch.int64, **none), depth_m=torch.zeros(0, **none))
 
 
 def _check_frames(log: SceneLog, scene: Scene) -> None:

@@ -53,12 +53,12 @@ class Corrections:
         times = self.times_us.get(name, np.zeros(0, dtype=np.int64))
         if not len(times):
             return []
-        right = int(np.clip(np.searchsorted(times, t_us), 0, len(times) - 1))
+        right = min(int(np.searchsorted(times, t_us)), len(times) - 1)
         left = max(right - 1, 0)
         first = self.first[name]
         if left == right or t_us >= times[right]:
             return [(first + right, 1.0)]
-        share = float(np.clip((t_us - times[left]) / (times[right] - times[left]), 0.0, 1.0))
+        share = min(max(float((t_us - times[left]) / (times[right] - times[left])), 0.0), 1.0)
         return [(first + row, part) for row, part in ((left, 1.0 - share), (right, share)) if part > 0]
 
     def at(self, name: str, t_us: int) -> Float[np.ndarray, "4 4"]:

@@ -30,17 +30,19 @@ MAX_SWEEP_GAP_US = 60_000
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One picture to fit. `pixels` are indices into the flattened picture where LiDAR says `depth_m` (camera z)."""
+    """One picture to fit. `pixels` are indices into the flattened picture where LiDAR says `depth_m` (camera z), `depth_shares` what each
+    of these counts in their mean (zeros stand for no point)."""
 
     rgb: UInt8[Tensor, "H W 3"]
     valid: Bool[Tensor, "H W"] | None
     sky: Bool[Tensor, "H W"] | None
     pixels: Int[Tensor, "P"]
     depth_m: Float[Tensor, "P"]
+    depth_shares: Float[Tensor, "P"]
 
     @property
     def nbytes(self) -> int:
-        tensors = (self.rgb, self.valid, self.sky, self.pixels, self.depth_m)
+        tensors = (self.rgb, self.valid, self.sky, self.pixels, self.depth_m, self.depth_shares)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
@@ -149,13 +151,34 @@ class FrameSource:
         if rgb.shape[:2] != (camera.height, camera.width):
             raise ValueError(f"picture {rgb.shape[:2]} of {frame.camera} frame {frame.index} for a {camera.width}x{camera.height} camera")
         tensors = {name: torch.from_numpy(np.ascontiguousarray(mask, dtype=bool)).to(self.device) for name, mask in masks.items()}
+        if self.device.type == "cuda" and "valid" not in masks:
+            # Few kinds of pictures, few CUDA graphs.
+            masks["valid"] = np.ones(rgb.shape[:2], dtype=bool)
+        pixels, depth_m, depth_shares = _in_full_rows(pixels, depth_m) if self.device.type == "cuda" else _evenly(pixels, depth_m)
         return Sample(
             rgb=torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device),
             valid=tensors.get("valid"),
             sky=tensors.get("sky"),
             pixels=torch.from_numpy(pixels).to(self.device),
             depth_m=torch.from_numpy(depth_m.astype(np.float32)).to(self.device),
+            depth_shares=torch.from_numpy(depth_shares).to(self.device),
         )
+
+
+def _evenly(pixels: np.ndarray, depth_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The points with equal shares."""
+    return pixels, depth_m, np.full(len(pixels), 1.0 / max(len(pixels), 1), np.float32)
+
+
+def _in_full_rows(pixels: np.ndarray, depth_m: np.ndarray, row: int = 32768) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Likewise, with points that do not count up to a multiple of `row`, likewise for CUDA graphs."""
+    missing = -len(pixels) % row
+    pixels, depth_m, shares = _evenly(pixels, depth_m)
+    return (
+        np.concatenate([pixels, np.zeros(missing, pixels.dtype)]),
+        np.concatenate([depth_m, np.ones(missing)]),
+        np.concatenate([shares, np.zeros(missing, np.float32)]),
+    )
 
 
 def nearest_sweeps(sweeps: Sequence[LidarSweep], t_us: int) -> list[LidarSweep]:

@@ -33,23 +33,30 @@ def photometric(
     return terms
 
 
-def relative_depth(depth_m: Float[Tensor, "P"], target_m: Float[Tensor, "P"]) -> Tensor:
-    """Mean of |depth - target| / target, each held to 1 so that a wrong return cannot tear a hole."""
-    return ((depth_m - target_m).abs() / target_m).clamp_max(1.0).mean()
+def relative_depth(depth_m: Float[Tensor, "P"], target_m: Float[Tensor, "P"], shares: Float[Tensor, "P"]) -> Tensor:
+    """Mean of |depth - target| / target, each held to 1 so that a wrong return cannot tear a hole; `shares` is what each counts."""
+    return (((depth_m - target_m).abs() / target_m).clamp_max(1.0) * shares).sum()
 
 
-def line_of_sight(log_depth: Float[Tensor, "P 2"], opacity: Float[Tensor, "P"], target_m: Float[Tensor, "P"], width: float = 0.2) -> Tensor:
+def line_of_sight(
+    log_depth: Float[Tensor, "P 2"],
+    opacity: Float[Tensor, "P"],
+    target_m: Float[Tensor, "P"],
+    shares: Float[Tensor, "P"],
+    width: float = 0.2,
+) -> Tensor:
     """How much of what is drawn lies off the place where a LiDAR return says it is: the mean over rays of s / (s + width^2), where s is
     the mean of (ln z - ln target)^2 over the ray's Gaussians by their share of the pixel. What floats before a wall counts as what stands
     behind it; a return that is wrong altogether pulls no harder than one that is off by a few widths.
 
     Args:
         log_depth: blended logarithm of camera z and its square.
+        shares: what each ray counts.
         width: ratio of depths less one at which a ray counts half.
     """
     target = target_m.log()
     spread = (log_depth[:, 1] - 2 * target * log_depth[:, 0] + target.square() * opacity).clamp_min(0.0)
-    return (spread / (spread + width**2)).mean()
+    return (spread / (spread + width**2) * shares).sum()
 
 
 def bending(depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"], truth: Float[Tensor, "H W 3"], edge: float = 10.0) -> Tensor:
@@ -70,8 +77,6 @@ def bending(depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"], truth:
     return total
 
 
-def downward_pixels(directions_world: Float[Tensor, "H W 3"], up_world: tuple[float, float, float], degrees: float = 3.0) -> Tensor:
-    """Bool `[H, W]`: rays that go down by more than an angle."""
-    up = torch.tensor(up_world, device=directions_world.device)
-    sine = torch.nn.functional.normalize(directions_world, dim=-1) @ (up / up.norm())
-    return sine < -math.sin(math.radians(degrees))
+def below_horizon(upwards: Float[Tensor, "H W"], degrees: float = 3.0) -> Bool[Tensor, "H W"]:
+    """Rays that go down by more than an angle; `upwards` is the upward part of their unit directions."""
+    return upwards < -math.sin(math.radians(degrees))

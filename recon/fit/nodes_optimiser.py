@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -21,7 +21,6 @@ from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.motion import Motion
 from splatmend.recon.nodes import DeformableActor, RigidActor
-from splatmend.recon.transfer import upload
 
 _SHORTEST_RESET = 300
 """Iterations that Gaussians need at least to come back after all have faded."""
@@ -148,13 +147,13 @@ class NodesOptimiser:
             self._shares[key] = (each.to(device), (each / extents).to(device))
         return self._shares[key]
 
-    def observe(self, shot: Shot, eyes: Mapping[str, np.ndarray]) -> None:
-        """Let the classic strategy see the gradients of a picture; `eyes`: the camera's place in the frames of the nodes that it shows."""
-        for key, eye in eyes.items():
+    def observe(self, shot: Shot, drawn: Sequence[str], directions: Float[Tensor, "N 3"]) -> None:
+        """Let the classic strategy see the gradients of a picture; `directions` lead from its camera to the Gaussians of the nodes that it
+        shows, in this order, in each node's axes."""
+        for key, part in zip(drawn, directions.split([len(self.nodes[key]) for key in drawn]), strict=True):
             node = self.nodes[key]
             if isinstance(node.densifier, Classic):
-                place = upload(eye, node.params["means"].device)
-                node.densifier.observe(node.params, place, shot.camera.focal_px[0], shot.camera.width)
+                node.densifier.observe(node.params, part, shot.camera.focal_px[0], shot.camera.width)
 
     def step(self, drawn: Sequence[str], iteration: int, generator: torch.Generator) -> None:
         """Take the gradients, then relocate, grow and shake."""

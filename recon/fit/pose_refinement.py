@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.corrections import Corrections
 from splatmend.recon.nodes import RigidActor
+from splatmend.recon.placement import PoseTwists
 from splatmend.recon.render import ActorPoses
 from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import HostCopy
@@ -23,14 +22,11 @@ from splatmend.recon.transfer import HostCopy
 
 @dataclass(frozen=True, kw_only=True)
 class RefinedPoses:
-    """What `render` is given to draw a picture with the present corrections. The twists are rows of `twists`, zero, which takes the
-    gradients: the actors' in their order, then the camera's."""
+    """What `render` is given to draw a picture with the present corrections."""
 
     shot: Shot
-    twists: Float[Tensor, "B 6"]
-    camera_twist: Tensor | None
+    twists: PoseTwists | None
     actor_poses: ActorPoses | None
-    actor_twists: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,34 +65,32 @@ class PoseRefinement:
         actor_poses, there = None, []
         if self.actors is not None:
             actor_poses = self._world_from_actor
-            there = [name for name, actor in self.scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
-        count = len(there) + (self.cameras is not None)
-        twists = torch.zeros(count, 6, device=self.device, requires_grad=count > 0)
-        rows = twists.unbind()
+            there = [name for name, actor in self.scene.actors.items() if actor.is_there(shot.mid_us)]
         if self.cameras is not None:
             shot = shot.moved(self.cameras.at(shot.camera.name, shot.mid_us))
-        return RefinedPoses(
-            shot=shot,
-            twists=twists,
-            camera_twist=None if self.cameras is None else rows[-1],
-            actor_poses=actor_poses,
-            actor_twists=dict(zip(there, rows)),
-        )
+        count = len(there) + (self.cameras is not None)
+        twists = None
+        if count:
+            values = torch.zeros(count, 6, device=self.device, requires_grad=True)
+            twists = PoseTwists(values=values, actors=tuple(there), camera=self.cameras is not None)
+        return RefinedPoses(shot=shot, twists=twists, actor_poses=actor_poses)
 
     def step(self, drawn: RefinedPoses, progress: float) -> dict[str, Tensor]:
         """Take the gradients of a picture; returns the values of the priors as terms of the loss.
 
         Nothing waits for the device: the gradients are applied before the next picture is drawn.
         """
+        if drawn.twists is None:
+            return {}
         terms: dict[str, float] = {}
         t_us = drawn.shot.mid_us
         if self.cameras is not None:
             terms["camera_poses"] = self.cameras.prior_value(drawn.shot.camera.name, t_us)
-        if self.actors is not None and drawn.actor_twists:
-            terms["actor_poses"] = sum(self.actors.prior_value(name, t_us) for name in drawn.actor_twists)
-        if terms:
-            gradient = torch.zeros_like(drawn.twists) if drawn.twists.grad is None else drawn.twists.grad
-            self._due = _Due(drawn=drawn, gradients=HostCopy(gradient), progress=progress)
+        if self.actors is not None and drawn.twists.actors:
+            terms["actor_poses"] = sum(self.actors.prior_value(name, t_us) for name in drawn.twists.actors)
+        values = drawn.twists.values
+        gradient = torch.zeros_like(values) if values.grad is None else values.grad
+        self._due = _Due(drawn=drawn, gradients=HostCopy(gradient), progress=progress)
         return {name: torch.tensor(value, dtype=torch.float32) for name, value in terms.items()}
 
     def _settle(self) -> None:
@@ -104,12 +98,14 @@ class PoseRefinement:
         if self._due is None:
             return
         due, self._due = self._due, None
+        twists = due.drawn.twists
+        assert twists is not None
         t_us = due.drawn.shot.mid_us
         gradients = due.gradients.value().double().numpy()
         if self.cameras is not None:
             self.cameras.step(due.drawn.shot.camera.name, t_us, gradients[-1], due.progress)
         if self.actors is not None:
-            for name, gradient in zip(due.drawn.actor_twists, gradients):
+            for name, gradient in zip(twists.actors, gradients):
                 self.actors.step(name, t_us, gradient, due.progress)
 
     def refined(self, scene: Scene) -> Scene:

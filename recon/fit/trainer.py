@@ -13,22 +13,21 @@ from torch import Tensor
 from splatmend.datasets.artifact import content_key
 from splatmend.datasets.checkpoint import random_state, restore_random_state
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import FrameSource, Sample
-from splatmend.recon.fit.losses import bending, downward_pixels, line_of_sight, photometric, relative_depth
+from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
+from splatmend.recon.fit.picture_terms import plan_of, tensors_of
 from splatmend.recon.fit.points import scene_extent
-from splatmend.recon.fit.pose_refinement import PoseRefinement, RefinedPoses
+from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.seeding import seed_scene
 from splatmend.recon.fit.symmetry import MirroredDraws, one_sided
 from splatmend.recon.nodes import DeformableActor
-from splatmend.recon.render import RenderOutput, render
+from splatmend.recon.render import draw_splats
 from splatmend.recon.scene import RecordedShot, Scene
-from splatmend.recon.sky import ray_directions
 
 BACKGROUND = "background"
 
@@ -63,11 +62,13 @@ class Trainer:
         self.device = device
         self.iteration = 0
         # Where and how noisily a fit runs does not change what is fitted.
-        plain_config = replace(config, device="auto", backend=None, checkpoint_every=1, log_every=1)
+        plain_config = replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1)
         self.config_key = content_key(plain_config)
         self.log_key = log_key(log)
         self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
-        self.exposure_rows = {number: row for row, number in enumerate(self.train_numbers)}
+        rows = torch.arange(len(self.train_numbers), device=device).split(1)
+        self.exposure_rows = dict(zip(self.train_numbers, rows))
+        self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
         self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = (seed_scene(log, shots, config) if scene is None else scene).to(device)
@@ -124,7 +125,7 @@ class Trainer:
 
     def drawn_nodes(self, shot: Shot) -> list[str]:
         """Keys of the nodes that a shot shows: the background, and the actors that are there at its time."""
-        there = [_actor_key(name) for name, actor in self.scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
+        there = [_actor_key(name) for name, actor in self.scene.actors.items() if actor.is_there(shot.mid_us)]
         return [BACKGROUND, *there]
 
     def step(self) -> StepReport:
@@ -134,72 +135,33 @@ class Trainer:
         scene = self.mirrored.of(self.current_scene(), self.iteration)
         poses = self.poses.of(number)
         shot = poses.shot
-        out = render(
+        picture = draw_splats(
             scene,
             shot,
             ("rgb", "depth", "log_depth") if self._sees_returns(sample) else ("rgb", "depth"),
             backend=self.config.backend,
-            exposure=scene.exposure.row(self.exposure_rows[number]),
             actor_poses=poses.actor_poses,
-            camera_twist=poses.camera_twist,
-            actor_twists=poses.actor_twists,
+            twists=poses.twists,
             sh_degree=self.sh_degree,
         )
-        drawn = self.drawn_nodes(shot)
-        assert out.rgb is not None
-        truth = sample.rgb.float() / 255.0
-        terms = photometric(out.rgb, truth, sample.valid, self.config.loss.ssim)
-        terms |= self._geometry_terms(out, sample, shot)
-        if self.config.loss.bending > 0:
-            assert out.depth_m is not None
-            terms["bending"] = self.config.loss.bending * bending(out.depth_m, out.opacity, truth)
-        terms |= self.nodes.regularisers(drawn)
-        if self.config.loss.exposure > 0:
-            terms["exposure"] = self.config.loss.exposure * self.shared["exposure"].square().mean()
-        torch.stack(list(terms.values())).sum().backward()
+        drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
+        given = tensors_of(scene, picture, shot, self.exposure_rows[number], sample)
+        seen = self.picture_losses(plan_of(scene, picture, shot, self.config.loss), given)
+        others = self.nodes.regularisers(drawn)
+        total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total
+        total.backward()
         if self.config.densify.strategy == "classic":
-            self.nodes.observe(shot, self._eyes(scene, poses))
+            self.nodes.observe(shot, drawn, picture.directions)
+        terms = dict(zip(seen.names, seen.terms)) | {name: value.detach() for name, value in others.items()}
         terms |= self.poses.step(poses, self.iteration / self.config.iterations)
         self.iteration += 1
         self.nodes.step(drawn, self.iteration, self.generator)
         self.shared_optimizer.step()
         self.shared_optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            squared_error = (out.rgb - truth).square().mean()
-        return StepReport(terms={name: value.detach() for name, value in terms.items()}, squared_error=squared_error)
-
-    def _eyes(self, scene: Scene, poses: RefinedPoses) -> dict[str, np.ndarray]:
-        """The camera's place in the frame of each node that is there."""
-        eye_world_m, t_us = poses.shot.world_from_camera[:3, 3], poses.shot.mid_us
-        eyes = {BACKGROUND: eye_world_m - scene.origin_world_m}
-        for name, actor in scene.actors.items():
-            pose = actor.world_from_node(t_us) if poses.actor_poses is None else poses.actor_poses(name, t_us)
-            if pose is not None:
-                eyes[_actor_key(name)] = transform(inverse(pose), eye_world_m[None])[0]
-        return eyes
+        return StepReport(terms=terms, squared_error=seen.squared_error)
 
     def _sees_returns(self, sample: Sample) -> bool:
         return self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0
-
-    def _geometry_terms(self, out: RenderOutput, sample: Sample, shot: Shot) -> dict[str, Tensor]:
-        weights = self.config.loss
-        terms = {}
-        assert out.depth_m is not None
-        if sample.pixels.numel():
-            # Unlike plain indexing, gathering need not sort the pixels on the way back.
-            opacity = out.opacity.reshape(-1).gather(0, sample.pixels)
-            if weights.lidar_depth > 0:
-                depth_m = out.depth_m.reshape(-1).gather(0, sample.pixels)
-                terms["lidar_depth"] = weights.lidar_depth * relative_depth(depth_m, sample.depth_m)
-            if self._sees_returns(sample):
-                moments = out.extra["log_depth"].reshape(-1, 2).index_select(0, sample.pixels)
-                terms["line_of_sight"] = weights.line_of_sight * line_of_sight(moments, opacity, sample.depth_m)
-        if sample.sky is not None and weights.sky_opacity > 0:
-            terms["sky_opacity"] = weights.sky_opacity * (out.opacity * sample.sky).mean()
-        if self.scene.metric and self.scene.sky is not None and weights.ground_opacity > 0:
-            below = downward_pixels(ray_directions(shot, self.device, self.scene.camera_model), self.scene.up_world)
-            terms["ground_opacity"] = weights.ground_opacity * ((1 - out.opacity) * below).mean()
-        return terms
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on, as plain tensors, numbers and strings."""

@@ -79,27 +79,49 @@ def pixel_rays(ray_camera: RayCamera, common_from_world: Float[np.ndarray, "4 4"
     return PixelRays(origins=origins, directions=turned, valid=valid)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PixelLines:
+    """A picture's pixels as lines that each look from a pose: `lens` are directions (z = 1) in the camera's frame, float32 on a device,
+    `world_from_line` float64 has a pose per row (per column where `sideways`), or one for all."""
+
+    lens: Float[Tensor, "H W 3"]
+    world_from_line: Float[np.ndarray, "L 4 4"]
+    sideways: bool
+
+    @staticmethod
+    def of(ray_camera: RayCamera, device: torch.device) -> PixelLines:
+        """Those of a lens with its shutter."""
+        poses = _line_poses(ray_camera) if ray_camera.rolls else ray_camera.world_from_first[None]
+        sideways = ray_camera.camera.shutter in ("left_to_right", "right_to_left")
+        return PixelLines(lens=_lens_directions(ray_camera.camera, device), world_from_line=poses, sideways=sideways)
+
+    def turned(self, rotations: Float[Tensor, "L 3 3"]) -> Float[Tensor, "H W 3"]:
+        """Directions of all pixels, each turned by the rotation of its line."""
+        return turned_lines(self.lens, rotations, sideways=self.sideways)
+
+
+def turned_lines(lens: Float[Tensor, "H W 3"], rotations: Float[Tensor, "L 3 3"], *, sideways: bool) -> Float[Tensor, "H W 3"]:
+    """Directions of all pixels, each turned by the rotation of its row (or column)."""
+    if len(rotations) == 1:
+        return lens @ rotations[0].T
+    turns = rotations.transpose(1, 2)
+    return (lens.transpose(0, 1) @ turns).transpose(0, 1) if sideways else lens @ turns
+
+
 def ray_directions(ray_camera: RayCamera, device: torch.device) -> Float[Tensor, "H W 3"]:
     """The directions of `pixel_rays` in the world, float32, made on a device."""
-    directions = _lens_directions(ray_camera.camera, device)
-    if not ray_camera.rolls:
-        return directions @ upload(ray_camera.world_from_first[:3, :3].T, device)
-    turns = upload(_line_poses(ray_camera)[:, :3, :3].swapaxes(1, 2), device)
-    if ray_camera.camera.shutter in ("left_to_right", "right_to_left"):
-        return (directions.transpose(0, 1) @ turns).transpose(0, 1)
-    return directions @ turns
+    lines = PixelLines.of(ray_camera, device)
+    return lines.turned(upload(lines.world_from_line[:, :3, :3], device))
 
 
 def depth_rays(
-    ray_camera: RayCamera, common_from_world: Float[np.ndarray, "4 4"], device: torch.device
+    lens: Float[Tensor, "H W 3"], common_from_line: Float[Tensor, "L 3 4"], *, sideways: bool
 ) -> tuple[Float[Tensor, "#H #W"], Float[Tensor, "H W"]]:
-    """The z of origins and of directions of `pixel_rays`, float32, made on a device."""
-    lines = common_from_world @ _line_poses(ray_camera)
-    starts, axes = upload(lines[:, 2, 3], device), upload(lines[:, 2, :3], device)
-    directions = _lens_directions(ray_camera.camera, device)
-    if ray_camera.camera.shutter in ("left_to_right", "right_to_left"):
-        return starts[None], (directions * axes).sum(dim=-1)
-    return starts[:, None], (directions * axes[:, None]).sum(dim=-1)
+    """The z of origins and of directions of `pixel_rays` in a common frame, from poses of all lines."""
+    starts, axes = common_from_line[:, 2, 3], common_from_line[:, 2, :3]
+    if sideways:
+        return starts[None], (lens * axes).sum(dim=-1)
+    return starts[:, None], (lens * axes[:, None]).sum(dim=-1)
 
 
 @lru_cache(maxsize=16)

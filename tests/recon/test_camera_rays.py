@@ -12,7 +12,7 @@ from tiny_log import true_scene
 
 from splatmend.datasets.geometry import inverse, pose, yaw_pose
 from splatmend.datasets.shot import Shot
-from splatmend.recon.raster.camera_rays import RayCamera, depth_rays, pixel_rays, ray_directions
+from splatmend.recon.raster.camera_rays import PixelLines, RayCamera, depth_rays, pixel_rays, ray_directions
 
 LENSES: dict[str, dict[str, Any]] = {
     "pinhole": {},
@@ -43,6 +43,8 @@ def test_rays_on_a_device_are_those_of_the_camera(lens: str, shutter: str) -> No
     np.testing.assert_allclose(ray_directions(camera, torch.device("cpu")).numpy(), expected, atol=2e-6)
     view = inverse(shot.world_from_camera)
     rays = pixel_rays(camera, view)
-    starts, slopes = depth_rays(camera, view, torch.device("cpu"))
+    lines = PixelLines.of(camera, torch.device("cpu"))
+    view_from_line = torch.from_numpy((view @ lines.world_from_line)[:, :3]).float()
+    starts, slopes = depth_rays(lines.lens, view_from_line, sideways=lines.sideways)
     np.testing.assert_allclose(torch.broadcast_to(starts, slopes.shape).numpy(), rays.origins[..., 2], atol=2e-6)
     np.testing.assert_allclose(slopes.numpy(), rays.directions[..., 2], atol=2e-6)

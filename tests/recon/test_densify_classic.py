@@ -29,7 +29,7 @@ def observed(classic: Classic, params: dict[str, Parameter], restless: list[int]
     across = torch.linalg.cross(params["means"].detach(), torch.tensor([0.0, 1.0, 0.0]).expand_as(gradient))
     gradient[restless] = size * torch.nn.functional.normalize(across, dim=1)[restless]
     params["means"].grad = gradient
-    classic.observe(params, EYE, 80.0, 64)
+    classic.observe(params, params["means"].detach() - EYE, 80.0, 64)
     params["means"].grad = None
 
 
@@ -42,7 +42,7 @@ def test_gradient_is_that_of_the_place_in_the_picture() -> None:
     place = 80.0 * mean[:, :2] / mean[:, 2:]  # pixels
     (3.0 * place[:, 0] - 4.0 * place[:, 1] + 7.0 * mean[:, 2]).sum().backward()
     assert mean.grad is not None
-    size = gradient_in_picture(mean.grad, mean.detach(), torch.zeros(3, dtype=torch.float64), 80.0, 64)
+    size = gradient_in_picture(mean.grad, mean.detach(), 80.0, 64)
     # Per pixel 5, so per half width 5 * 32; the pull along the line of sight does not count.
     assert float(size) == pytest.approx(5.0 * 32)
 
@@ -141,7 +141,7 @@ def test_it_sharpens_a_blurred_picture_and_goes_on_from_its_state() -> None:
         for iteration in span:
             value = loss_of(params)
             value.backward()
-            classic.observe(params, EYE, 80.0, 64)
+            classic.observe(params, params["means"].detach() - EYE, 80.0, 64)
             optimizer.step()
             optimizer.zero_grad()
             classic.refine(params, optimizer, iteration, generator)

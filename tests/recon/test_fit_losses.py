@@ -6,7 +6,7 @@ import torch
 from tiny_log import true_scene
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit.losses import bending, downward_pixels, line_of_sight, photometric, relative_depth, ssim
+from splatmend.recon.fit.losses import below_horizon, bending, line_of_sight, photometric, relative_depth, ssim
 from splatmend.recon.fit.trainer import StepReport
 from splatmend.recon.render import render
 from splatmend.recon.sky import ray_directions
@@ -46,12 +46,13 @@ def test_pixels_that_are_not_valid_do_not_count() -> None:
 
 
 def test_depth_error_is_relative_and_bounded() -> None:
-    loss = relative_depth(torch.tensor([11.0, 900.0]), torch.tensor([10.0, 3.0]))
-    assert float(loss) == pytest.approx((0.1 + 1.0) / 2)
+    loss = relative_depth(torch.tensor([11.0, 900.0]), torch.tensor([10.0, 3.0]), torch.tensor([0.5, 0.25]))
+    assert float(loss) == pytest.approx(0.5 * 0.1 + 0.25 * 1.0)
 
 
-def test_downward_pixels_begin_three_degrees_below_the_horizon() -> None:
-    down = downward_pixels(ray_directions(true_scene(2).shots[0].shot), (0.0, 0.0, 1.0))
+def test_pixels_below_the_horizon_begin_three_degrees_below_the_horizon() -> None:
+    directions = torch.nn.functional.normalize(ray_directions(true_scene(2).shots[0].shot), dim=-1)
+    down = below_horizon(directions[..., 2])
     rows = down[:, 32].nonzero()[:, 0]
     # Level camera, horizon at row 24, focal length 48: tan 3 degrees is 2.5 pixels.
     assert rows[0] == 27
@@ -82,15 +83,15 @@ def _along_a_ray(depths_m: list[float], shares: list[float]) -> tuple[torch.Tens
 
 
 def test_line_of_sight_wants_all_that_is_drawn_at_the_return() -> None:
-    target = torch.tensor([20.0])
-    assert float(line_of_sight(*_along_a_ray([20.0], [0.9]), target)) == pytest.approx(0.0, abs=1e-5)
-    assert float(line_of_sight(*_along_a_ray([24.0, 20.0], [0.0, 1.0]), target)) == pytest.approx(0.0, abs=1e-5)
-    floater = line_of_sight(*_along_a_ray([2.0, 20.0], [0.1, 0.9]), target)
-    behind = line_of_sight(*_along_a_ray([20.0, 200.0], [0.9, 0.1]), target)
+    target, all_of_it = torch.tensor([20.0]), torch.tensor([1.0])
+    assert float(line_of_sight(*_along_a_ray([20.0], [0.9]), target, all_of_it)) == pytest.approx(0.0, abs=1e-5)
+    assert float(line_of_sight(*_along_a_ray([24.0, 20.0], [0.0, 1.0]), target, all_of_it)) == pytest.approx(0.0, abs=1e-5)
+    floater = line_of_sight(*_along_a_ray([2.0, 20.0], [0.1, 0.9]), target, all_of_it)
+    behind = line_of_sight(*_along_a_ray([20.0, 200.0], [0.9, 0.1]), target, all_of_it)
     assert float(floater) == pytest.approx(float(behind), rel=1e-3)
     assert 0.5 < float(floater) < 1.0
     # All at a depth that is off by the width: half.
-    assert float(line_of_sight(*_along_a_ray([20.0 * np.exp(0.2)], [1.0]), target)) == pytest.approx(0.5, abs=1e-3)
+    assert float(line_of_sight(*_along_a_ray([20.0 * np.exp(0.2)], [1.0]), target, all_of_it)) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_log_depth_is_blended_as_colours_are() -> None:

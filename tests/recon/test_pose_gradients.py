@@ -12,6 +12,7 @@ from tiny_log import true_scene
 from torch import Tensor
 
 from splatmend.recon.fit.corrections import matrix
+from splatmend.recon.placement import PoseTwists
 from splatmend.recon.raster.api import Model
 from splatmend.recon.render import RenderOutput, render
 from splatmend.recon.scene import Scene
@@ -49,7 +50,7 @@ def _check(twist: Tensor, value_at: Callable[[np.ndarray], float]) -> None:
     """Not closer, for splats end at an alpha of 1/255, and that edge is in the differences alone."""
     expected = _differences(value_at)
     assert twist.grad is not None
-    np.testing.assert_allclose(twist.grad.numpy(), expected, rtol=0.1, atol=0.04 * np.abs(expected).max())
+    np.testing.assert_allclose(twist.grad[0].numpy(), expected, rtol=0.1, atol=0.04 * np.abs(expected).max())
 
 
 @pytest.fixture(params=["ewa", "ray"])
@@ -60,8 +61,8 @@ def scene(request: pytest.FixtureRequest) -> Scene:
 
 def test_of_the_camera(scene: Scene) -> None:
     shot, weights = scene.shots[NUMBER].shot, _weights(scene)
-    twist = torch.zeros(6, requires_grad=True)
-    _value(render(scene, shot, camera_twist=twist), weights).backward()
+    twist = torch.zeros(1, 6, requires_grad=True)
+    _value(render(scene, shot, twists=PoseTwists(values=twist, camera=True)), weights).backward()
 
     def value_at(moved: np.ndarray) -> float:
         with torch.no_grad():
@@ -75,8 +76,8 @@ def test_of_an_actor(scene: Scene) -> None:
     background = scene.background.gaussians
     scene = scene.with_gaussians(replace(background, opacity_logits=torch.full_like(background.opacity_logits, -20.0)))
     shot, weights = scene.shots[NUMBER].shot, _weights(scene)
-    twist = torch.zeros(6, requires_grad=True)
-    _value(render(scene, shot, actor_twists={"car/1": twist}), weights).backward()
+    twist = torch.zeros(1, 6, requires_grad=True)
+    _value(render(scene, shot, twists=PoseTwists(values=twist, actors=("car/1",))), weights).backward()
     (actor,) = scene.actors.values()
 
     def value_at(moved: np.ndarray) -> float:
@@ -89,9 +90,9 @@ def test_of_an_actor(scene: Scene) -> None:
 
 def test_a_zero_twist_leaves_every_bit_as_it_is(scene: Scene) -> None:
     shot = scene.shots[NUMBER].shot
-    twists = {"camera_twist": torch.zeros(6), "actor_twists": {"car/1": torch.zeros(6)}}
+    twists = PoseTwists(values=torch.zeros(2, 6), actors=("car/1",), camera=True)
     with torch.no_grad():
-        plain, nudged = render(scene, shot), render(scene, shot, **twists)
+        plain, nudged = render(scene, shot), render(scene, shot, twists=twists)
     assert plain.rgb is not None
     assert nudged.rgb is not None
     assert torch.equal(plain.rgb, nudged.rgb)

@@ -1,0 +1,154 @@
+"""What a picture adds to the loss: a function of tensors alone, so that its kernels can be started as one graph.
+
+Shape letters: H W pixels, C blended channels, L lines that look from poses of their own (1 where all look from one), F pictures with an
+exposure, P LiDAR points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from splatmend.datasets.geometry import inverse
+from splatmend.datasets.shot import Shot
+from splatmend.recon.exposure import apply_exposure, exposure_map
+from splatmend.recon.fit.config import LossConfig
+from splatmend.recon.fit.data import Sample
+from splatmend.recon.fit.losses import below_horizon, bending, line_of_sight, photometric, relative_depth
+from splatmend.recon.raster.camera_rays import PixelLines, turned_lines
+from splatmend.recon.render import SplatPicture, depth_of_rows, normalised_depth
+from splatmend.recon.scene import Scene
+from splatmend.recon.sky import sky_colours
+from splatmend.recon.transfer import upload
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturePlan:
+    """What does not change from one picture of a kind to the next."""
+
+    weights: LossConfig
+    channels: tuple[tuple[str, int, int], ...]
+    """Name, first and last but one of the blended channels."""
+    sideways: bool
+    """Lines are columns."""
+    ground: bool
+    """Whether there is a sky above a ground."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureTensors:
+    """What changes: the splats, the view, the parameters that are not Gaussians, and the sample."""
+
+    blended: Float[Tensor, "H W C"]
+    opacity: Float[Tensor, "H W"]
+    exposures: Float[Tensor, "F 3 4"]
+    exposure_row: Int[Tensor, "1"]
+    sky_logits: Float[Tensor, "S S2 3"] | None
+    lens: Float[Tensor, "H W 3"]
+    lines: Float[Tensor, "L 21"]
+    """Of each line the rotation to the sky's axes (9 numbers), then its pose in the camera's frame at mid exposure (12)."""
+    rgb: UInt8[Tensor, "H W 3"]
+    valid: Bool[Tensor, "H W"] | None
+    sky_mask: Bool[Tensor, "H W"] | None
+    pixels: Int[Tensor, "P"]
+    depth_m: Float[Tensor, "P"]
+    depth_shares: Float[Tensor, "P"]
+    """What a point counts in the mean over points."""
+
+    def present(self) -> dict[str, Tensor]:
+        """Those that there are, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def plan_of(scene: Scene, drawn: SplatPicture, shot: Shot, weights: LossConfig) -> PicturePlan:
+    """The plan for a picture of a scene."""
+    return PicturePlan(
+        weights=weights,
+        channels=tuple((name, where.start, where.stop) for name, where in drawn.named.items()),
+        sideways=shot.camera.shutter in ("left_to_right", "right_to_left"),
+        ground=scene.metric and scene.sky is not None,
+    )
+
+
+def tensors_of(scene: Scene, drawn: SplatPicture, shot: Shot, exposure_row: Tensor, sample: Sample) -> PictureTensors:
+    """The tensors for a picture of a scene; `exposure_row` says which of the scene's exposures is the picture's."""
+    lines = PixelLines.of(drawn.ray_camera, scene.device)
+    sky_from_world = np.eye(3) if scene.sky is None else scene.sky.sky_from_world
+    sky_from_line = sky_from_world @ lines.world_from_line[:, :3, :3]
+    camera_from_line = (inverse(shot.world_from_camera) @ lines.world_from_line)[:, :3]
+    numbers = np.concatenate([sky_from_line.reshape(-1, 9), camera_from_line.reshape(-1, 12)], axis=1)
+    return PictureTensors(
+        blended=drawn.blended,
+        opacity=drawn.opacity,
+        exposures=scene.exposure.deltas,
+        exposure_row=exposure_row,
+        sky_logits=None if scene.sky is None else scene.sky.logits,
+        lens=lines.lens,
+        lines=upload(numbers, scene.device),
+        rgb=sample.rgb,
+        valid=sample.valid,
+        sky_mask=sample.sky,
+        pixels=sample.pixels,
+        depth_m=sample.depth_m,
+        depth_shares=sample.depth_shares,
+    )
+
+
+def picture_terms(plan: PicturePlan, given: PictureTensors) -> tuple[dict[str, Tensor], Tensor]:
+    """Weighted terms of the loss by their names, and the picture's mean squared error (without a gradient)."""
+    weights = plan.weights
+    drawn: Mapping[str, Tensor] = {name: given.blended[..., start:stop] for name, start, stop in plan.channels}
+    rgb = drawn["rgb"]
+    upwards = None
+    if given.sky_logits is not None:
+        turned = turned_lines(given.lens, given.lines[:, :9].unflatten(1, (3, 3)), sideways=plan.sideways)
+        directions = torch.nn.functional.normalize(turned, dim=-1)
+        upwards = directions[..., 2]
+        rgb = rgb + (1.0 - given.opacity)[..., None] * sky_colours(given.sky_logits, directions)
+    rgb = apply_exposure(rgb, exposure_map(given.exposures, given.exposure_row))
+    truth = given.rgb.float() / 255.0
+    terms = photometric(rgb, truth, given.valid, weights.ssim)
+    if "depth" in drawn:
+        terms |= _depth_terms(plan, given, drawn, truth)
+    if given.sky_mask is not None and weights.sky_opacity > 0:
+        terms["sky_opacity"] = weights.sky_opacity * (given.opacity * given.sky_mask).mean()
+    if plan.ground and weights.ground_opacity > 0:
+        assert upwards is not None
+        terms["ground_opacity"] = weights.ground_opacity * ground_opacity(given.opacity, upwards)
+    if weights.exposure > 0:
+        terms["exposure"] = weights.exposure * given.exposures.square().mean()
+    with torch.no_grad():
+        squared_error = (rgb - truth).square().mean()
+    return terms, squared_error
+
+
+def ground_opacity(opacity: Float[Tensor, "H W"], upwards: Float[Tensor, "H W"]) -> Tensor:
+    """Mean transparency of what lies below the horizon; `upwards` is the upward part of the pixels' unit directions."""
+    return ((1 - opacity) * below_horizon(upwards)).mean()
+
+
+def _depth_terms(plan: PicturePlan, given: PictureTensors, drawn: Mapping[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
+    weights = plan.weights
+    depth_m = normalised_depth(drawn["depth"][..., 0], given.opacity)
+    if len(given.lines) > 1:
+        camera_from_line = given.lines[:, 9:].unflatten(1, (3, 4))
+        depth_m = depth_of_rows(depth_m, given.opacity, given.lens, camera_from_line, sideways=plan.sideways)
+    terms = {}
+    if given.pixels.numel():
+        # Unlike plain indexing, gathering need not sort the pixels on the way back.
+        if weights.lidar_depth > 0:
+            at_points = depth_m.reshape(-1).gather(0, given.pixels)
+            terms["lidar_depth"] = weights.lidar_depth * relative_depth(at_points, given.depth_m, given.depth_shares)
+        if "log_depth" in drawn:
+            opacity = given.opacity.reshape(-1).gather(0, given.pixels)
+            moments = drawn["log_depth"].reshape(-1, 2).index_select(0, given.pixels)
+            terms["line_of_sight"] = weights.line_of_sight * line_of_sight(moments, opacity, given.depth_m, given.depth_shares)
+    if weights.bending > 0:
+        terms["bending"] = weights.bending * bending(depth_m, given.opacity, truth)
+    return terms

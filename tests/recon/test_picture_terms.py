@@ -1,0 +1,108 @@
+"""The loss of a picture from tensors alone, against the picture that `render` draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_log import true_scene
+
+from splatmend.datasets.shot import Shot
+from splatmend.recon.exposure import ExposureTable
+from splatmend.recon.fit.config import LossConfig
+from splatmend.recon.fit.data import Sample
+from splatmend.recon.fit.graphed import PictureLosses
+from splatmend.recon.fit.losses import below_horizon, bending, photometric, relative_depth
+from splatmend.recon.fit.picture_terms import picture_terms, plan_of, tensors_of
+from splatmend.recon.render import draw_splats, render
+from splatmend.recon.scene import Scene
+from splatmend.recon.sky import ray_directions
+
+WEIGHTS = LossConfig(sky_opacity=0.2, line_of_sight=0.0)
+
+
+def _sample(shot: Shot) -> Sample:
+    generator = torch.Generator().manual_seed(0)
+    size = (shot.camera.height, shot.camera.width)
+    return Sample(
+        rgb=torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator),
+        valid=torch.rand(size, generator=generator) > 0.1,
+        sky=torch.rand(size, generator=generator) > 0.8,
+        pixels=torch.tensor([100, 900, 2000]),
+        depth_m=torch.tensor([4.0, 9.0, 12.0]),
+        depth_shares=torch.tensor([0.5, 0.5, 0.0]),
+    )
+
+
+def _scene_and_shot(model: str, shutter: str) -> tuple[Scene, Shot]:
+    scene = true_scene()
+    scene = replace(scene, camera_model=model)
+    shot = scene.shots[5].shot
+    if shutter != "global":
+        later = scene.shots[6].shot.world_from_camera
+        shot = replace(
+            shot,
+            camera=replace(shot.camera, shutter=shutter),
+            world_from_camera_start=shot.world_from_camera,
+            world_from_camera_end=later,
+            start_us=shot.mid_us - 15_000,
+            end_us=shot.mid_us + 15_000,
+        )
+    exposure = ExposureTable.identity(["front"] * 3, [0, 1, 2])
+    deltas = 0.1 * torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(1))
+    return replace(scene, exposure=exposure.with_deltas(deltas)), shot
+
+
+@pytest.mark.parametrize(("model", "shutter"), [("ewa", "global"), ("ray", "global"), ("ray", "top_to_bottom"), ("ray", "right_to_left")])
+def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str) -> None:
+    scene, shot = _scene_and_shot(model, shutter)
+    sample = _sample(shot)
+    with torch.no_grad():
+        drawn = draw_splats(scene, shot, ("rgb", "depth"))
+        plan = plan_of(scene, drawn, shot, WEIGHTS)
+        terms, squared_error = picture_terms(plan, tensors_of(scene, drawn, shot, torch.tensor([1]), sample))
+        out = render(scene, shot, ("rgb", "depth"), exposure=scene.exposure.row(1))
+    assert out.rgb is not None
+    assert out.depth_m is not None
+    truth = sample.rgb.float() / 255
+    expected = photometric(out.rgb, truth, sample.valid, WEIGHTS.ssim)
+    depths = out.depth_m.reshape(-1)[sample.pixels]
+    expected["lidar_depth"] = WEIGHTS.lidar_depth * relative_depth(depths[:2], sample.depth_m[:2], torch.tensor([0.5, 0.5]))
+    expected["bending"] = WEIGHTS.bending * bending(out.depth_m, out.opacity, truth)
+    expected["sky_opacity"] = 0.2 * (out.opacity * sample.sky).mean()
+    upwards = torch.nn.functional.normalize(ray_directions(shot, "cpu", scene.camera_model), dim=-1)[..., 2]
+    expected["ground_opacity"] = WEIGHTS.ground_opacity * ((1 - out.opacity) * below_horizon(upwards)).mean()
+    expected["exposure"] = WEIGHTS.exposure * scene.exposure.deltas.square().mean()
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-7, msg=name)
+    torch.testing.assert_close(squared_error, (out.rgb - truth).square().mean())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("model", "shutter"), [("ewa", "global"), ("ray", "top_to_bottom")])
+def test_a_graph_gives_what_the_kernels_give_one_by_one(model: str, shutter: str) -> None:
+    scene, shot = _scene_and_shot(model, shutter)
+    scene = scene.to("cuda")
+    losses = {graphs: PictureLosses(graphs=graphs) for graphs in (False, True)}
+    for picture in range(3):
+        sample = _sample(shot)
+        sample = Sample(**{name: getattr(sample, name).cuda() for name in Sample.__dataclass_fields__})
+        sample = replace(sample, rgb=sample.rgb.roll(picture, 0))
+        results = {}
+        for graphs, of_picture in losses.items():
+            sky = scene.sky.logits.detach().clone().requires_grad_()
+            deltas = scene.exposure.deltas.detach().clone().requires_grad_()
+            background = scene.background.gaussians
+            means = background.means.detach().clone().requires_grad_()
+            now = replace(scene.with_gaussians(replace(background, means=means)), sky=scene.sky.with_logits(sky))
+            now = replace(now, exposure=scene.exposure.with_deltas(deltas))
+            drawn = draw_splats(now, shot, ("rgb", "depth"))
+            row = torch.tensor([picture], device="cuda")
+            seen = of_picture(plan_of(now, drawn, shot, WEIGHTS), tensors_of(now, drawn, shot, row, sample))
+            seen.total.backward()
+            results[graphs] = (seen.names, seen.terms, seen.squared_error, means.grad, sky.grad, deltas.grad.clone())
+        assert results[True][0] == results[False][0]
+        for one, other in zip(results[True][1:], results[False][1:]):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()))
