@@ -12,7 +12,7 @@ Shape letter: N Gaussians. Parameters as in `splatmend.recon.densify`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from splatmend.datasets.errors import UserError
 from splatmend.recon.densify import Refinement, moments_of, place_of, rotated
+from splatmend.recon.gaussians import joined
 
 _SHRINK = 1.6
 """The two halves of a Gaussian that is split are smaller by this factor."""
@@ -76,8 +77,8 @@ def gradient_in_picture(
 
 
 class Classic:
-    """The strategy for one set of Gaussians of a unit of length `extent`: call `observe` between the backward pass and the optimiser's
-    step, `refine` after it."""
+    """The strategy for one set of Gaussians of a unit of length `extent`: call `observe` (below) between the backward pass and the
+    optimiser's step, `refine` after it."""
 
     def __init__(self, config: ClassicConfig, extent: float) -> None:
         self.config, self.extent = config, extent
@@ -85,17 +86,6 @@ class Classic:
         self.removed = 0
         self._gradient: Tensor | None = None
         self._seen: Tensor | None = None
-
-    def observe(self, params: Mapping[str, Parameter], directions: Float[Tensor, "N 3"], focal_px: float, width_px: int) -> None:
-        """Take note of how much each Gaussian wants to move in a picture; `directions` lead from its camera to the means."""
-        means = params["means"]
-        if means.grad is None:
-            return
-        if self._gradient is None or self._seen is None:
-            self._gradient, self._seen = torch.zeros_like(means[:, 0]), torch.zeros_like(means[:, 0])
-        size = gradient_in_picture(means.grad, directions, focal_px, width_px)
-        self._gradient += size
-        self._seen += size > 0
 
     def refine(
         self, params: MutableMapping[str, Parameter], optimizer: Optimizer, iteration: int, generator: torch.Generator
@@ -173,6 +163,38 @@ class Classic:
         """Take over what `state_dict` gave."""
         self.added, self.removed = int(state["added"]), int(state["removed"])
         self._gradient, self._seen = (None if held is None else held.to(device).clone() for held in (state["gradient"], state["seen"]))
+
+
+def observe(
+    strategies: Sequence[Classic],
+    params: Sequence[Mapping[str, Parameter]],
+    directions: Sequence[Float[Tensor, "N 3"]],
+    focal_px: float,
+    width_px: int,
+) -> None:
+    """Let several sets take note of how much each of their Gaussians wants to move in a picture.
+
+    Args:
+        params: of each set, with the gradients of the picture.
+        directions: from its camera to the means, in the axes of the set.
+        focal_px, width_px: of its camera.
+    """
+    shown = [number for number, one in enumerate(params) if one["means"].grad is not None]
+    if not shown:
+        return
+    counts = [len(params[number]["means"]) for number in shown]
+    gradients = [params[number]["means"].grad for number in shown]
+    size = gradient_in_picture(joined(gradients), joined([directions[number] for number in shown]), focal_px, width_px)
+    sums, seen = [], []
+    for number in shown:
+        strategy = strategies[number]
+        if strategy._gradient is None or strategy._seen is None:
+            none = torch.zeros_like(params[number]["means"][:, 0])
+            strategy._gradient, strategy._seen = none, none.clone()
+        sums.append(strategy._gradient)
+        seen.append(strategy._seen)
+    torch._foreach_add_(sums, list(size.split(counts)))
+    torch._foreach_add_(seen, list((size > 0).to(size.dtype).split(counts)))
 
 
 def _take(params: MutableMapping[str, Parameter], optimizer: Optimizer, rows: Tensor, fresh: int | None = None) -> None:

@@ -33,6 +33,17 @@ class PoseTwists:
     actors: tuple[str, ...] = ()
     camera: bool = False
 
+    def of(self, ids: tuple[str, ...]) -> tuple[Float[Tensor, "M-1 6"] | None, Float[Tensor, "6"] | None]:
+        """The twists of actors in the order of `ids`, zeros for those that have none (None where none has), and the camera's."""
+        own, of_camera = self.values.split([len(self.actors), int(self.camera)])
+        camera = of_camera.squeeze(0) if self.camera else None
+        if not set(ids) & set(self.actors):
+            return None, camera
+        if self.actors != ids:
+            rows, none = dict(zip(self.actors, own)), own.new_zeros(6)
+            own = torch.stack([rows.get(name, none) for name in ids])
+        return own, camera
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
@@ -69,10 +80,10 @@ def place(
         coloured: whether colours are wanted.
     """
     device = background.device
-    camera_twist = None if twists is None or not twists.camera else twists.values[-1]
-    turned = [] if twists is None else [name for name, _, _ in actors if name in twists.actors]
+    ids = tuple(name for name, _, _ in actors)
+    own_twists, camera_twist = (None, None) if twists is None else twists.of(ids)
     poses = [pose for _, _, pose in actors]
-    table = _BodyTable.of(poses, scene_from_camera, moved_by_camera=camera_twist is not None, moved_alone=bool(turned))
+    table = _BodyTable.of(poses, scene_from_camera, moved_by_camera=camera_twist is not None, moved_alone=own_twists is not None)
     eyes = np.stack([scene_from_camera[:3, 3], *((inverse(pose) @ scene_from_camera[:, 3])[:3] for pose in poses)])
     uploaded = [inverse(scene_from_camera), eyes, table.values, *(a for a in (table.by_camera, table.by_actor) if a is not None)]
     camera_from_scene, eye_of, values, *slopes = upload_together(uploaded, device)
@@ -80,22 +91,22 @@ def place(
         values = torch.addmv(values.flatten(), slopes[0].flatten(0, 1), camera_twist).view(values.shape)
     means, quats = background.means, background.quats_wxyz
     directions = [background.means - eye_of[0]]
+    # Splits, not indices: their gradients are one copy each.
+    of_background, motions = values.split([1, len(actors)])
     if camera_twist is not None:
         # The table holds what is added to the background, so that its own numbers are never rounded by a product.
-        means = torch.addmm(means, means, values[0, :9].view(3, 3).T) + values[0, 9:12]
-        quats = torch.addmm(quats, quats, values[0, 12:].view(4, 4).T)
+        turn, shift, left = of_background.split(_PARTS, dim=1)
+        means = torch.addmm(means, means, turn.view(3, 3).T) + shift
+        quats = torch.addmm(quats, quats, left.view(4, 4).T)
     if actors:
-        motions = values[1:]
-        if turned:
-            assert twists is not None
-            rows = _rows_of(twists, tuple(name for name, _, _ in actors))
-            motions = motions + (rows[:, None, :] @ slopes[-1])[:, 0]
+        if own_twists is not None:
+            motions = motions + (own_twists[:, None, :] @ slopes[-1]).squeeze(1)
         body = _bodies(tuple(len(gaussians) for _, gaussians, _ in actors), device)
-        each = motions.index_select(0, body)
+        turn, shift, left = motions.index_select(0, body).split(_PARTS, dim=1)
         own_means = joined([gaussians.means for _, gaussians, _ in actors])
         own_quats = joined([gaussians.quats_wxyz for _, gaussians, _ in actors])
-        placed_means = (each[:, :9].unflatten(1, (3, 3)) * own_means[:, None, :]).sum(dim=-1) + each[:, 9:12]
-        placed_quats = (each[:, 12:].unflatten(1, (4, 4)) * own_quats[:, None, :]).sum(dim=-1)
+        placed_means = (turn.unflatten(1, (3, 3)) * own_means[:, None, :]).sum(dim=-1) + shift
+        placed_quats = (left.unflatten(1, (4, 4)) * own_quats[:, None, :]).sum(dim=-1)
         directions.append(own_means - eye_of[1:].index_select(0, body))
         means, quats = torch.cat([means, placed_means]), torch.cat([quats, placed_quats])
     seen_along = joined(directions)
@@ -154,6 +165,7 @@ class _BodyTable:
         return _BodyTable(values=values, by_camera=by_camera, by_actor=by_actor)
 
 
+_PARTS = [9, 3, 16]
 _CROSS = np.swapaxes(np.cross(np.eye(3)[:, None, :], np.eye(3)), -1, -2)
 """`[3, 3, 3]`: per axis the matrix that makes of a vector v the cross product of the axis with it."""
 _LEFT = np.array(
@@ -167,15 +179,6 @@ _LEFT = np.array(
 )
 """`[4, 4, 4]`: per number w, x, y, z of a quaternion what it adds to the matrix that makes of another one their Hamilton product. A turn
 by `a` has the quaternion (1, a / 2)."""
-
-
-def _rows_of(twists: PoseTwists, ids: tuple[str, ...]) -> Float[Tensor, "M-1 6"]:
-    """The twists of actors in the order of `ids`; zeros for those that have none."""
-    if twists.actors == ids:
-        return twists.values[: len(ids)]
-    none = twists.values.new_zeros(6)
-    place_of = {name: place for place, name in enumerate(twists.actors)}
-    return torch.stack([twists.values[place_of[name]] if name in place_of else none for name in ids])
 
 
 @functools.lru_cache(maxsize=32)

@@ -128,9 +128,13 @@ class LossConfig:
     """Bending of surfaces, by the depth that is drawn, away from edges of the photo."""
     exposure: float = 0.1
     """Mean squared colour correction."""
+    depth_every: int | None = None
+    """Iterations from one with terms on depth (`lidar_depth`, `line_of_sight`, `bending`) to the next; they weigh as much more. None: 1,
+    and 5 for the model "ray", where depth is drawn in a pass of its own."""
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
+        _need(self.depth_every is None or self.depth_every >= 1, f"loss.depth_every must be at least 1, not {self.depth_every}")
+        for name in set(self.__dataclass_fields__) - {"depth_every"}:
             _need(0 <= getattr(self, name) < math.inf, f"the loss weight {name} must be a number from 0 on, not {getattr(self, name)}")
         _need(self.ssim <= 1, f"the loss weight ssim must not exceed 1, not {self.ssim}")
 

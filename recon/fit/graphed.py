@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splatmend.recon.fit.picture_terms import PicturePlan, PictureTensors, picture_terms
+from splatmend.recon.fit.picture_terms import DEPTH_TERMS, PicturePlan, PictureTensors, picture_terms
 
 _MOST_KINDS = 12
 """Kinds of pictures (sizes, masks, channels) with a graph of their own; each holds the memory of a picture's terms."""
@@ -47,7 +47,10 @@ class PictureLosses:
             terms, squared_error = picture_terms(plan, PictureTensors(**held))  # type: ignore[arg-type]
             names[:] = terms
             stacked = torch.stack(list(terms.values()))
-            return stacked.sum(), stacked.detach(), squared_error
+            if plan.depth_factor == 1:
+                return stacked.sum(), stacked.detach(), squared_error
+            weighed = [plan.depth_factor * value if name in DEPTH_TERMS else value for name, value in terms.items()]
+            return torch.stack(weighed).sum(), stacked.detach(), squared_error
 
         tensors = tuple(present.values())
         if not (self.graphs and given.blended.is_cuda):

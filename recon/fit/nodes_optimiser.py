@@ -16,8 +16,9 @@ from torch.nn import Parameter
 
 from splatmend.datasets.shot import Shot
 from splatmend.recon.densify import MCMC, MCMCConfig, shake
-from splatmend.recon.densify_classic import Classic, ClassicConfig
+from splatmend.recon.densify_classic import Classic, ClassicConfig, observe
 from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.motion import Motion
 from splatmend.recon.nodes import DeformableActor, RigidActor
@@ -95,7 +96,7 @@ class NodesOptimiser:
         """Of all nodes together."""
         return sum(map(len, self.nodes.values()))
 
-    def _new_adam(self) -> torch.optim.Adam:
+    def _new_adam(self) -> LeanAdam:
         """One group for each kind of parameter but the means, whose rates are in proportion to the nodes' extents."""
         rates = self.config.rates
         groups: list[dict[str, Any]] = [
@@ -111,7 +112,7 @@ class NodesOptimiser:
         by_name |= {"motion": self.config.actors.motion_rate, "courses": self.config.actors.course_rate}
         for name, rate in by_name.items():
             groups += [{"params": [node.all_params[name] for node in self.nodes.values() if name in node.all_params], "lr": rate}]
-        return torch.optim.Adam([group for group in groups if group["params"]], eps=1e-15, fused=True)
+        return LeanAdam([group for group in groups if group["params"]])
 
     def regularisers(self, drawn: Sequence[str]) -> dict[str, Tensor]:
         """Terms on opacity, size and motion, to be added to the loss of a picture that shows these nodes: sums of each node's means."""
@@ -147,13 +148,15 @@ class NodesOptimiser:
             self._shares[key] = (each.to(device), (each / extents).to(device))
         return self._shares[key]
 
-    def observe(self, shot: Shot, drawn: Sequence[str], directions: Float[Tensor, "N 3"]) -> None:
+    def observe(self, shot: Shot, drawn: Sequence[str], directions: Float[Tensor, "N 3"], iteration: int) -> None:
         """Let the classic strategy see the gradients of a picture; `directions` lead from its camera to the Gaussians of the nodes that it
         shows, in this order, in each node's axes."""
-        for key, part in zip(drawn, directions.split([len(self.nodes[key]) for key in drawn]), strict=True):
-            node = self.nodes[key]
-            if isinstance(node.densifier, Classic):
-                node.densifier.observe(node.params, part, shot.camera.focal_px[0], shot.camera.width)
+        nodes = [self.nodes[key] for key in drawn]
+        strategies = [node.densifier for node in nodes if isinstance(node.densifier, Classic)]
+        if len(strategies) < len(nodes) or iteration >= strategies[0].config.refine_stop:
+            return
+        parts = directions.split([len(node) for node in nodes])
+        observe(strategies, [node.params for node in nodes], parts, shot.camera.focal_px[0], shot.camera.width)
 
     def step(self, drawn: Sequence[str], iteration: int, generator: torch.Generator) -> None:
         """Take the gradients, then relocate, grow and shake."""

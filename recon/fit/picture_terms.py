@@ -38,6 +38,8 @@ class PicturePlan:
     """Lines are columns."""
     ground: bool
     """Whether there is a sky above a ground."""
+    depth_factor: float
+    """Of the terms on depth, where not every picture has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +68,14 @@ class PictureTensors:
         return {name: value for name, value in named.items() if value is not None}
 
 
-def plan_of(scene: Scene, drawn: SplatPicture, shot: Shot, weights: LossConfig) -> PicturePlan:
+def plan_of(scene: Scene, drawn: SplatPicture, shot: Shot, weights: LossConfig, depth_factor: float = 1.0) -> PicturePlan:
     """The plan for a picture of a scene."""
     return PicturePlan(
         weights=weights,
         channels=tuple((name, where.start, where.stop) for name, where in drawn.named.items()),
         sideways=shot.camera.shutter in ("left_to_right", "right_to_left"),
         ground=scene.metric and scene.sky is not None,
+        depth_factor=depth_factor,
     )
 
 
@@ -100,8 +103,12 @@ def tensors_of(scene: Scene, drawn: SplatPicture, shot: Shot, exposure_row: Tens
     )
 
 
+DEPTH_TERMS = frozenset({"lidar_depth", "line_of_sight", "bending"})
+"""Terms that `PicturePlan.depth_factor` goes with."""
+
+
 def picture_terms(plan: PicturePlan, given: PictureTensors) -> tuple[dict[str, Tensor], Tensor]:
-    """Weighted terms of the loss by their names, and the picture's mean squared error (without a gradient)."""
+    """Weighted terms of the loss by their names (without `depth_factor`), and the picture's mean squared error (without a gradient)."""
     weights = plan.weights
     drawn: Mapping[str, Tensor] = {name: given.blended[..., start:stop] for name, start, stop in plan.channels}
     rgb = drawn["rgb"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class PoseRefinement:
         self.scene = scene
         self.device = device
         self._due: _Due | None = None
+        self._measured = lru_cache(maxsize=4096)(lambda actor_id, t_us: scene.actors[actor_id].world_from_node(t_us))
         unit = 1.0 if scene.metric else scene.median_camera_step
         shots = [scene.shots[number].shot for number in train_numbers]
         self.cameras: Corrections | None = None
@@ -75,23 +77,26 @@ class PoseRefinement:
             twists = PoseTwists(values=values, actors=tuple(there), camera=self.cameras is not None)
         return RefinedPoses(shot=shot, twists=twists, actor_poses=actor_poses)
 
-    def step(self, drawn: RefinedPoses, progress: float) -> dict[str, Tensor]:
-        """Take the gradients of a picture; returns the values of the priors as terms of the loss.
+    def step(self, drawn: RefinedPoses, progress: float) -> None:
+        """Take the gradients of a picture.
 
         Nothing waits for the device: the gradients are applied before the next picture is drawn.
         """
         if drawn.twists is None:
-            return {}
-        terms: dict[str, float] = {}
-        t_us = drawn.shot.mid_us
-        if self.cameras is not None:
-            terms["camera_poses"] = self.cameras.prior_value(drawn.shot.camera.name, t_us)
-        if self.actors is not None and drawn.twists.actors:
-            terms["actor_poses"] = sum(self.actors.prior_value(name, t_us) for name in drawn.twists.actors)
+            return
         values = drawn.twists.values
         gradient = torch.zeros_like(values) if values.grad is None else values.grad
         self._due = _Due(drawn=drawn, gradients=HostCopy(gradient), progress=progress)
-        return {name: torch.tensor(value, dtype=torch.float32) for name, value in terms.items()}
+
+    def prior_terms(self, drawn: RefinedPoses) -> dict[str, float]:
+        """The values of the priors as terms of the loss of a picture."""
+        terms = {}
+        t_us = drawn.shot.mid_us
+        if self.cameras is not None:
+            terms["camera_poses"] = self.cameras.prior_value(drawn.shot.camera.name, t_us)
+        if self.actors is not None and drawn.twists is not None and drawn.twists.actors:
+            terms["actor_poses"] = sum(self.actors.prior_value(name, t_us) for name in drawn.twists.actors)
+        return terms
 
     def _settle(self) -> None:
         """Apply the gradients that are due."""
@@ -138,7 +143,7 @@ class PoseRefinement:
 
     def _world_from_actor(self, actor_id: str, t_us: int) -> np.ndarray | None:
         assert self.actors is not None
-        measured = self.scene.actors[actor_id].world_from_node(t_us)
+        measured = self._measured(actor_id, t_us)
         return None if measured is None else measured @ self.actors.at(actor_id, t_us)
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.graphed import PictureLosses
+from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
 from splatmend.recon.fit.picture_terms import plan_of, tensors_of
 from splatmend.recon.fit.points import scene_extent
@@ -26,7 +27,7 @@ from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.seeding import seed_scene
 from splatmend.recon.fit.symmetry import MirroredDraws, one_sided
 from splatmend.recon.nodes import DeformableActor
-from splatmend.recon.render import draw_splats
+from splatmend.recon.render import Channel, draw_splats
 from splatmend.recon.scene import RecordedShot, Scene
 
 BACKGROUND = "background"
@@ -34,14 +35,16 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One iteration: loss terms (weighted, on the device) and the picture's mean squared error."""
+    """One iteration: loss terms (weighted, on the device), the picture's mean squared error, and terms that are only computed where the
+    iteration is reported, before the next one."""
 
     terms: dict[str, Tensor]
     squared_error: Tensor
+    others: Callable[[], dict[str, float]] = dict
 
     def as_row(self, iteration: int, gaussian_count: int) -> dict[str, float]:
         """A row of the loss curve. `UserError` with the term's name where one is not finite: the fit has diverged."""
-        terms = {name: float(value) for name, value in self.terms.items()}
+        terms = {name: float(value) for name, value in self.terms.items()} | self.others()
         for name, value in terms.items():
             if not np.isfinite(value):
                 raise UserError(
@@ -88,9 +91,9 @@ class Trainer:
         self.mirrored = MirroredDraws(one_sided(tracks, trained, config.actors), config.actors.mirrored_share, config.seed)
         self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)
 
-    def _new_shared_optimizer(self) -> torch.optim.Adam:
+    def _new_shared_optimizer(self) -> LeanAdam:
         rates = {"exposure": self.config.rates.exposure, "sky": self.config.rates.sky}
-        return torch.optim.Adam([{"params": [value], "lr": rates[name]} for name, value in self.shared.items()], eps=1e-15, fused=True)
+        return LeanAdam([{"params": [value], "lr": rates[name]} for name, value in self.shared.items()])
 
     @property
     def gaussian_count(self) -> int:
@@ -138,7 +141,7 @@ class Trainer:
         picture = draw_splats(
             scene,
             shot,
-            ("rgb", "depth", "log_depth") if self._sees_returns(sample) else ("rgb", "depth"),
+            self._channels(sample),
             backend=self.config.backend,
             actor_poses=poses.actor_poses,
             twists=poses.twists,
@@ -146,22 +149,32 @@ class Trainer:
         )
         drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
         given = tensors_of(scene, picture, shot, self.exposure_rows[number], sample)
-        seen = self.picture_losses(plan_of(scene, picture, shot, self.config.loss), given)
+        seen = self.picture_losses(plan_of(scene, picture, shot, self.config.loss, self.depth_every), given)
         others = self.nodes.regularisers(drawn)
         total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total
         total.backward()
         if self.config.densify.strategy == "classic":
-            self.nodes.observe(shot, drawn, picture.directions)
+            self.nodes.observe(shot, drawn, picture.directions, self.iteration + 1)
         terms = dict(zip(seen.names, seen.terms)) | {name: value.detach() for name, value in others.items()}
-        terms |= self.poses.step(poses, self.iteration / self.config.iterations)
+        self.poses.step(poses, self.iteration / self.config.iterations)
         self.iteration += 1
         self.nodes.step(drawn, self.iteration, self.generator)
         self.shared_optimizer.step()
         self.shared_optimizer.zero_grad(set_to_none=True)
-        return StepReport(terms=terms, squared_error=seen.squared_error)
+        return StepReport(terms=terms, squared_error=seen.squared_error, others=lambda: self.poses.prior_terms(poses))
 
-    def _sees_returns(self, sample: Sample) -> bool:
-        return self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0
+    @property
+    def depth_every(self) -> int:
+        """Iterations from one with terms on depth to the next."""
+        given = self.config.loss.depth_every
+        return given if given is not None else 5 if self.config.camera_model == "ray" else 1
+
+    def _channels(self, sample: Sample) -> tuple[Channel, ...]:
+        """What the next iteration draws."""
+        if (self.iteration + 1) % self.depth_every:
+            return ("rgb",)
+        sees_returns = self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0
+        return ("rgb", "depth", "log_depth") if sees_returns else ("rgb", "depth")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on, as plain tensors, numbers and strings."""

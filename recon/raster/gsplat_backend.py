@@ -76,8 +76,8 @@ def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
     )
     radii_px = meta["radii"][0].amax(dim=-1).int()
     return RasterOutput(
-        channels=picture[0],
-        opacity=opacity[0, ..., 0],
+        channels=picture.squeeze(0),
+        opacity=opacity.squeeze((0, -1)),
         means2d=without_camera_axis(meta["means2d"]),
         radii_px=radii_px,
         visible=radii_px > 0,
@@ -130,8 +130,8 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
     )
     radii_px = meta["radii"][0].amax(dim=-1).int()
     return RasterOutput(
-        channels=picture[0, ..., : inputs.channels.shape[1]],
-        opacity=opacity[0, ..., 0],
+        channels=picture.squeeze(0).narrow(-1, 0, inputs.channels.shape[1]),
+        opacity=opacity.squeeze((0, -1)),
         means2d=None,
         radii_px=radii_px,
         visible=radii_px > 0,
