@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,7 +62,10 @@ class PictureLosses:
             if len(self._captured) >= _MOST_KINDS:
                 self._captured.clear()
             examples = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in tensors)
-            call = torch.cuda.make_graphed_callables(together, examples, allow_unused_input=True)
+            with warnings.catch_warnings():
+                # Of the examples, whose warm-up runs on a stream of its own.
+                warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
+                call = torch.cuda.make_graphed_callables(together, examples, allow_unused_input=True)
             self._captured[key] = _Captured(call=call, names=tuple(names))
         captured = self._captured[key]
         total, terms, squared_error = captured.call(*tensors)

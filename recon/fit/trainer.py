@@ -44,7 +44,7 @@ class StepReport:
 
     def as_row(self, iteration: int, gaussian_count: int) -> dict[str, float]:
         """A row of the loss curve. `UserError` with the term's name where one is not finite: the fit has diverged."""
-        terms = {name: float(value) for name, value in self.terms.items()} | self.others()
+        terms = {name: value.item() for name, value in self.terms.items()} | self.others()
         for name, value in terms.items():
             if not np.isfinite(value):
                 raise UserError(
