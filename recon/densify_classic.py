@@ -43,6 +43,8 @@ class ClassicConfig:
     """Iteration from which on their number is fixed."""
     refine_every: int = 100
     """Iterations from one refinement to the next."""
+    stride: int = 1
+    """Iterations that one step of the optimiser counts for: whatever is due in any of them is done at its end."""
     reset_every: int = 3_000
     """Iterations from one fading of all to the next."""
     gradient: float = 2e-4
@@ -78,9 +80,17 @@ def gradient_in_picture(
     return torch.linalg.vector_norm(across, dim=1) * distance[:, 0] * (width_px / 2 / focal_px)
 
 
+def wish_to_move(
+    gradient: Float[Tensor, "N 3"], means: Float[Tensor, "N 3"], eye: Float[Tensor, "3"], focal_px: float, width_px: int
+) -> Float[Tensor, "2 N"]:
+    """What a picture says of each Gaussian: `gradient_in_picture`, and 1 where that is not zero."""
+    size = gradient_in_picture(gradient, means, eye, focal_px, width_px)
+    return torch.stack([size, (size > 0).to(size.dtype)])
+
+
 class Classic:
-    """The strategy for one set of Gaussians of a unit of length `extent`: call `observe` between the backward pass and the optimiser's
-    step, `refine` after it."""
+    """The strategy for one set of Gaussians of a unit of length `extent`: call `observe` or `note` between the backward pass and the
+    optimiser's step, `refine` after it."""
 
     def __init__(self, config: ClassicConfig, extent: float) -> None:
         self.config, self.extent = config, extent
@@ -92,13 +102,15 @@ class Classic:
     def observe(self, params: Mapping[str, Parameter], eye: Float[Tensor, "3"], focal_px: float, width_px: int) -> None:
         """Take note of how much each Gaussian wants to move in a picture."""
         means = params["means"]
-        if means.grad is None:
-            return
+        if means.grad is not None:
+            self.note(wish_to_move(means.grad, means.detach(), eye, focal_px, width_px))
+
+    def note(self, wishes: Float[Tensor, "2 N"]) -> None:
+        """Likewise, of one or several pictures: the sum of `wish_to_move` over them."""
         if self._gradient is None or self._seen is None:
-            self._gradient, self._seen = torch.zeros_like(means[:, 0]), torch.zeros_like(means[:, 0])
-        size = gradient_in_picture(means.grad, means.detach(), eye, focal_px, width_px)
-        self._gradient += size
-        self._seen += size > 0
+            self._gradient, self._seen = torch.zeros_like(wishes[0]), torch.zeros_like(wishes[0])
+        self._gradient += wishes[0]
+        self._seen += wishes[1]
 
     def refine(
         self, params: MutableMapping[str, Parameter], optimizer: Optimizer, iteration: int, generator: torch.Generator
@@ -116,10 +128,10 @@ class Classic:
             return Refinement()
         done = Refinement()
         with torch.no_grad():
-            if iteration % config.refine_every == 0:
+            if iteration % config.refine_every < config.stride:
                 done = self._refine(params, optimizer, iteration > config.reset_every, generator)
                 self._gradient = self._seen = None
-            if iteration % config.reset_every == 0:
+            if iteration % config.reset_every < config.stride:
                 logits = params["opacity_logits"]
                 logits.clamp_max_(math.log(_RESET_OPACITY / (1 - _RESET_OPACITY)))
                 for moment in moments_of(optimizer, logits).values():

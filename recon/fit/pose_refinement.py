@@ -22,22 +22,47 @@ from splatmend.recon.transfer import HostCopy
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShownPoses:
+    """Whose poses a picture shows: the actors', then the camera's. `actors` are those with corrections."""
+
+    camera: str
+    t_us: int
+    actors: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTwists:
+    """Gradients of a step's pictures with respect to their twists: a row per pose in the order of `ShownPoses`, then rows that nothing
+    belongs to."""
+
+    shown: tuple[ShownPoses, ...]
+    gradients: Float[Tensor, "P B 6"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RefinedPoses:
     """What `render` is given to draw a picture with the present corrections. The twists are rows of `twists`, zero, which takes the
-    gradients: the actors' in their order, then the camera's."""
+    gradients, in the order of `shown`."""
 
+    shown: ShownPoses
     shot: Shot
     twists: Float[Tensor, "B 6"]
     camera_twist: Tensor | None
     actor_poses: ActorPoses | None
     actor_twists: Mapping[str, Tensor]
 
+    @property
+    def step_twists(self) -> StepTwists:
+        """The gradients, after the backward pass, of a step that has no other picture."""
+        gradients = torch.zeros_like(self.twists) if self.twists.grad is None else self.twists.grad
+        return StepTwists(shown=(self.shown,), gradients=gradients[None])
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Due:
-    """Gradients of a picture on their way from the device."""
+    """Gradients of a step's pictures on their way from the device."""
 
-    drawn: RefinedPoses
+    shown: tuple[ShownPoses, ...]
     gradients: HostCopy
     progress: float
 
@@ -50,6 +75,7 @@ class PoseRefinement:
         self.scene = scene
         self.device = device
         self._due: _Due | None = None
+        self._shown: dict[int, ShownPoses] = {}
         unit = 1.0 if scene.metric else scene.median_camera_step
         shots = [scene.shots[number].shot for number in train_numbers]
         self.cameras: Corrections | None = None
@@ -62,41 +88,51 @@ class PoseRefinement:
             by_actor = {name: _nearest(actor, seen_us) for name, actor in scene.actors.items()}
             self.actors = Corrections(by_actor, config.actor_poses, unit)
 
+    def shown(self, number: int) -> ShownPoses:
+        """Whose poses the picture of a frame shows."""
+        if number not in self._shown:
+            shot = self.scene.shots[number].shot
+            there = [] if self.actors is None else [n for n, a in self.scene.actors.items() if a.world_from_node(shot.mid_us) is not None]
+            self._shown[number] = ShownPoses(camera=shot.camera.name, t_us=shot.mid_us, actors=tuple(there))
+        return self._shown[number]
+
     def of(self, number: int) -> RefinedPoses:
         """For the picture of a frame."""
         self._settle()
-        shot = self.scene.shots[number].shot
-        actor_poses, there = None, []
-        if self.actors is not None:
-            actor_poses = self._world_from_actor
-            there = [name for name, actor in self.scene.actors.items() if actor.world_from_node(shot.mid_us) is not None]
-        count = len(there) + (self.cameras is not None)
+        shot, shown = self.scene.shots[number].shot, self.shown(number)
+        count = len(shown.actors) + (self.cameras is not None)
         twists = torch.zeros(count, 6, device=self.device, requires_grad=count > 0)
         rows = twists.unbind()
         if self.cameras is not None:
             shot = shot.moved(self.cameras.at(shot.camera.name, shot.mid_us))
         return RefinedPoses(
+            shown=shown,
             shot=shot,
             twists=twists,
             camera_twist=None if self.cameras is None else rows[-1],
-            actor_poses=actor_poses,
-            actor_twists=dict(zip(there, rows)),
+            actor_poses=None if self.actors is None else self._world_from_actor,
+            actor_twists=dict(zip(shown.actors, rows)),
         )
 
-    def step(self, drawn: RefinedPoses, progress: float) -> dict[str, Tensor]:
-        """Take the gradients of a picture; returns the values of the priors as terms of the loss.
+    @property
+    def most_twists(self) -> int:
+        """The greatest number of rows that a picture's gradients can have."""
+        return (self.cameras is not None) + (0 if self.actors is None else len(self.scene.actors))
 
-        Nothing waits for the device: the gradients are applied before the next picture is drawn.
+    def step(self, drawn: RefinedPoses, progress: float, twists: StepTwists | None = None) -> dict[str, Tensor]:
+        """Take the gradients of a picture, or of all of its step; returns the values of the picture's priors as terms of the loss.
+
+        Nothing waits for the device: the gradients are applied, picture by picture, before the next one is drawn.
         """
         terms: dict[str, float] = {}
-        t_us = drawn.shot.mid_us
+        t_us = drawn.shown.t_us
         if self.cameras is not None:
-            terms["camera_poses"] = self.cameras.prior_value(drawn.shot.camera.name, t_us)
+            terms["camera_poses"] = self.cameras.prior_value(drawn.shown.camera, t_us)
         if self.actors is not None and drawn.actor_twists:
             terms["actor_poses"] = sum(self.actors.prior_value(name, t_us) for name in drawn.actor_twists)
-        if terms:
-            gradient = torch.zeros_like(drawn.twists) if drawn.twists.grad is None else drawn.twists.grad
-            self._due = _Due(drawn=drawn, gradients=HostCopy(gradient), progress=progress)
+        twists = twists or drawn.step_twists
+        if twists.gradients.numel():
+            self._due = _Due(shown=twists.shown, gradients=HostCopy(twists.gradients), progress=progress)
         return {name: torch.tensor(value, dtype=torch.float32) for name, value in terms.items()}
 
     def _settle(self) -> None:
@@ -104,13 +140,12 @@ class PoseRefinement:
         if self._due is None:
             return
         due, self._due = self._due, None
-        t_us = due.drawn.shot.mid_us
-        gradients = due.gradients.value().double().numpy()
-        if self.cameras is not None:
-            self.cameras.step(due.drawn.shot.camera.name, t_us, gradients[-1], due.progress)
-        if self.actors is not None:
-            for name, gradient in zip(due.drawn.actor_twists, gradients):
-                self.actors.step(name, t_us, gradient, due.progress)
+        for shown, gradients in zip(due.shown, due.gradients.value().double().numpy()):
+            if self.cameras is not None:
+                self.cameras.step(shown.camera, shown.t_us, gradients[len(shown.actors)], due.progress)
+            if self.actors is not None:
+                for name, gradient in zip(shown.actors, gradients):
+                    self.actors.step(name, shown.t_us, gradient, due.progress)
 
     def refined(self, scene: Scene) -> Scene:
         """The scene with its poses corrected: recorded shots and, where they are learnt, the actors' tracks."""
