@@ -99,16 +99,15 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
         if place >= cards:
             raise UserError(f"fit: this machine has {cards} GPUs, too few for {place + 1} processes; start at most one for each GPU.")
         torch.cuda.set_device(place)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    begun_here = not dist.is_initialized()
     with _named_failure():
-        if begun_here:
-            dist.init_process_group(backend, timeout=_PATIENCE)
+        if not dist.is_initialized():
+            # It stays to the end of the process: a second one would find what the first has left in the launcher's store.
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         group = dist.new_group(backend=backend, timeout=_PATIENCE)
     yield Processes(rank=dist.get_rank(group), count=count, group=group)
     # Not after a fault: others may never come to take leave, and the end of this process closes its connections.
-    if begun_here:
-        dist.destroy_process_group()
+    dist.destroy_process_group(group)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
