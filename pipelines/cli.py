@@ -34,6 +34,8 @@ VERBS = {
     "doctor": "Say what works on this machine and what to do about the rest.",
 }
 _MODULES = {"import": "import_ply"}
+SHARED_VERBS = ("fit", "train", "doctor")
+"""Verbs that processes launched together do together, or may do side by side."""
 USER_FAULT = 2
 INTERRUPTED = 130
 
@@ -79,6 +81,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}."
         raise UserError(f"{verb}: there is no such verb; {hint}")
+    refuse_company(verb)
     import tyro
 
     module = importlib.import_module(f"splatmend.pipelines.commands.{_MODULES.get(verb, verb)}")
@@ -86,6 +89,18 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         return int(module.run(module.parse(arguments)) or 0)
     options = tyro.cli(module.Options, prog=f"splatmend {verb}", description=VERBS[verb], args=arguments)
     return int(module.run(options) or 0)
+
+
+def refuse_company(verb: str) -> None:
+    """`UserError` where several processes were launched for a verb that they would do several times over, into the same files."""
+    from splatmend.datasets.errors import UserError
+    from splatmend.datasets.launch import launched_count
+
+    if launched_count() > 1 and verb not in SHARED_VERBS:
+        raise UserError(
+            f"{verb}: it is the work of one process, but {launched_count()} were launched together; start it without torchrun or "
+            "accelerate launch."
+        )
 
 
 def usage() -> str:

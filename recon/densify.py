@@ -38,6 +38,8 @@ class MCMCConfig:
     """Iteration from which on their number is fixed."""
     refine_every: int = 100
     """Iterations from one refinement to the next."""
+    stride: int = 1
+    """Iterations that one step of the optimiser counts for: whatever is due in any of them is done at its end."""
     noise_lr: float = 5e5
     """Size of the noise on positions, in units of the learning rate of the means."""
     min_opacity: float = 0.005
@@ -168,7 +170,7 @@ class MCMC:
             ValueError: where the optimiser lacks one of the parameters.
         """
         config = self.config
-        if not (config.refine_start < iteration < config.refine_stop and iteration % config.refine_every == 0):
+        if not (config.refine_start < iteration < config.refine_stop and iteration % config.refine_every < config.stride):
             return Refinement()
         with torch.no_grad():
             done = Refinement(relocated=self._relocate(params, optimizer, generator), added=self._grow(params, optimizer, generator))

@@ -44,6 +44,8 @@ class ClassicConfig:
     """Iteration from which on their number is fixed."""
     refine_every: int = 100
     """Iterations from one refinement to the next."""
+    stride: int = 1
+    """Iterations that one step of the optimiser counts for: whatever is due in any of them is done at its end."""
     reset_every: int = 3_000
     """Iterations from one fading of all to the next."""
     gradient: float = 2e-4
@@ -76,16 +78,23 @@ def gradient_in_picture(
     return torch.linalg.vector_norm(torch.linalg.cross(gradient, directions), dim=1) * (width_px / 2 / focal_px)
 
 
+def wishes_to_move(
+    gradients: Sequence[Float[Tensor, "N 3"]], directions: Sequence[Float[Tensor, "N 3"]], focal_px: float, width_px: int
+) -> list[Float[Tensor, "2 N"]]:
+    """What a picture says of each Gaussian of several sets: `gradient_in_picture`, and 1 where that is not zero."""
+    size = gradient_in_picture(joined(gradients), joined(directions), focal_px, width_px)
+    return list(torch.stack([size, (size > 0).to(size.dtype)]).split([len(one) for one in gradients], dim=1))
+
+
 class Classic:
-    """The strategy for one set of Gaussians of a unit of length `extent`: call `observe` (below) between the backward pass and the
+    """The strategy for one set of Gaussians of a unit of length `extent`: call `note` (below) between the backward pass and the
     optimiser's step, `refine` after it."""
 
     def __init__(self, config: ClassicConfig, extent: float) -> None:
         self.config, self.extent = config, extent
         self.added = 0
         self.removed = 0
-        self._gradient: Tensor | None = None
-        self._seen: Tensor | None = None
+        self.wishes: Float[Tensor, "2 N"] | None = None
 
     def refine(
         self, params: MutableMapping[str, Parameter], optimizer: Optimizer, iteration: int, generator: torch.Generator
@@ -103,10 +112,10 @@ class Classic:
             return Refinement()
         done = Refinement()
         with torch.no_grad():
-            if iteration % config.refine_every == 0:
+            if iteration % config.refine_every < config.stride:
                 done = self._refine(params, optimizer, iteration > config.reset_every, generator)
-                self._gradient = self._seen = None
-            if iteration % config.reset_every == 0:
+                self.wishes = None
+            if iteration % config.reset_every < config.stride:
                 logits = params["opacity_logits"]
                 logits.clamp_max_(math.log(_RESET_OPACITY / (1 - _RESET_OPACITY)))
                 for moment in moments_of(optimizer, logits).values():
@@ -148,53 +157,30 @@ class Classic:
 
     def _restless(self, count: int) -> Int[Tensor, "M"]:
         """Those above the threshold, as many as the cap has room for."""
-        if self._gradient is None or self._seen is None:
+        if self.wishes is None:
             return torch.zeros(0, dtype=torch.long)
-        mean = self._gradient / self._seen.clamp_min(1)
+        gradient, seen = self.wishes
+        mean = gradient / seen.clamp_min(1)
         room = max(self.config.cap - count, 0)
         order = mean.argsort(descending=True, stable=True)[:room]
         return order[mean[order] > self.config.gradient]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but what parameters, optimiser and generator hold."""
-        return {"added": self.added, "removed": self.removed, "gradient": self._gradient, "seen": self._seen}
+        return {"added": self.added, "removed": self.removed, "wishes": self.wishes}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take over what `state_dict` gave."""
         self.added, self.removed = int(state["added"]), int(state["removed"])
-        self._gradient, self._seen = (None if held is None else held.to(device).clone() for held in (state["gradient"], state["seen"]))
+        self.wishes = None if state["wishes"] is None else state["wishes"].to(device).clone()
 
 
-def observe(
-    strategies: Sequence[Classic],
-    params: Sequence[Mapping[str, Parameter]],
-    directions: Sequence[Float[Tensor, "N 3"]],
-    focal_px: float,
-    width_px: int,
-) -> None:
-    """Let several sets take note of how much each of their Gaussians wants to move in a picture.
-
-    Args:
-        params: of each set, with the gradients of the picture.
-        directions: from its camera to the means, in the axes of the set.
-        focal_px, width_px: of its camera.
-    """
-    shown = [number for number, one in enumerate(params) if one["means"].grad is not None]
-    if not shown:
-        return
-    counts = [len(params[number]["means"]) for number in shown]
-    gradients = [params[number]["means"].grad for number in shown]
-    size = gradient_in_picture(joined(gradients), joined([directions[number] for number in shown]), focal_px, width_px)
-    sums, seen = [], []
-    for number in shown:
-        strategy = strategies[number]
-        if strategy._gradient is None or strategy._seen is None:
-            none = torch.zeros_like(params[number]["means"][:, 0])
-            strategy._gradient, strategy._seen = none, none.clone()
-        sums.append(strategy._gradient)
-        seen.append(strategy._seen)
-    torch._foreach_add_(sums, list(size.split(counts)))
-    torch._foreach_add_(seen, list((size > 0).to(size.dtype).split(counts)))
+def note(strategies: Sequence[Classic], wishes: Sequence[Float[Tensor, "2 N"]]) -> None:
+    """Let several sets take note of what one or several pictures say: the sum of `wishes_to_move` over them."""
+    for strategy, one in zip(strategies, wishes):
+        if strategy.wishes is None:
+            strategy.wishes = torch.zeros_like(one)
+    torch._foreach_add_([strategy.wishes for strategy in strategies], list(wishes))
 
 
 def _take(params: MutableMapping[str, Parameter], optimizer: Optimizer, rows: Tensor, fresh: int | None = None) -> None:

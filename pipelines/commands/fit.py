@@ -13,7 +13,8 @@ from splatmend.recon.fit.config import FitConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Fit a scene of Gaussians to a log."""
+    """Fit a scene of Gaussians to a log. Processes that torchrun or accelerate launch started together (torchrun --nproc-per-node N
+    -m splatmend.pipelines.cli fit ...) fit it together, a GPU for each."""
 
     log: Positional[Path]
     """Folder (or file) of the log."""
@@ -28,13 +29,15 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from splatmend.datasets.launch import launched_rank
     from splatmend.datasets.readers.registry import open_log
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.recon.fit.fit import fit
 
     refuse_existing(options.out, options.overwrite)
     scene = fit(open_log(options.log), options.out, options.config, resume=options.resume, overwrite=options.overwrite)
-    print_scene(scene)
+    if launched_rank() == 0:
+        print_scene(scene)
     return 0
 
 

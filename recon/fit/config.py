@@ -239,7 +239,8 @@ class FitConfig:
     """How a log becomes a scene."""
 
     iterations: int = 5_000
-    """Pictures shown to the optimiser, one per iteration."""
+    """Pictures shown to the optimiser, one per iteration. Several processes (see `splatmend.recon.fit.processes`) show one each in a step,
+    which counts for as many iterations; all intervals here count pictures likewise."""
     sh_degree: int = 3
     """Degree of the colours' harmonics, 0 to 3."""
     sh_every: int = 1_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from splatmend.datasets.artifact import Manifest, building, partial_folder, plain
 from splatmend.datasets.checkpoint import load_checkpoint, save_checkpoint
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.launch import launched_rank
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.recon.fit.config import FitConfig
@@ -23,6 +24,7 @@ from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
 from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.fit.movers import log_with_movers
+from splatmend.recon.fit.processes import joined_processes
 from splatmend.recon.fit.progress import FitBar
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.scene import Scene
@@ -51,14 +53,19 @@ def fit(
     checkpoint in `OUT.partial`, if there is one; Ctrl-C and SIGTERM leave one after the iteration that is running. Without `on_progress`
     a bar is shown where standard error is a terminal.
 
+    Processes that `torchrun` or `accelerate launch` started together fit one scene: all call this with the same arguments. Only the first
+    one writes, shows rows and scores; the others return when the iterations are done, before the scene is there.
+
     Raises:
-        UserError: where `out` exists, the log lacks what the settings name, a checkpoint does not fit, or CUDA is asked for and missing.
+        UserError: where `out` exists, the log lacks what the settings name, a checkpoint does not fit, CUDA is asked for and missing, or
+            another process has ended.
         KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     out = Path(out)
     device = fit_device(config)
     prepared = log_with_movers(prepared_log(log, config.data, config.camera_model), config.movers)
-    for note in prepared.notes[len(log.notes) :]:
+    first = launched_rank() == 0
+    for note in prepared.notes[len(log.notes) :] if first else ():
         _logger.warning("%s: %s", log.path, note)
     kept = tuple(actor for actor in prepared.actors if actor.actor_class not in config.actors.left_out)
     prepared = replace(prepared, actors=kept)
@@ -69,20 +76,25 @@ def fit(
         inputs={"log": log_key(log)},
     )
     checkpoint = partial_folder(out) / CHECKPOINT
-    with building(out, manifest, overwrite=overwrite, resume=resume) as folder:
-        trainer = Trainer(prepared, shots, config, device)
-        if resume and checkpoint.is_file():
-            trainer.load_state_dict(load_checkpoint(checkpoint))
-            _logger.info("%s: going on after iteration %d", out, trainer.iteration)
-        started = time.monotonic()
-        done_before = trainer.iteration
-        run_iterations(trainer, folder, config.iterations, on_progress)
-        seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
+    with building(out, manifest, overwrite=overwrite, resume=resume) if first else nullcontext(partial_folder(out)) as folder:
+        with joined_processes(device) as processes:
+            trainer = Trainer(prepared, shots, config, device, processes=processes)
+            if resume and checkpoint.is_file():
+                trainer.load_state_dict(load_checkpoint(checkpoint))
+                _logger.info("%s: going on after iteration %d", out, trainer.iteration)
+            trainer.align()
+            started = time.monotonic()
+            done_before = trainer.iteration
+            run_iterations(trainer, folder, config.iterations, on_progress)
+            seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
+        if not first:
+            return out
         scene = trainer.finished_scene()
         facts = {
             "iterations": config.iterations,
             "seconds_per_iteration": seconds / done_now if done_now else None,
             "device": str(device),
+            "processes": processes.count,
             "notes": list(prepared.notes),
         }
         manifest.facts = write_scored(folder, scene, prepared, facts, config, device)
@@ -106,41 +118,62 @@ def write_scored(
 
 def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnProgress | None = None) -> None:
     """Let a trainer go on until so many of its iterations are done. The loss curve, snapshots and checkpoints lie in the folder, which
-    `artifact.building` gave; after the last iteration there is no checkpoint.
+    `artifact.building` gave; after the last iteration there is no checkpoint. Of several processes all call this, the first one writes,
+    and all stop where one is interrupted.
 
     Raises:
         UserError: where the fit has diverged.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
-    config = trainer.config
-    bar = FitBar(config.iterations) if on_progress is None else nullcontext(on_progress)
-    _cut_curve(folder / CURVE, trainer.iteration)
-    with bar as show, (folder / CURVE).open("a") as curve, interruptions_noted() as interrupted:
+    config, processes, due = trainer.config, trainer.processes, trainer.scaling.due
+    with ExitStack() as held:
+        show = held.enter_context(_curve_rows(folder, trainer, on_progress)) if processes.first else _ignored
+        interrupted = held.enter_context(interruptions_noted(patient=processes.count > 1))
         while trainer.iteration < until:
+            before = trainer.iteration
             report = trainer.step()
             iteration = trainer.iteration
-            last = iteration == until
-            saving = iteration % config.checkpoint_every == 0 and not last
-            if iteration % config.log_every == 0 or iteration == 1 or last or saving:
-                row = report.as_row(iteration, trainer.gaussian_count)
-                curve.write(json.dumps(row) + "\n")
-                curve.flush()
-                show(row)
-            if iteration in config.snapshots_at:
-                _save_snapshot(trainer, folder, iteration)
-            stopping = interrupted()
+            last = iteration >= until
+            saving = due(config.checkpoint_every, iteration) and not last
+            if due(config.log_every, iteration) or before == 0 or last or saving:
+                show(report.as_row(iteration, trainer.gaussian_count, processes))
+            for wanted in config.snapshots_at:
+                if before < wanted <= iteration and processes.first:
+                    _save_snapshot(trainer, folder, wanted)
+            stopping = processes.any(interrupted())
             if stopping:
-                report.as_row(iteration, trainer.gaussian_count)  # which refuses what no run should go on from
-            if saving or stopping:
+                # Which refuses what no run should go on from.
+                report.as_row(iteration, trainer.gaussian_count, processes)
+            if (saving or stopping) and processes.first:
                 save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
             if stopping:
                 raise KeyboardInterrupt
 
 
-def _save_snapshot(trainer: Trainer, folder: Path, iteration: int) -> None:
-    scene = replace(trainer.finished_scene(), facts={"iterations": iteration})
+@contextmanager
+def _curve_rows(folder: Path, trainer: Trainer, on_progress: OnProgress | None) -> Iterator[OnProgress]:
+    """What takes the rows of the loss curve: the curve's file, and `on_progress` or a bar."""
+    bar = FitBar(trainer.config.iterations) if on_progress is None else nullcontext(on_progress)
+    _cut_curve(folder / CURVE, trainer.iteration)
+    with bar as show, (folder / CURVE).open("a") as curve:
+
+        def write(row: dict[str, Any]) -> None:
+            curve.write(json.dumps(row) + "\n")
+            curve.flush()
+            show(row)
+
+        yield write
+
+
+def _ignored(row: dict[str, Any]) -> None:
+    """What a process does with rows that the first one shows."""
+
+
+def _save_snapshot(trainer: Trainer, folder: Path, wanted: int) -> None:
+    """The scene after the step that brought an iteration."""
+    scene = replace(trainer.finished_scene(), facts={"iterations": trainer.iteration})
     # A run that was interrupted after this iteration comes by here again.
-    save_scene(folder / "snapshots" / f"{iteration:06d}", scene, plain(trainer.config), overwrite=True)
+    save_scene(folder / "snapshots" / f"{wanted:06d}", scene, plain(trainer.config), overwrite=True)
 
 
 def _cut_curve(path: Path, iteration: int) -> None:

@@ -12,9 +12,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def interruptions_noted() -> Iterator[Callable[[], bool]]:
+def interruptions_noted(*, patient: bool = False) -> Iterator[Callable[[], bool]]:
     """Within, Ctrl-C and SIGTERM interrupt nothing: the function that is given says whether one has come, so that work can be put away
-    between two steps before `KeyboardInterrupt` is raised. A second one acts at once, as it would have outside.
+    between two steps before `KeyboardInterrupt` is raised. A second one acts at once, as it would have outside; not where `patient`, for
+    a launcher of several processes hands on what the terminal has sent them already (and kills who takes too long).
 
     Outside the main thread, which alone gets signals, nothing changes; nor for a signal that is ignored (as in the background of a
     script, or under nohup).
@@ -35,7 +36,8 @@ def interruptions_noted() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         come.append(number)
-        restore()
+        if not patient:
+            restore()
 
     for number in before:
         signal.signal(number, note)

@@ -9,8 +9,8 @@ class LeanAdam(torch.optim.Adam):
     """`torch.optim.Adam(..., fused=True)` for plain float tensors on one device: no weight decay, no amsgrad, rates are numbers. State and
     results are the same."""
 
-    def __init__(self, groups: list[dict], *, eps: float = 1e-15) -> None:
-        super().__init__(groups, eps=eps, fused=True)
+    def __init__(self, groups: list[dict], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15) -> None:
+        super().__init__(groups, betas=betas, eps=eps, fused=True)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

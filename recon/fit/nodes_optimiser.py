@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from splatmend.datasets.shot import Shot
-from splatmend.recon.densify import MCMC, MCMCConfig, shake
-from splatmend.recon.densify_classic import Classic, ClassicConfig, observe
+from splatmend.recon.densify import MCMC, MCMCConfig, moments_of, shake
+from splatmend.recon.densify_classic import Classic, ClassicConfig, note, wishes_to_move
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.lean_adam import LeanAdam
+from splatmend.recon.fit.step_scaling import ONE_PICTURE, StepScaling
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.motion import Motion
 from splatmend.recon.nodes import DeformableActor, RigidActor
@@ -33,7 +34,14 @@ class FittedNode:
     Gaussians, the given ones included."""
 
     def __init__(
-        self, gaussians: Gaussians, extent: float, cap: int, config: FitConfig, device: torch.device, motion: Motion | None = None
+        self,
+        gaussians: Gaussians,
+        extent: float,
+        cap: int,
+        config: FitConfig,
+        device: torch.device,
+        motion: Motion | None = None,
+        scaling: StepScaling = ONE_PICTURE,
     ) -> None:
         self.extent = extent
         self.params = _parameters(gaussians, device)
@@ -43,7 +51,13 @@ class FittedNode:
             self.courses = Parameter(motion.courses.detach().to(device).clone())
         densify = config.densify
         stop = int(densify.stop_share * config.iterations)
-        schedule = {"cap": cap, "refine_start": min(densify.start, stop), "refine_stop": stop, "refine_every": densify.every}
+        schedule = {
+            "cap": cap,
+            "refine_start": min(densify.start, stop),
+            "refine_stop": stop,
+            "refine_every": densify.every,
+            "stride": scaling.pictures,
+        }
         self.densifier: MCMC | Classic = (
             Classic(ClassicConfig(**schedule, reset_every=max(stop // 5, _SHORTEST_RESET), gradient=densify.classic_gradient), extent)
             if densify.strategy == "classic"
@@ -82,9 +96,10 @@ class FittedNode:
 class NodesOptimiser:
     """All nodes by their keys. A step takes the keys of those that were drawn; the others stay as they are."""
 
-    def __init__(self, nodes: Mapping[str, FittedNode], config: FitConfig) -> None:
+    def __init__(self, nodes: Mapping[str, FittedNode], config: FitConfig, scaling: StepScaling = ONE_PICTURE) -> None:
         self.nodes = dict(nodes)
         self.config = config
+        self.scaling = scaling
         self.adam = self._new_adam()
         self._shares: dict[tuple[tuple[str, int], ...], tuple[Tensor, Tensor]] = {}
 
@@ -100,7 +115,8 @@ class NodesOptimiser:
         """One group for each kind of parameter but the means, whose rates are in proportion to the nodes' extents."""
         rates = self.config.rates
         groups: list[dict[str, Any]] = [
-            {"params": [node.params["means"]], "lr": rates.means * node.extent, "node": key} for key, node in self.nodes.items()
+            {"params": [node.params["means"]], "lr": self.scaling.rate(rates.means * node.extent), "node": key}
+            for key, node in self.nodes.items()
         ]
         by_name = {
             "quats": rates.quats,
@@ -111,8 +127,9 @@ class NodesOptimiser:
         }
         by_name |= {"motion": self.config.actors.motion_rate, "courses": self.config.actors.course_rate}
         for name, rate in by_name.items():
-            groups += [{"params": [node.all_params[name] for node in self.nodes.values() if name in node.all_params], "lr": rate}]
-        return LeanAdam([group for group in groups if group["params"]])
+            held = [node.all_params[name] for node in self.nodes.values() if name in node.all_params]
+            groups.append({"params": held, "lr": self.scaling.rate(rate)})
+        return LeanAdam([group for group in groups if group["params"]], **self.scaling.adam)
 
     def regularisers(self, drawn: Sequence[str]) -> dict[str, Tensor]:
         """Terms on opacity, size and motion, to be added to the loss of a picture that shows these nodes: sums of each node's means."""
@@ -148,20 +165,34 @@ class NodesOptimiser:
             self._shares[key] = (each.to(device), (each / extents).to(device))
         return self._shares[key]
 
-    def observe(self, shot: Shot, drawn: Sequence[str], directions: Float[Tensor, "N 3"], iteration: int) -> None:
-        """Let the classic strategy see the gradients of a picture; `directions` lead from its camera to the Gaussians of the nodes that it
-        shows, in this order, in each node's axes."""
-        nodes = [self.nodes[key] for key in drawn]
-        strategies = [node.densifier for node in nodes if isinstance(node.densifier, Classic)]
-        if len(strategies) < len(nodes) or iteration >= strategies[0].config.refine_stop:
-            return
-        parts = directions.split([len(node) for node in nodes])
-        observe(strategies, [node.params for node in nodes], parts, shot.camera.focal_px[0], shot.camera.width)
+    def wishes(self, shot: Shot, drawn: Sequence[str], directions: Float[Tensor, "N 3"], iteration: int) -> dict[str, Tensor]:
+        """What the gradients of a picture tell the classic strategy of each node (see `densify_classic.note`); nothing where it asks no
+        more, and for other strategies.
+
+        Args:
+            drawn: the nodes that the picture shows.
+            directions: from its camera to their Gaussians, in this order, in each node's axes.
+        """
+        found = {}
+        for key, part in zip(drawn, directions.split([len(self.nodes[key]) for key in drawn]), strict=True):
+            densifier, gradient = self.nodes[key].densifier, self.nodes[key].params["means"].grad
+            if isinstance(densifier, Classic) and iteration < densifier.config.refine_stop and gradient is not None:
+                found[key] = (gradient, part)
+        if not found:
+            return {}
+        gradients, parts = zip(*found.values())
+        return dict(zip(found, wishes_to_move(gradients, parts, shot.camera.focal_px[0], shot.camera.width)))
+
+    def note(self, wishes: Mapping[str, Tensor]) -> None:
+        """Let the classic strategy know, once per step."""
+        strategies = [self.nodes[key].densifier for key in wishes]
+        if wishes:
+            note([strategy for strategy in strategies if isinstance(strategy, Classic)], list(wishes.values()))
 
     def step(self, drawn: Sequence[str], iteration: int, generator: torch.Generator) -> None:
         """Take the gradients, then relocate, grow and shake."""
         rates = self.config.rates
-        means_lr = rates.means * (rates.means_end / rates.means) ** (iteration / self.config.iterations)
+        means_lr = self.scaling.rate(rates.means * (rates.means_end / rates.means) ** (iteration / self.config.iterations))
         for group in self.adam.param_groups:
             if "node" in group:
                 group["lr"] = means_lr * self.nodes[group["node"]].extent
@@ -175,6 +206,13 @@ class NodesOptimiser:
         noise = [means_lr / node.extent * node.densifier.config.noise_lr for node in nodes if isinstance(node.densifier, MCMC)]
         if noise:
             shake([node.params for node in nodes], noise, generator)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Parameters and moments of all nodes, in an order that depends on their keys alone."""
+        params = [param for node in self.nodes.values() for param in node.all_params.values()]
+        moments = [value for param in params for _, value in sorted(moments_of(self.adam, param).items())]
+        return [*(param.detach() for param in params), *moments]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

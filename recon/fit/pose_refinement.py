@@ -22,19 +22,45 @@ from splatmend.recon.transfer import HostCopy
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefinedPoses:
-    """What `render` is given to draw a picture with the present corrections."""
+class ShownPoses:
+    """Whose poses a picture shows: the actors', then the camera's. `actors` are those with corrections."""
 
+    camera: str
+    t_us: int
+    actors: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTwists:
+    """Gradients of a step's pictures with respect to their twists: a row per pose in the order of `ShownPoses`, then rows that nothing
+    belongs to."""
+
+    shown: tuple[ShownPoses, ...]
+    gradients: Float[Tensor, "P B 6"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinedPoses:
+    """What `render` is given to draw a picture with the present corrections. The twists are in the order of `shown`."""
+
+    shown: ShownPoses
     shot: Shot
     twists: PoseTwists | None
     actor_poses: ActorPoses | None
 
+    @property
+    def step_twists(self) -> StepTwists:
+        """The gradients, after the backward pass, of a step that has no other picture."""
+        values = torch.zeros(0, 6) if self.twists is None else self.twists.values
+        gradients = torch.zeros_like(values) if values.grad is None else values.grad
+        return StepTwists(shown=(self.shown,), gradients=gradients[None])
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Due:
-    """Gradients of a picture on their way from the device."""
+    """Gradients of a step's pictures on their way from the device."""
 
-    drawn: RefinedPoses
+    shown: tuple[ShownPoses, ...]
     gradients: HostCopy
     progress: float
 
@@ -48,6 +74,7 @@ class PoseRefinement:
         self.device = device
         self._due: _Due | None = None
         self._measured = lru_cache(maxsize=4096)(lambda actor_id, t_us: scene.actors[actor_id].world_from_node(t_us))
+        self._shown: dict[int, ShownPoses] = {}
         unit = 1.0 if scene.metric else scene.median_camera_step
         shots = [scene.shots[number].shot for number in train_numbers]
         self.cameras: Corrections | None = None
@@ -60,42 +87,49 @@ class PoseRefinement:
             by_actor = {name: _nearest(actor, seen_us) for name, actor in scene.actors.items()}
             self.actors = Corrections(by_actor, config.actor_poses, unit)
 
+    def shown(self, number: int) -> ShownPoses:
+        """Whose poses the picture of a frame shows."""
+        if number not in self._shown:
+            shot = self.scene.shots[number].shot
+            there = [] if self.actors is None else [n for n, a in self.scene.actors.items() if a.world_from_node(shot.mid_us) is not None]
+            self._shown[number] = ShownPoses(camera=shot.camera.name, t_us=shot.mid_us, actors=tuple(there))
+        return self._shown[number]
+
     def of(self, number: int) -> RefinedPoses:
         """For the picture of a frame."""
         self._settle()
-        shot = self.scene.shots[number].shot
-        actor_poses, there = None, []
-        if self.actors is not None:
-            actor_poses = self._world_from_actor
-            there = [name for name, actor in self.scene.actors.items() if actor.is_there(shot.mid_us)]
+        shot, shown = self.scene.shots[number].shot, self.shown(number)
         if self.cameras is not None:
             shot = shot.moved(self.cameras.at(shot.camera.name, shot.mid_us))
-        count = len(there) + (self.cameras is not None)
+        count = len(shown.actors) + (self.cameras is not None)
         twists = None
         if count:
             values = torch.zeros(count, 6, device=self.device, requires_grad=True)
-            twists = PoseTwists(values=values, actors=tuple(there), camera=self.cameras is not None)
-        return RefinedPoses(shot=shot, twists=twists, actor_poses=actor_poses)
+            twists = PoseTwists(values=values, actors=shown.actors, camera=self.cameras is not None)
+        actor_poses = None if self.actors is None else self._world_from_actor
+        return RefinedPoses(shown=shown, shot=shot, twists=twists, actor_poses=actor_poses)
 
-    def step(self, drawn: RefinedPoses, progress: float) -> None:
-        """Take the gradients of a picture.
+    @property
+    def most_twists(self) -> int:
+        """The greatest number of rows that a picture's gradients can have."""
+        return (self.cameras is not None) + (0 if self.actors is None else len(self.scene.actors))
 
-        Nothing waits for the device: the gradients are applied before the next picture is drawn.
+    def step(self, drawn: RefinedPoses, progress: float, twists: StepTwists | None = None) -> None:
+        """Take the gradients of a picture, or of all of its step.
+
+        Nothing waits for the device: the gradients are applied, picture by picture, before the next one is drawn.
         """
-        if drawn.twists is None:
-            return
-        values = drawn.twists.values
-        gradient = torch.zeros_like(values) if values.grad is None else values.grad
-        self._due = _Due(drawn=drawn, gradients=HostCopy(gradient), progress=progress)
+        twists = twists or drawn.step_twists
+        if twists.gradients.numel():
+            self._due = _Due(shown=twists.shown, gradients=HostCopy(twists.gradients), progress=progress)
 
     def prior_terms(self, drawn: RefinedPoses) -> dict[str, float]:
         """The values of the priors as terms of the loss of a picture."""
-        terms = {}
-        t_us = drawn.shot.mid_us
+        terms, shown = {}, drawn.shown
         if self.cameras is not None:
-            terms["camera_poses"] = self.cameras.prior_value(drawn.shot.camera.name, t_us)
-        if self.actors is not None and drawn.twists is not None and drawn.twists.actors:
-            terms["actor_poses"] = sum(self.actors.prior_value(name, t_us) for name in drawn.twists.actors)
+            terms["camera_poses"] = self.cameras.prior_value(shown.camera, shown.t_us)
+        if self.actors is not None and shown.actors:
+            terms["actor_poses"] = sum(self.actors.prior_value(name, shown.t_us) for name in shown.actors)
         return terms
 
     def _settle(self) -> None:
@@ -103,15 +137,12 @@ class PoseRefinement:
         if self._due is None:
             return
         due, self._due = self._due, None
-        twists = due.drawn.twists
-        assert twists is not None
-        t_us = due.drawn.shot.mid_us
-        gradients = due.gradients.value().double().numpy()
-        if self.cameras is not None:
-            self.cameras.step(due.drawn.shot.camera.name, t_us, gradients[-1], due.progress)
-        if self.actors is not None:
-            for name, gradient in zip(twists.actors, gradients):
-                self.actors.step(name, t_us, gradient, due.progress)
+        for shown, gradients in zip(due.shown, due.gradients.value().double().numpy()):
+            if self.cameras is not None:
+                self.cameras.step(shown.camera, shown.t_us, gradients[len(shown.actors)], due.progress)
+            if self.actors is not None:
+                for name, gradient in zip(shown.actors, gradients):
+                    self.actors.step(name, shown.t_us, gradient, due.progress)
 
     def refined(self, scene: Scene) -> Scene:
         """The scene with its poses corrected: recorded shots and, where they are learnt, the actors' tracks."""

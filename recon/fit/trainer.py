@@ -24,7 +24,10 @@ from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
 from splatmend.recon.fit.picture_terms import plan_of, tensors_of
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement
+from splatmend.recon.fit.processes import ALONE, Processes
 from splatmend.recon.fit.seeding import seed_scene
+from splatmend.recon.fit.shared_step import StepGradients, StepPicture, align, exchanged
+from splatmend.recon.fit.step_scaling import StepScaling
 from splatmend.recon.fit.symmetry import MirroredDraws, one_sided
 from splatmend.recon.nodes import DeformableActor
 from splatmend.recon.render import Channel, draw_splats
@@ -42,24 +45,45 @@ class StepReport:
     squared_error: Tensor
     others: Callable[[], dict[str, float]] = dict
 
-    def as_row(self, iteration: int, gaussian_count: int) -> dict[str, float]:
-        """A row of the loss curve. `UserError` with the term's name where one is not finite: the fit has diverged."""
-        terms = {name: value.item() for name, value in self.terms.items()} | self.others()
+    def as_row(self, iteration: int, gaussian_count: int, processes: Processes = ALONE) -> dict[str, float]:
+        """A row of the loss curve; means over the processes' pictures, of which one without a term counts as zero.
+
+        Raises:
+            UserError: with the term's name where one is not finite: the fit has diverged.
+        """
+        own = {name: value.item() for name, value in self.terms.items()} | self.others()
+        everyone = processes.gathered((own, float(self.squared_error)))
+        names = dict.fromkeys(name for terms, _ in everyone for name in terms)
+        terms = {name: sum(terms.get(name, 0.0) for terms, _ in everyone) / len(everyone) for name in names}
         for name, value in terms.items():
             if not np.isfinite(value):
                 raise UserError(
                     f"fit: the loss term {name} became {value} at iteration {iteration}; lower the learning rates or that term's weight."
                 )
-        psnr = -10.0 * float(np.log10(max(float(self.squared_error), 1e-10)))
+        psnr = -10.0 * float(np.log10(max(sum(error for _, error in everyone) / len(everyone), 1e-10)))
         return {"iteration": iteration, "loss": sum(terms.values()), "psnr": psnr, "gaussians": gaussian_count, **terms}
 
 
 class Trainer:
     """State of a fit of a prepared log. `iteration` counts the iterations that are done. It starts from `scene`, or from one that is
-    seeded with the log's points."""
+    seeded with the log's points.
+
+    Each of several processes has a trainer of its own, whose state is that of the others; a step then takes a picture from each and counts
+    for as many iterations.
+
+    Raises:
+        UserError: where there are fewer frames to train on than processes.
+    """
 
     def __init__(
-        self, log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig, device: torch.device, *, scene: Scene | None = None
+        self,
+        log: SceneLog,
+        shots: Sequence[RecordedShot],
+        config: FitConfig,
+        device: torch.device,
+        *,
+        scene: Scene | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.device = device
@@ -69,6 +93,13 @@ class Trainer:
         self.config_key = content_key(plain_config)
         self.log_key = log_key(log)
         self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
+        if len(self.train_numbers) < processes.count:
+            raise UserError(
+                f"{log.path}: there are {len(self.train_numbers)} frames to train on, too few for {processes.count} processes; start "
+                "fewer, or lower holdout_every or train_every."
+            )
+        self.processes = processes
+        self.scaling = StepScaling(processes.count)
         rows = torch.arange(len(self.train_numbers), device=device).split(1)
         self.exposure_rows = dict(zip(self.train_numbers, rows))
         self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
@@ -76,12 +107,13 @@ class Trainer:
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = (seed_scene(log, shots, config) if scene is None else scene).to(device)
         extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
-        nodes = {BACKGROUND: FittedNode(self.scene.background.gaussians, extent, config.densify.cap, config, device)}
+        nodes = {BACKGROUND: FittedNode(self.scene.background.gaussians, extent, config.densify.cap, config, device, scaling=self.scaling)}
         for actor_id, actor in self.scene.actors.items():
             reach = float(np.linalg.norm(actor.track.size_m)) / 2
             motion = actor.motion if isinstance(actor, DeformableActor) else None
-            nodes[_actor_key(actor_id)] = FittedNode(actor.gaussians, reach, config.densify.actor_cap, config, device, motion)
-        self.nodes = NodesOptimiser(nodes, config)
+            cap = config.densify.actor_cap
+            nodes[_actor_key(actor_id)] = FittedNode(actor.gaussians, reach, cap, config, device, motion, self.scaling)
+        self.nodes = NodesOptimiser(nodes, config, self.scaling)
         self.shared = {"exposure": self.scene.exposure.deltas.clone().requires_grad_(True)}
         if self.scene.sky is not None:
             self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
@@ -90,10 +122,12 @@ class Trainer:
         tracks = [actor.track for actor in self.scene.actors.values()]
         self.mirrored = MirroredDraws(one_sided(tracks, trained, config.actors), config.actors.mirrored_share, config.seed)
         self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)
+        self._drawn: dict[int, list[str]] = {}
 
     def _new_shared_optimizer(self) -> LeanAdam:
         rates = {"exposure": self.config.rates.exposure, "sky": self.config.rates.sky}
-        return LeanAdam([{"params": [value], "lr": rates[name]} for name, value in self.shared.items()])
+        groups = [{"params": [value], "lr": self.scaling.rate(rates[name])} for name, value in self.shared.items()]
+        return LeanAdam(groups, **self.scaling.adam)
 
     @property
     def gaussian_count(self) -> int:
@@ -132,10 +166,11 @@ class Trainer:
         return [BACKGROUND, *there]
 
     def step(self) -> StepReport:
-        """One iteration."""
-        number = self.frame_number(self.iteration)
+        """One step of the optimiser: one iteration for each process."""
+        place = self.iteration + self.processes.rank
+        number = self.frame_number(place)
         sample = self.source[number]
-        scene = self.mirrored.of(self.current_scene(), self.iteration)
+        scene = self.mirrored.of(self.current_scene(), place)
         poses = self.poses.of(number)
         shot = poses.shot
         picture = draw_splats(
@@ -153,25 +188,46 @@ class Trainer:
         others = self.nodes.regularisers(drawn)
         total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total
         total.backward()
-        if self.config.densify.strategy == "classic":
-            self.nodes.observe(shot, drawn, picture.directions, self.iteration + 1)
         terms = dict(zip(seen.names, seen.terms)) | {name: value.detach() for name, value in others.items()}
-        self.poses.step(poses, self.iteration / self.config.iterations)
-        self.iteration += 1
-        self.nodes.step(drawn, self.iteration, self.generator)
+        wishes = self.nodes.wishes(shot, drawn, picture.directions, self.iteration + 1)
+        step = self._of_all_processes(StepGradients(drawn=drawn, wishes=wishes, twists=poses.step_twists))
+        self.nodes.note(step.wishes)
+        self.poses.step(poses, self.iteration / self.config.iterations, step.twists)
+        self.iteration += self.processes.count
+        self.nodes.step(step.drawn, self.iteration, self.generator)
         self.shared_optimizer.step()
         self.shared_optimizer.zero_grad(set_to_none=True)
+        if self.scaling.due(self.config.densify.every, self.iteration):
+            self.align()
         return StepReport(terms=terms, squared_error=seen.squared_error, others=lambda: self.poses.prior_terms(poses))
+
+    def _of_all_processes(self, own: StepGradients) -> StepGradients:
+        if self.processes.count == 1:
+            return own
+        numbers = [self.frame_number(self.iteration + rank) for rank in range(self.processes.count)]
+        pictures = [StepPicture(drawn=self._drawn_in(number), poses=self.poses.shown(number)) for number in numbers]
+        return exchanged(own, pictures, self.processes, self.nodes, list(self.shared.values()), self.poses.most_twists)
+
+    def _drawn_in(self, number: int) -> list[str]:
+        """Keys of the nodes that the picture of a frame shows."""
+        if number not in self._drawn:
+            self._drawn[number] = self.drawn_nodes(self.scene.shots[number].shot)
+        return self._drawn[number]
+
+    def align(self) -> None:
+        """Let all processes go on from the first one's parameters, which they differ from by no more than rounding."""
+        align(self.processes, [*self.nodes.tensors, *(value.detach() for value in self.shared.values())], self.iteration)
 
     @property
     def depth_every(self) -> int:
-        """Iterations from one with terms on depth to the next."""
+        """Steps from one with terms on depth to the next."""
         given = self.config.loss.depth_every
-        return given if given is not None else 5 if self.config.camera_model == "ray" else 1
+        iterations = given if given is not None else 5 if self.config.camera_model == "ray" else 1
+        return -(-iterations // self.processes.count)
 
     def _channels(self, sample: Sample) -> tuple[Channel, ...]:
-        """What the next iteration draws."""
-        if (self.iteration + 1) % self.depth_every:
+        """What the next step draws."""
+        if (self.iteration // self.processes.count + 1) % self.depth_every:
             return ("rgb",)
         sees_returns = self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0
         return ("rgb", "depth", "log_depth") if sees_returns else ("rgb", "depth")
@@ -182,6 +238,7 @@ class Trainer:
             "config_key": self.config_key,
             "log_key": self.log_key,
             "iteration": self.iteration,
+            "processes": self.processes.count,
             "nodes": self.nodes.state_dict(),
             "shared": {name: value.detach() for name, value in self.shared.items()},
             "shared_optimizer": self.shared_optimizer.state_dict(),
@@ -200,6 +257,12 @@ class Trainer:
         for key, own, what in (("log_key", self.log_key, "another log"), ("config_key", self.config_key, "other settings")):
             if state[key] != own:
                 raise UserError(f"--resume: the checkpoint was made with {what}; give the same again, or start anew without --resume.")
+        count = state.get("processes", 1)  # older checkpoints are of one
+        if count != self.processes.count:
+            raise UserError(
+                f"--resume: the checkpoint was made by {count} processes, not by {self.processes.count}; start as many again, or anew "
+                "without --resume."
+            )
         self.iteration = state["iteration"]
         self.nodes.load_state_dict(state["nodes"])
         self.shared = {name: value.to(self.device).clone().requires_grad_(True) for name, value in state["shared"].items()}

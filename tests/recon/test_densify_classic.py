@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from splatmend.datasets.errors import UserError
 from splatmend.recon.densify import Refinement
-from splatmend.recon.densify_classic import Classic, ClassicConfig, gradient_in_picture, observe
+from splatmend.recon.densify_classic import Classic, ClassicConfig, gradient_in_picture, note, wishes_to_move
 
 EYE = torch.zeros(3)
 
@@ -28,9 +28,7 @@ def observed(classic: Classic, params: dict[str, Parameter], restless: list[int]
     gradient = torch.zeros_like(params["means"])
     across = torch.linalg.cross(params["means"].detach(), torch.tensor([0.0, 1.0, 0.0]).expand_as(gradient))
     gradient[restless] = size * torch.nn.functional.normalize(across, dim=1)[restless]
-    params["means"].grad = gradient
-    observe([classic], [params], [params["means"].detach() - EYE], 80.0, 64)
-    params["means"].grad = None
+    note([classic], wishes_to_move([gradient], [params["means"].detach() - EYE], 80.0, 64))
 
 
 def refine(classic: Classic, params: dict[str, Parameter], optimizer: torch.optim.Optimizer, iteration: int = 1) -> Refinement:
@@ -141,7 +139,8 @@ def test_it_sharpens_a_blurred_picture_and_goes_on_from_its_state() -> None:
         for iteration in span:
             value = loss_of(params)
             value.backward()
-            observe([classic], [params], [params["means"].detach() - EYE], 80.0, 64)
+            assert params["means"].grad is not None
+            note([classic], wishes_to_move([params["means"].grad], [params["means"].detach() - EYE], 80.0, 64))
             optimizer.step()
             optimizer.zero_grad()
             classic.refine(params, optimizer, iteration, generator)
