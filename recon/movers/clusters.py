@@ -99,7 +99,7 @@ def _of_turn(number: int, turn: Turn, emptied: np.ndarray) -> list[Detection]:
     if not rows.size:
         return []
     label = cluster_labels(returns.xyz_world_m[rows])
-    found = []
+    found: list[Detection] = []
     order = np.argsort(label, kind="stable")
     for members in np.split(rows[order], np.cumsum(np.bincount(label))[:-1]):
         xyz = returns.xyz_world_m[members]
