@@ -68,7 +68,6 @@ def sweep_from_file(
     path: Path, world_from_sensor: PoseTrack, forward_us: int, *, turn_us: int = TURN_US, is_compensated: bool = False
 ) -> LidarSweep:
     """A sweep whose file is read when its points are asked for. Points that are not finite are dropped and counted."""
-    track = world_from_sensor.extended(turn_us)  # the first and last half turns lie outside the recorded poses
 
     def read() -> LidarPoints:
         try:
@@ -79,6 +78,8 @@ def sweep_from_file(
             raise UserError(f"{path}: the sweep is cut short; copy it again.")
         xyzi = values.reshape(-1, 4)
         finite = np.isfinite(xyzi).all(axis=1)
+        # The first and last half turns lie outside the recorded poses. A longer track that every sweep kept would be the whole path each.
+        track = world_from_sensor.extended(turn_us)
         points = compensated_points(xyzi[finite], track, forward_us, turn_us=turn_us, is_compensated=is_compensated)
         return replace(points, dropped=int((~finite).sum()))
 

@@ -19,6 +19,10 @@ BOX_MARGIN_M = 0.15
 """Boxes are grown by this much at their sides and top before points are told apart: labels and poses are off by centimetres."""
 ROAD_MARGIN_M = 0.05
 """At the bottom they lose this much instead: that is the road."""
+_SPARE, _FEWEST_VOXELS = 4, 20_000
+"""Voxels that are kept while sweeps are read: so many for each initial Gaussian, and never fewer."""
+_MOST_OF_ACTOR = 100_000
+"""Returns of an actor that are kept before they are thinned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +56,12 @@ def scene_extent(frames: Sequence[CameraFrame], metric: bool) -> float:
 
 def lidar_points(log: SceneLog, frames: Sequence[CameraFrame], config: InitConfig) -> tuple[ColouredPoints, Mapping[str, ColouredPoints]]:
     """Points of all sweeps that a training frame near in time sees, with its colours: those of the background in the world, and those
-    in each actor's box in the actor's frame. Both are thinned to one point per voxel."""
+    in each actor's box in the actor's frame. Both are thinned to one point per voxel; of the background's voxels a fair share is left out
+    where there are many more than `point_count`, so that memory does not grow with the way that was driven."""
     centres = cKDTree(np.stack([frame.world_from_camera[:3, 3] for frame in frames]))
-    background: list[ColouredPoints] = []
+    background = Voxels(centres, config.voxel_m, max(_SPARE * config.point_count, _FEWEST_VOXELS))
     actors: dict[str, list[ColouredPoints]] = {actor.actor_id: [] for actor in log.actors}
+    near_origin = cKDTree(np.zeros((1, 3)))
     images = _ImageMemo()
     for sweep in log.sweeps:
         points = sweep.read_points()
@@ -66,13 +72,13 @@ def lidar_points(log: SceneLog, frames: Sequence[CameraFrame], config: InitConfi
             inside, in_actor = _inside_box(actor, xyz, times_us)
             free &= ~inside
             if inside.any():
-                actors[actor.actor_id].append(ColouredPoints(xyz=in_actor, rgb=rgb[inside]))
-        background.append(thinned(ColouredPoints(xyz=xyz[free], rgb=rgb[free]), centres, config.voxel_m))
-        if len(background) > 16:
-            background = [thinned(joined(background), centres, config.voxel_m)]
-    near_origin = cKDTree(np.zeros((1, 3)))
+                parts = actors[actor.actor_id]
+                parts.append(ColouredPoints(xyz=in_actor, rgb=rgb[inside]))
+                if sum(map(len, parts)) > _MOST_OF_ACTOR:
+                    parts[:] = [thinned(joined(parts), near_origin, config.voxel_m)]
+        background.add(ColouredPoints(xyz=xyz[free], rgb=rgb[free]))
     return (
-        thinned(joined(background), centres, config.voxel_m),
+        background.points(),
         {actor_id: thinned(joined(parts), near_origin, config.voxel_m) for actor_id, parts in actors.items() if parts},
     )
 
@@ -82,14 +88,55 @@ def thinned(points: ColouredPoints, centres: cKDTree, voxel_m: float) -> Coloure
     on."""
     if not len(points):
         return points
-    distance = centres.query(points.xyz)[0]
-    level = np.maximum(np.floor(np.log2(np.maximum(distance, 1e-9) / 5.0)), 0.0)
-    side = voxel_m * 2.0**level
-    keys = np.concatenate([level[:, None], np.floor(points.xyz / side[:, None])], axis=1).astype(np.int64)
+    keys = _voxels(points.xyz, centres, voxel_m)
     _, cell, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
     cell = cell.reshape(-1)
     mean = [np.stack([np.bincount(cell, weights=values[:, i]) for i in range(3)], axis=1) for values in (points.xyz, points.rgb)]
     return ColouredPoints(xyz=mean[0] / counts[:, None], rgb=mean[1] / counts[:, None])
+
+
+class Voxels:
+    """Points of sweep after sweep, one per voxel. Of more than `most` voxels half are left out, again and again where need be, by lots that
+    are drawn from their places: so it is the same half in every sweep, and often seen places are not more likely to stay."""
+
+    def __init__(self, centres: cKDTree, voxel_m: float, most: int) -> None:
+        self._centres, self._voxel_m, self._most = centres, voxel_m, most
+        self._parts: list[ColouredPoints] = []
+        self._share = 1.0
+
+    def add(self, points: ColouredPoints) -> None:
+        """Points of a sweep."""
+        self._parts.append(thinned(self._drawn(points), self._centres, self._voxel_m))
+        if len(self._parts) > 16:
+            self._parts = [self.points()]
+
+    def points(self) -> ColouredPoints:
+        """One point, the mean, for each voxel that is left."""
+        points = thinned(joined(self._parts), self._centres, self._voxel_m)
+        while len(points) > self._most:
+            self._share /= 2
+            points = self._drawn(points)
+        return points
+
+    def _drawn(self, points: ColouredPoints) -> ColouredPoints:
+        if self._share == 1.0 or not len(points):
+            return points
+        mixed = np.zeros(len(points), dtype=np.uint64)
+        for key in _voxels(points.xyz, self._centres, self._voxel_m).T.astype(np.uint64):
+            # A finaliser of SplitMix64 (Steele, Lea and Flood 2014) after each coordinate.
+            mixed = (mixed ^ key) + np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            mixed ^= mixed >> np.uint64(31)
+        return points.select(mixed < np.uint64(self._share * 2.0**63) * np.uint64(2))
+
+
+def _voxels(xyz: np.ndarray, centres: cKDTree, voxel_m: float) -> np.ndarray:
+    """Level and place `[N, 4]` of each point's voxel."""
+    distance = centres.query(xyz)[0]
+    level = np.maximum(np.floor(np.log2(np.maximum(distance, 1e-9) / 5.0)), 0.0)
+    side = voxel_m * 2.0**level
+    return np.concatenate([level[:, None], np.floor(xyz / side[:, None])], axis=1).astype(np.int64)
 
 
 def sfm_points(log: SceneLog, frames: Sequence[CameraFrame]) -> ColouredPoints:

@@ -11,11 +11,12 @@ from scipy.spatial import cKDTree
 from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import ActorTrack, LidarSweep
 from splatmend.recon.movers.boxes import actors_of
-from splatmend.recon.movers.clusters import FEWEST_RETURNS, Detection, detections
-from splatmend.recon.movers.obstacles import Turn, read_turns
+from splatmend.recon.movers.clusters import FEWEST_RETURNS, Detection, Detections
+from splatmend.recon.movers.obstacles import TurnReturns, read_turns
+from splatmend.recon.movers.spool import Recent, Spool
 from splatmend.recon.movers.stitching import stitched
 from splatmend.recon.movers.tracking import is_seed, paths
-from splatmend.recon.movers.visibility import emptied_returns
+from splatmend.recon.movers.visibility import MOST_TURNS, emptied_returns, held_against
 
 BOX_MARGIN_M = 0.3
 SAME_PLACE_M = 0.4
@@ -40,18 +41,27 @@ class Movers:
 def find_movers(sweeps: Sequence[LidarSweep]) -> Movers:
     """What moves, by motion-compensated sweeps of a metric log whose world has z up. The scanner with the most returns is searched;
     nothing is found in fewer than three of its sweeps."""
-    turns, ground = read_turns(sweeps)
+    spool = Spool()
+    turns, ground = read_turns(sweeps, spool)
     if ground is None or len(turns) < 3:
         return Movers(actors=(), transient={})
-    emptied = emptied_returns(turns)
-    found = detections(turns, emptied)
+    found = Detections(turns, emptied_returns(turns, spool), spool)
     actors = actors_of(stitched(paths(found)), ground)
-    trees = [(float(turn.time_us.mean()), cKDTree(turn.xyz_world_m[turn.obstacle])) for turn in turns if turn.obstacle.any()]
+    times_us = np.array([turn.mean_us for turn in turns])
+
+    def obstacle_tree(number: int) -> cKDTree:
+        returns = turns[number].read()
+        return cKDTree(returns.xyz_world_m[returns.obstacle])
+
+    trees = Recent(obstacle_tree, MOST_TURNS)
     transient = {}
-    for turn, own in zip(turns, found):
-        other_times = [tree for t_us, tree in trees if abs(t_us - turn.time_us.mean()) > PASSING_US]
-        candidates = [_outside(d, turn, actors) for d in own if is_seed(d)]
-        left = tuple(xyz for xyz in candidates if len(xyz) >= FEWEST_RETURNS and not _stands(xyz, other_times))
+    for number, turn in enumerate(turns):
+        returns = turn.read()
+        candidates = [xyz for d in found[number] if is_seed(d) and len(xyz := _outside(d, returns, actors)) >= FEWEST_RETURNS]
+        if not candidates:
+            continue
+        other_times = [tree for other in held_against(times_us, number, PASSING_US) if (tree := trees(other)).n]
+        left = tuple(xyz for xyz in candidates if not _stands(xyz, other_times))
         if left:
             transient[turn.key] = left
     return Movers(actors=actors, transient=transient)
@@ -74,6 +84,6 @@ def _stands(xyz_world_m: np.ndarray, sweeps: Sequence[cKDTree]) -> bool:
     return bool(taken) and float(np.mean(taken)) > 0.25
 
 
-def _outside(detection: Detection, turn: Turn, actors: Sequence[ActorTrack]) -> np.ndarray:
-    free = ~in_boxes(actors, detection.xyz_world_m, turn.time_us[detection.rows])
+def _outside(detection: Detection, returns: TurnReturns, actors: Sequence[ActorTrack]) -> np.ndarray:
+    free = ~in_boxes(actors, detection.xyz_world_m, returns.time_us[detection.rows])
     return detection.xyz_world_m[free] if free.mean() > 0.5 else np.zeros((0, 3))

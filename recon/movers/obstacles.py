@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from splatmend.datasets.log import LidarPoints, LidarSweep
-from splatmend.recon.movers.ground import Ground, fit_ground
+from splatmend.recon.movers.ground import Ground, GroundReturns
+from splatmend.recon.movers.spool import Kept, Spool
 
 LOWEST_M, HIGHEST_M = 0.3, 4.5
 MOST_RETURNS = 40_000
@@ -18,42 +19,58 @@ FARTHEST_M = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class TurnReturns:
+    """All returns of one sweep: `xyz_world_m [N, 3]`, `time_us [N]`, and `obstacle [N]` bool, which of them stand on the road."""
+
+    xyz_world_m: np.ndarray
+    time_us: np.ndarray
+    obstacle: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One sweep as it is searched. `key` is its sensor and start in microseconds; `xyz_world_m [N, 3]` and `time_us [N]` are all its
-    returns, `obstacle [N]` bool says which of them stand on the road; `origin_world_m [3]` is the scanner's mean place."""
+    """One sweep as it is searched. `key` is its sensor and start in microseconds, `mean_us` the mean time of its returns, which lie in a
+    file until they are read; `origin_world_m [3]` is the scanner's mean place."""
 
     key: tuple[str, int]
-    time_us: np.ndarray
-    xyz_world_m: np.ndarray
-    obstacle: np.ndarray
+    mean_us: float
     origin_world_m: np.ndarray
+    places: Kept
+    obstacles: Kept
+
+    def read(self) -> TurnReturns:
+        xyz_world_m, time_us = self.places.load()
+        (obstacle,) = self.obstacles.load()
+        return TurnReturns(xyz_world_m=xyz_world_m, time_us=time_us, obstacle=obstacle)
 
 
-def read_turns(sweeps: Sequence[LidarSweep]) -> tuple[list[Turn], Ground | None]:
+def read_turns(sweeps: Sequence[LidarSweep], spool: Spool) -> tuple[list[Turn], Ground | None]:
     """Sweeps that have returns, in the order of their times, and the ground below them all (None without returns). They are those of the
-    scanner with the most returns in its first sweep. Large sweeps are thinned, so that long logs fit into memory."""
+    scanner with the most returns in its first sweep. Large sweeps are thinned."""
     first = {sweep.sensor: sweep for sweep in sorted(sweeps, key=lambda sweep: sweep.timestamp_us, reverse=True)}
     if not first:
         return [], None
     main = max(first.values(), key=lambda sweep: len(sweep.read_points().xyz_world_m)).sensor
     own = {sweep.timestamp_us: sweep for sweep in sweeps if sweep.sensor == main}
-    read = [(own[start_us], points) for start_us in sorted(own) if len((points := _thinned(own[start_us].read_points())).xyz_world_m)]
-    if not read:
+    returns = GroundReturns()
+    read = []
+    for start_us in sorted(own):
+        points = _thinned(own[start_us].read_points())
+        if len(points.xyz_world_m):
+            returns.add(points.xyz_world_m)
+            origin = points.origin_world_m.mean(axis=0)
+            read.append(((main, start_us), origin, spool.keep(points.xyz_world_m, points.time_us)))
+    ground = returns.ground()
+    if ground is None:
         return [], None
-    ground = fit_ground(np.concatenate([points.xyz_world_m for _, points in read]))
     turns = []
-    for sweep, points in read:
-        origin = points.origin_world_m.mean(axis=0)
-        above = points.xyz_world_m[:, 2] - ground.height_m(points.xyz_world_m[:, :2])
-        near = np.linalg.norm(points.xyz_world_m - origin, axis=1) < FARTHEST_M
+    for key, origin, places in read:
+        xyz, time_us = places.load()
+        above = xyz[:, 2] - ground.height_m(xyz[:, :2])
+        near = np.linalg.norm(xyz - origin, axis=1) < FARTHEST_M
+        obstacle = near & (above > LOWEST_M) & (above < HIGHEST_M)
         turns.append(
-            Turn(
-                key=(sweep.sensor, sweep.timestamp_us),
-                time_us=points.time_us,
-                xyz_world_m=points.xyz_world_m,
-                obstacle=near & (above > LOWEST_M) & (above < HIGHEST_M),
-                origin_world_m=origin,
-            )
+            Turn(key=key, mean_us=float(time_us.mean()), origin_world_m=origin, places=places, obstacles=spool.keep(obstacle)),
         )
     return turns, ground
 

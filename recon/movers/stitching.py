@@ -71,6 +71,7 @@ def _joined(parts: Sequence[Detection]) -> Detection:
     counts = np.array([len(part.rows) for part in parts])
     return Detection(
         turn=parts[0].turn,
+        number=parts[0].number,
         time_us=int(np.average([part.time_us for part in parts], weights=counts)),
         rows=np.concatenate([part.rows for part in parts]),
         xyz_world_m=np.concatenate([part.xyz_world_m for part in parts]),

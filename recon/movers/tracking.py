@@ -48,21 +48,22 @@ class Path:
 def paths(found: Sequence[Sequence[Detection]]) -> list[Path]:
     """Paths through the detections of successive sweeps; no detection is in two of them. A path that leaps is cut to its longest steady
     part, and what is cut off is free for others."""
-    free = {id(detection) for turn in found for detection in turn}
-    seeds = [d for turn in found for d in turn if is_seed(d)]
-    seeds.sort(key=lambda d: -d.emptied_share * len(d.rows))
+    taken: set[tuple[int, int]] = set()
+    seeds = [(-d.emptied_share * len(d.rows), (d.turn, d.number)) for turn in found for d in turn if is_seed(d)]
+    seeds.sort(key=lambda seed: seed[0])
     out = []
-    for seed in seeds:
-        if id(seed) not in free:
+    for _, (turn, number) in seeds:
+        if (turn, number) in taken:
             continue
-        free.discard(id(seed))
+        taken.add((turn, number))
+        seed = found[turn][number]
         steps = [(seed, pose(np.eye(3), np.array([*seed.centre_xy_m, 0.0])))]
-        steps += _grown(steps, found[seed.turn + 1 :], free)
+        steps += _grown(steps, (found[later] for later in range(turn + 1, len(found))), taken)
         steps = steps[::-1]
-        steps += _grown(steps, found[: seed.turn][::-1], free)
+        steps += _grown(steps, (found[earlier] for earlier in range(turn - 1, -1, -1)), taken)
         steps = steps[::-1]
         kept = _steady_part(steps)
-        free |= {id(d) for d, _ in [*steps[: kept.start], *steps[kept.stop :]]}
+        taken -= {(d.turn, d.number) for d, _ in [*steps[: kept.start], *steps[kept.stop :]]}
         out.append(Path(detections=tuple(d for d, _ in steps[kept]), world_from_body=np.stack([p for _, p in steps[kept]])))
     return out
 
@@ -72,19 +73,19 @@ def is_seed(detection: Detection) -> bool:
     return detection.emptied_share >= SEED_SHARE and detection.emptied_share * len(detection.rows) >= SEED_RETURNS
 
 
-def _grown(steps: Sequence[Step], turns: Iterable[Sequence[Detection]], free: set[int]) -> list[Step]:
+def _grown(steps: Sequence[Step], turns: Iterable[Sequence[Detection]], taken: set[tuple[int, int]]) -> list[Step]:
     """What follows the last of the steps in the given sweeps, nearest in time first."""
     grown: list[Step] = []
     missed = 0
     for turn in turns:
-        best = _best([*steps, *grown], [d for d in turn if id(d) in free])
+        best = _best([*steps, *grown], [d for d in turn if (d.turn, d.number) not in taken])
         if best is None:
             missed += 1
             if missed > MOST_MISSED:
                 break
             continue
         missed = 0
-        free.discard(id(best[0]))
+        taken.add((best[0].turn, best[0].number))
         grown.append(best)
     return grown
 

@@ -7,13 +7,14 @@ returns of the nine cells around it lie well behind, so that edges and leaves do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import minimum_filter, uniform_filter
 
 from splatmend.recon.movers.obstacles import Turn
+from splatmend.recon.movers.spool import Kept, Recent, Spool
 
 MOST_TURNS = 24
 """Sweeps that each sweep is held against, spread over the time around it."""
@@ -47,7 +48,7 @@ class RangeGrid:
 
 def range_grid(turn: Turn) -> RangeGrid:
     """The grid of one sweep; cells hold about two returns each where the scanner looked."""
-    offset = turn.xyz_world_m - turn.origin_world_m
+    offset = turn.read().xyz_world_m - turn.origin_world_m
     elevation = np.arctan2(offset[:, 2], np.linalg.norm(offset[:, :2], axis=1))
     azimuth = np.arctan2(offset[:, 1], offset[:, 0])
     low, high = np.quantile(elevation, [0.01, 0.99])
@@ -70,25 +71,50 @@ def range_grid(turn: Turn) -> RangeGrid:
     )
 
 
-def emptied_returns(turns: Sequence[Turn]) -> list[np.ndarray]:
+def emptied_returns(turns: Sequence[Turn], spool: Spool) -> Iterator[np.ndarray]:
     """For each sweep `[N]` bool: obstacles whose place at least two other sweeps saw free, and no fewer than a quarter of those that saw
     the place at all."""
-    grids = [range_grid(turn) for turn in turns]
-    times_us = np.array([int(turn.time_us.mean()) for turn in turns])
-    out = []
+    kept = [_kept_grid(range_grid(turn), spool) for turn in turns]
+    grids = Recent(lambda number: kept[number].load(), MOST_TURNS)
+    times_us = np.array([turn.mean_us for turn in turns])
     for number, turn in enumerate(turns):
-        others = np.flatnonzero((np.abs(times_us - times_us[number]) <= WINDOW_US) & (np.arange(len(turns)) != number))
-        others = others[np.unique(np.linspace(0, len(others) - 1, min(len(others), MOST_TURNS)).astype(int))]
-        xyz = turn.xyz_world_m[turn.obstacle]
+        returns = turn.read()
+        xyz = returns.xyz_world_m[returns.obstacle]
         free, taken = np.zeros(len(xyz), dtype=int), np.zeros(len(xyz), dtype=int)
-        for other in others:
-            is_free, is_taken = grids[other].is_behind(xyz)
+        for other in held_against(times_us, number):
+            is_free, is_taken = grids(other).is_behind(xyz)
             free += is_free
             taken += is_taken
-        emptied = np.zeros(len(turn.xyz_world_m), dtype=bool)
-        emptied[turn.obstacle] = (free >= 2) & (free >= 0.25 * (free + taken))
-        out.append(emptied)
-    return out
+        emptied = np.zeros(len(returns.xyz_world_m), dtype=bool)
+        emptied[returns.obstacle] = (free >= 2) & (free >= 0.25 * (free + taken))
+        yield emptied
+
+
+def held_against(times_us: np.ndarray, number: int, apart_us: int = 0) -> list[int]:
+    """Numbers of the sweeps that a sweep is held against: `MOST_TURNS` of those in the time around it, evenly spread, which are farther
+    from it than `apart_us`."""
+    away = np.abs(times_us - times_us[number])
+    others = np.flatnonzero((away <= WINDOW_US) & (away >= apart_us) & (np.arange(len(times_us)) != number))
+    chosen: list[int] = others[np.unique(np.linspace(0, len(others) - 1, min(len(others), MOST_TURNS)).astype(int))].tolist()
+    return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KeptGrid:
+    nearest: Kept
+    cell_rad: float
+    lowest_rad: float
+    origin_world_m: np.ndarray
+
+    def load(self) -> RangeGrid:
+        (nearest_m,) = self.nearest.load()
+        return RangeGrid(nearest_m=nearest_m, cell_rad=self.cell_rad, lowest_rad=self.lowest_rad, origin_world_m=self.origin_world_m)
+
+
+def _kept_grid(grid: RangeGrid, spool: Spool) -> _KeptGrid:
+    return _KeptGrid(
+        nearest=spool.keep(grid.nearest_m), cell_rad=grid.cell_rad, lowest_rad=grid.lowest_rad, origin_world_m=grid.origin_world_m
+    )
 
 
 def _cells(offset_m: np.ndarray, cell_rad: float, lowest_rad: float, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import SfmPoints
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import recorded_shots
-from splatmend.recon.fit.points import ColouredPoints, lidar_points, scene_extent, sfm_points, thinned
+from splatmend.recon.fit.points import ColouredPoints, Voxels, lidar_points, scene_extent, sfm_points, thinned
 from splatmend.recon.fit.rays import ray_points
 from splatmend.recon.fit.seeding import neighbour_sigma, seed_scene
 
@@ -51,6 +51,31 @@ def test_thinning_is_coarser_far_away() -> None:
     assert 900 < len(close) <= 1331
     assert len(far) <= 8
     np.testing.assert_allclose(far.rgb.mean(), 0.5, atol=0.1)
+
+
+def test_a_long_way_leaves_a_fair_share_of_its_voxels_and_the_same_ones_in_every_sweep() -> None:
+    places = np.random.default_rng(0).uniform(0, 40, (20_000, 3)) * [1, 1, 0]
+    colours = np.broadcast_to(places[:, :1] / 40, places.shape)
+    centres = cKDTree(np.array([[20.0, 20.0, 0.0]]))
+    whole = thinned(ColouredPoints(xyz=places, rgb=colours), centres, 0.2)
+    voxels = Voxels(centres, 0.2, 4_000)
+    for part in np.array_split(np.tile(np.arange(len(places)), 3), 60):
+        voxels.add(ColouredPoints(xyz=places[part], rgb=colours[part]))
+    left = voxels.points()
+    assert 1_800 < len(left) <= 4_000 < len(whole)
+    # What is left are (nearly) the means of whole voxels, not of what one sweep shows of them, and evenly spread.
+    assert np.median(cKDTree(whole.xyz).query(left.xyz)[0]) < 0.03
+    voxels.add(ColouredPoints(xyz=places, rgb=colours))
+    assert abs(len(voxels.points()) - len(left)) < 0.03 * len(left)
+    counts = np.histogram2d(left.xyz[:, 0], left.xyz[:, 1], bins=2)[0]
+    assert counts.min() > 0.8 * counts.max()
+    assert len(_all(centres, places, colours)) == len(whole)
+
+
+def _all(centres: cKDTree, places: np.ndarray, colours: np.ndarray) -> ColouredPoints:
+    voxels = Voxels(centres, 0.2, 1_000_000)
+    voxels.add(ColouredPoints(xyz=places, rgb=colours))
+    return voxels.points()
 
 
 def test_rays_avoid_known_points_and_stop_at_the_road() -> None:

@@ -22,9 +22,10 @@ def car_shell(seed: int = 0) -> np.ndarray:
     return np.concatenate([rear, side])
 
 
-def detection(turn: int, xyz: np.ndarray, emptied_share: float = 1.0) -> Detection:
+def detection(turn: int, xyz: np.ndarray, emptied_share: float = 1.0, number: int = 0) -> Detection:
     return Detection(
         turn=turn,
+        number=number,
         time_us=turn * 100_000,
         rows=np.arange(len(xyz)),
         xyz_world_m=xyz,
@@ -68,7 +69,7 @@ def test_a_path_follows_a_car_past_another_that_stands() -> None:
     for turn in range(10):
         moving = car_shell(turn) + np.array([0.9 * turn, 0.0, 0.0])
         standing = car_shell(100 + turn) + np.array([4.0, 3.2, 0.0])
-        found.append([detection(turn, standing, 0.0), detection(turn, moving)])
+        found.append([detection(turn, standing, 0.0), detection(turn, moving, number=1)])
     (path,) = paths(found)
     assert [d.turn for d in path.detections] == list(range(10))
     steps = np.diff(path.world_from_body[:, :2, 3], axis=0)
