@@ -212,5 +212,5 @@ def test_what_is_due_comes_once_in_every_interval(every: int, pictures: int) -> 
 def test_moments_forget_as_much_per_picture() -> None:
     first, second = StepScaling(4).adam["betas"]
     np.testing.assert_allclose([first, second], [0.9**4, 0.999**4])
-    assert StepScaling(1).adam == {"betas": (0.9, 0.999), "eps": 1e-15, "fused": True}
+    assert StepScaling(1).adam == {"betas": (0.9, 0.999), "eps": 1e-15}
     assert StepScaling(4).rate(0.1) == pytest.approx(0.2)
