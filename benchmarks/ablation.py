@@ -71,6 +71,8 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "bending 1": with_losses(bending=1.0),
     "bending 2": with_losses(bending=2.0),
     "depth from LiDAR .2": with_losses(lidar_depth=0.2),
+    "terms on depth in every picture": with_losses(depth_every=1),
+    "terms on depth in every second picture": with_losses(depth_every=2),
     "symmetric vehicles": lambda config: replace(config, actors=replace(config.actors, symmetric=("vehicle",))),
     "rigid people": lambda config: replace(config, actors=replace(config.actors, deformable=())),
     "harmonics of degree 1": lambda config: replace(config, sh_degree=1),

@@ -7,7 +7,7 @@ import numpy as np
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.pipelines.evaluation.readout import project_by_line
-from splatmend.recon.fit.data import nearest_sweeps, unoccluded
+from splatmend.recon.fit.lidar_targets import nearest_sweeps, unoccluded
 
 
 def depth_errors_m(log: SceneLog, shot: Shot, depth_m: np.ndarray) -> np.ndarray:
@@ -17,7 +17,7 @@ def depth_errors_m(log: SceneLog, shot: Shot, depth_m: np.ndarray) -> np.ndarray
     Also for shots that nobody took: points that such a camera cannot see, for nearer ones stand before them, are left out. Empty where no
     sweep is near in time, or lengths are no metres.
     """
-    sweeps = nearest_sweeps(log.sweeps, shot.mid_us) if log.metric else []
+    sweeps = [log.sweeps[index] for index in nearest_sweeps(log.sweeps, shot.mid_us)] if log.metric else []
     if not sweeps:
         return np.zeros(0)
     points = np.concatenate([sweep.read_points().xyz_world_m for sweep in sweeps])

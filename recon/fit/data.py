@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -12,20 +14,16 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.jumps import without_jumps
-from splatmend.datasets.log import Camera, CameraFrame, LidarSweep, SceneLog
-from splatmend.datasets.point_projection import project_frame
+from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.undistort import resized, undistorted
 from splatmend.recon.fit.config import SMALLEST_SIDE, DataConfig
+from splatmend.recon.fit.lidar_targets import LidarTargets
 from splatmend.recon.movers.apply import TRANSIENT
 from splatmend.recon.raster.api import Model
 from splatmend.recon.raster.camera_rays import lens_rays
 from splatmend.recon.scene import RecordedShot, Role
-
-MAX_SWEEP_GAP_US = 60_000
-"""A sweep farther in time from a picture than this gives it no depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +37,11 @@ class Sample:
     pixels: Int[Tensor, "P"]
     depth_m: Float[Tensor, "P"]
     depth_shares: Float[Tensor, "P"]
+
+    def to(self, device: torch.device) -> Sample:
+        """The same on another device."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Sample(**{name: value if value is None else value.to(device) for name, value in tensors.items()})
 
     @property
     def nbytes(self) -> int:
@@ -113,31 +116,47 @@ def recorded_shots(log: SceneLog, config: DataConfig) -> tuple[RecordedShot, ...
 
 
 class FrameSource:
-    """Samples of a prepared log by frame number, on the fit's device."""
+    """Samples of a prepared log by frame number, on the fit's device. Frames that are expected are read by other threads meanwhile; what
+    LiDAR says of them lies in a temporary file once `prepare` was called."""
 
     def __init__(self, log: SceneLog, device: torch.device, cache_mib: int, model: Model = "ewa") -> None:
         self.log = log
-        self.model = model
         self.device = device
         self.room = cache_mib * 2**20
         self.held: OrderedDict[int, Sample] = OrderedDict()
-        self.sweep_times_us = np.array([sweep.timestamp_us for sweep in log.sweeps], dtype=np.int64)
+        self.lidar = LidarTargets(log, model)
+        self._coming: dict[int, Future[Sample]] = {}
+        # On the CPU the fit itself needs the cores.
+        self._readers = ThreadPoolExecutor(1 if device.type == "cpu" else min(8, os.cpu_count() or 1), thread_name_prefix="frames")
 
     def __getitem__(self, number: int) -> Sample:
         if number in self.held:
             self.held.move_to_end(number)
             return self.held[number]
-        sample = self._read(self.log.frames[number])
+        coming = self._coming.pop(number, None)
+        sample = (self._read(number) if coming is None else coming.result()).to(self.device)
         self.held[number] = sample
         self.room -= sample.nbytes
         while self.room < 0 and len(self.held) > 1:
             self.room += self.held.popitem(last=False)[1].nbytes
         return sample
 
-    def _read(self, frame: CameraFrame) -> Sample:
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Look at the sweeps of these frames, one after the other in time."""
+        self.lidar.prepare(numbers)
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """Begin to read frames that will be asked for next."""
+        for number in numbers:
+            if number not in self.held and number not in self._coming:
+                self._coming[number] = self._readers.submit(self._read, number)
+
+    def _read(self, number: int) -> Sample:
+        """A sample on the host."""
+        frame = self.log.frames[number]
         camera = self.log.cameras[frame.camera]
         masks = {name: frame.masks[name]() for name in ("valid", "sky") if name in frame.masks}
-        pixels, depth_m = lidar_targets(frame, self.log, nearest_sweeps(self.log.sweeps, frame.mid_us), self.model)
+        pixels, depth_m = self.lidar.of(number)
         if camera.distortion_model != "none":
             reached = lens_rays(camera)[1]
             masks["valid"] = masks["valid"] & reached if "valid" in masks else reached.copy()
@@ -150,78 +169,23 @@ class FrameSource:
         rgb = frame.read_image()
         if rgb.shape[:2] != (camera.height, camera.width):
             raise ValueError(f"picture {rgb.shape[:2]} of {frame.camera} frame {frame.index} for a {camera.width}x{camera.height} camera")
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(mask, dtype=bool)).to(self.device) for name, mask in masks.items()}
-        if self.device.type == "cuda" and "valid" not in masks:
+        depth_shares = np.full(len(pixels), 1.0 / max(len(pixels), 1), np.float32)
+        if self.device.type == "cuda":
             # Few kinds of pictures, few CUDA graphs.
-            masks["valid"] = np.ones(rgb.shape[:2], dtype=bool)
-        pixels, depth_m, depth_shares = _in_full_rows(pixels, depth_m) if self.device.type == "cuda" else _evenly(pixels, depth_m)
+            masks.setdefault("valid", np.ones(rgb.shape[:2], dtype=bool))
+            pixels, depth_m, depth_shares = _in_full_rows(pixels, depth_m, depth_shares)
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(mask, dtype=bool)) for name, mask in masks.items()}
         return Sample(
-            rgb=torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device),
+            rgb=torch.from_numpy(np.ascontiguousarray(rgb)),
             valid=tensors.get("valid"),
             sky=tensors.get("sky"),
-            pixels=torch.from_numpy(pixels).to(self.device),
-            depth_m=torch.from_numpy(depth_m.astype(np.float32)).to(self.device),
-            depth_shares=torch.from_numpy(depth_shares).to(self.device),
+            pixels=torch.from_numpy(pixels.astype(np.int64)),
+            depth_m=torch.from_numpy(depth_m.astype(np.float32)),
+            depth_shares=torch.from_numpy(depth_shares),
         )
 
 
-def _evenly(pixels: np.ndarray, depth_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The points with equal shares."""
-    return pixels, depth_m, np.full(len(pixels), 1.0 / max(len(pixels), 1), np.float32)
-
-
-def _in_full_rows(pixels: np.ndarray, depth_m: np.ndarray, row: int = 32768) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Likewise, with points that do not count up to a multiple of `row`, likewise for CUDA graphs."""
-    missing = -len(pixels) % row
-    pixels, depth_m, shares = _evenly(pixels, depth_m)
-    return (
-        np.concatenate([pixels, np.zeros(missing, pixels.dtype)]),
-        np.concatenate([depth_m, np.ones(missing)]),
-        np.concatenate([shares, np.zeros(missing, np.float32)]),
-    )
-
-
-def nearest_sweeps(sweeps: Sequence[LidarSweep], t_us: int) -> list[LidarSweep]:
-    """The sweep of each sensor nearest in time (a turn's middle is taken 50 ms after its start), if it is near at all."""
-    best: dict[str, LidarSweep] = {}
-    for sweep in sweeps:
-        gap = abs(sweep.timestamp_us - t_us)
-        if gap <= MAX_SWEEP_GAP_US and (sweep.sensor not in best or gap < abs(best[sweep.sensor].timestamp_us - t_us)):
-            best[sweep.sensor] = sweep
-    return list(best.values())
-
-
-def lidar_targets(frame: CameraFrame, log: SceneLog, sweeps: Sequence[LidarSweep], model: Model = "ewa") -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (flat indices, int64) with the depth (camera z, metres) that LiDAR gives them, nearest return first; as the pose at mid
-    exposure sees the points for `ewa`, and as that of each point's own row does for `ray`."""
-    camera = log.cameras[frame.camera]
-    if not sweeps:
-        return np.zeros(0, np.int64), np.zeros(0)
-    points = np.concatenate([sweep.read_points().xyz_world_m for sweep in sweeps])
-    if model == "ray":
-        pixels, depth_m, inside = project_frame(camera, frame, points)
-    else:
-        in_camera = transform(inverse(frame.world_from_camera), points)
-        depth_m = in_camera[:, 2]
-        pixels, inside = project(camera, in_camera)
-    columns, rows = np.floor(pixels[inside]).astype(np.int64).T
-    return unoccluded(columns, rows, depth_m[inside], camera.width, camera.height)
-
-
-def unoccluded(
-    columns: np.ndarray, rows: np.ndarray, depth_m: np.ndarray, width: int, height: int, cell_px: int = 4
-) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest point of each pixel, less those well behind a point of a neighbouring cell: the scanner sits elsewhere than the camera
-    and looks past edges that hide those points from it."""
-    near = depth_m > 0.5
-    columns, rows, depth_m = columns[near], rows[near], depth_m[near]
-    across, down = -(-width // cell_px), -(-height // cell_px)
-    nearest = np.full((down + 2, across + 2), np.inf)
-    np.minimum.at(nearest, (rows // cell_px + 1, columns // cell_px + 1), depth_m)
-    # Rows of a scanner are apart by more than a cell, so a cell looks at all eight around it.
-    around = np.min([nearest[i : i + down, j : j + across] for i in range(3) for j in range(3)], axis=0)
-    seen = depth_m <= around[rows // cell_px, columns // cell_px] * 1.15 + 0.3
-    flat, depth_m = (rows * width + columns)[seen], depth_m[seen]
-    order = np.lexsort((depth_m, flat))
-    first = np.unique(flat[order], return_index=True)[1]
-    return flat[order][first], depth_m[order][first]
+def _in_full_rows(*parts: np.ndarray, row: int = 32768) -> tuple[np.ndarray, ...]:
+    """Pixels, depths and shares of points, with points that do not count up to a multiple of `row`."""
+    missing = -len(parts[0]) % row
+    return tuple(np.concatenate([part, np.full(missing, fill, part.dtype)]) for part, fill in zip(parts, (0, 1, 0), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from splatmend.recon.render import Channel, draw_splats
 from splatmend.recon.scene import RecordedShot, Scene
 
 BACKGROUND = "background"
+_AHEAD = 12
+"""Pictures that are read before they are due."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +101,14 @@ class Trainer:
                 f"{log.path}: there are {len(self.train_numbers)} frames to train on, too few for {processes.count} processes; start "
                 "fewer, or lower holdout_every or train_every."
             )
+        self._order = lru_cache(maxsize=4)(lambda turn: _shuffled(len(self.train_numbers), config.seed * 1_000_003 + turn))
         self.processes = processes
         self.scaling = StepScaling(processes.count)
         rows = torch.arange(len(self.train_numbers), device=device).split(1)
         self.exposure_rows = dict(zip(self.train_numbers, rows))
         self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
         self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)
+        self.source.prepare(self.train_numbers)
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = (seed_scene(log, shots, config) if scene is None else scene).to(device)
         extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
@@ -152,8 +157,7 @@ class Trainer:
     def frame_number(self, iteration: int) -> int:
         """Which frame an iteration sees: every training frame once per round, in an order that depends on seed and round alone."""
         turn, place = divmod(iteration, len(self.train_numbers))
-        order = torch.Generator().manual_seed(self.config.seed * 1_000_003 + turn)
-        return self.train_numbers[int(torch.randperm(len(self.train_numbers), generator=order)[place])]
+        return self.train_numbers[self._order(turn)[place]]
 
     @property
     def sh_degree(self) -> int | None:
@@ -170,6 +174,7 @@ class Trainer:
         place = self.iteration + self.processes.rank
         number = self.frame_number(place)
         sample = self.source[number]
+        self.source.expect(self.frame_number(place + self.processes.count * more) for more in range(1, _AHEAD + 1))
         scene = self.mirrored.of(self.current_scene(), place)
         poses = self.poses.of(number)
         shot = poses.shot
@@ -274,6 +279,10 @@ class Trainer:
         else:  # generators of different devices have different states
             self.generator.manual_seed(self.config.seed + self.iteration)
         restore_random_state(state["random"])
+
+
+def _shuffled(count: int, seed: int) -> list[int]:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def _actor_key(actor_id: str) -> str:

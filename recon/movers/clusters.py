@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from splatmend.recon.movers.obstacles import Turn
-from splatmend.recon.movers.spool import Kept, Recent, Spool
+from splatmend.recon.spool import Kept, Recent, Spool
 
 REACH_M = 0.6
 """Returns nearer than this hang together; heights count half, since a scanner's rings lie apart."""

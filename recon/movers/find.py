@@ -13,10 +13,10 @@ from splatmend.datasets.log import ActorTrack, LidarSweep
 from splatmend.recon.movers.boxes import actors_of
 from splatmend.recon.movers.clusters import FEWEST_RETURNS, Detection, Detections
 from splatmend.recon.movers.obstacles import TurnReturns, read_turns
-from splatmend.recon.movers.spool import Recent, Spool
 from splatmend.recon.movers.stitching import stitched
 from splatmend.recon.movers.tracking import is_seed, paths
 from splatmend.recon.movers.visibility import MOST_TURNS, emptied_returns, held_against
+from splatmend.recon.spool import Recent, Spool
 
 BOX_MARGIN_M = 0.3
 SAME_PLACE_M = 0.4

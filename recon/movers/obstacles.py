@@ -9,7 +9,7 @@ import numpy as np
 
 from splatmend.datasets.log import LidarPoints, LidarSweep
 from splatmend.recon.movers.ground import Ground, GroundReturns
-from splatmend.recon.movers.spool import Kept, Spool
+from splatmend.recon.spool import Kept, Spool
 
 LOWEST_M, HIGHEST_M = 0.3, 4.5
 MOST_RETURNS = 40_000

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.ndimage import minimum_filter, uniform_filter
 
 from splatmend.recon.movers.obstacles import Turn
-from splatmend.recon.movers.spool import Kept, Recent, Spool
+from splatmend.recon.spool import Kept, Recent, Spool
 
 MOST_TURNS = 24
 """Sweeps that each sweep is held against, spread over the time around it."""

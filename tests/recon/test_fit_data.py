@@ -8,8 +8,10 @@ import torch
 from tiny_log import tiny_log, true_scene
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.log import LidarPoints, LidarSweep
 from splatmend.recon.fit.config import DataConfig
-from splatmend.recon.fit.data import FrameSource, frame_roles, nearest_sweeps, prepared_log, recorded_shots, unoccluded
+from splatmend.recon.fit.data import FrameSource, frame_roles, prepared_log, recorded_shots
+from splatmend.recon.fit.lidar_targets import LidarTargets, nearest_sweeps, unoccluded
 
 
 def test_held_out_frames_have_neighbours_on_both_sides() -> None:
@@ -63,7 +65,7 @@ def test_points_behind_a_nearer_neighbour_are_dropped() -> None:
 
 def test_sweeps_far_in_time_give_no_depth() -> None:
     log = tiny_log(3)
-    assert [sweep.timestamp_us for sweep in nearest_sweeps(log.sweeps, 120_000)] == [100_000]
+    assert [log.sweeps[index].timestamp_us for index in nearest_sweeps(log.sweeps, 120_000)] == [100_000]
     assert nearest_sweeps(log.sweeps, 900_000) == []
 
 
@@ -96,3 +98,50 @@ def test_pictures_too_small_to_be_compared_are_refused() -> None:
     wide = replace(log, cameras={"front": replace(log.cameras["front"], width=160, principal_px=(80.0, 24.0))})
     with pytest.raises(UserError, match=r"fitted at 32x10 pixels.* give at least 57 as max_width"):
         prepared_log(wide, DataConfig(max_width=32))
+
+
+def test_expected_frames_and_prepared_sweeps_give_the_same_samples() -> None:
+    log = tiny_log(6)
+    plain, ahead = (FrameSource(log, torch.device("cpu"), 0) for _ in range(2))
+    ahead.prepare([3, 1, 4])
+    ahead.expect([3, 1, 4])
+    for number in (3, 1, 4, 2):
+        one, other = plain[number], ahead[number]
+        assert len(one.pixels) > 0
+        for name in ("rgb", "pixels", "depth_m", "depth_shares"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_sweeps_are_read_in_the_order_of_time() -> None:
+    log, order = tiny_log(6), []
+
+    def noted(sweep: LidarSweep) -> LidarSweep:
+        def read() -> LidarPoints:
+            order.append(sweep.timestamp_us)
+            return sweep.read_points()
+
+        return replace(sweep, read_points=read)
+
+    log = replace(log, sweeps=tuple(noted(sweep) for sweep in log.sweeps))
+    targets = LidarTargets(log, "ewa")
+    targets.prepare([5, 0, 3, 2])
+    assert order == sorted(order)
+    assert len(order) == 4
+    before = targets.of(3)
+    assert len(order) == 4
+    for one, other in zip(before, LidarTargets(log, "ewa").of(3)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_a_reader_says_of_an_expected_frame_reaches_the_fit() -> None:
+    log = tiny_log(4)
+
+    def broken() -> np.ndarray:
+        raise UserError("frame 2 is damaged; download it again.")
+
+    frames = [replace(frame, read_image=broken) if number == 2 else frame for number, frame in enumerate(log.frames)]
+    source = FrameSource(replace(log, frames=tuple(frames)), torch.device("cpu"), 10)
+    source.expect([1, 2])
+    assert source[1].rgb.shape[2] == 3
+    with pytest.raises(UserError, match="frame 2 is damaged"):
+        source[2]

@@ -14,8 +14,9 @@ from splatmend.datasets.log import CameraFrame, LidarPoints, LidarSweep, SceneLo
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, street_log
 from splatmend.recon.fit import DataConfig, DensifyConfig, FitConfig, InitConfig
-from splatmend.recon.fit.data import FrameSource, lidar_targets, prepared_log, recorded_shots
+from splatmend.recon.fit.data import FrameSource, prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
+from splatmend.recon.fit.lidar_targets import lidar_targets
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.raster.api import Model
 
@@ -87,10 +88,10 @@ def test_lidar_depth_is_that_of_the_row_which_sees_the_point() -> None:
     points = LidarPoints(xyz_world_m=point, time_us=np.zeros(1, np.int64), intensity=np.ones(1, np.float32), origin_world_m=point)
     sweep = LidarSweep(sensor="top", timestamp_us=frame.start_us, read_points=lambda: points)
     log = replace(log, cameras={name: camera})
-    pixels, depth_m = lidar_targets(frame, log, [sweep], "ray")
+    pixels, depth_m = lidar_targets(frame, log, sweep.read_points().xyz_world_m, "ray")
     assert pixels.tolist() == [row * camera.width + column]
     np.testing.assert_allclose(depth_m, 6.0, atol=1e-4)
-    assert abs(lidar_targets(frame, log, [sweep], "ewa")[1][0] - 6.0) > 0.25
+    assert abs(lidar_targets(frame, log, sweep.read_points().xyz_world_m, "ewa")[1][0] - 6.0) > 0.25
 
 
 def test_ray_beats_ewa_on_frames_of_a_rolling_shutter_that_were_held_out(log: SceneLog) -> None:

@@ -12,7 +12,8 @@ import torch
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import ActorTrack, LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.street import StreetConfig, build_street, street_log
-from splatmend.recon.fit.data import FrameSource, nearest_sweeps
+from splatmend.recon.fit.data import FrameSource
+from splatmend.recon.fit.lidar_targets import nearest_sweeps
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.movers.apply import TRANSIENT, with_movers
 from splatmend.recon.movers.find import Movers, find_movers, in_boxes
@@ -101,13 +102,15 @@ def test_fewer_than_three_sweeps_tell_nothing(log: SceneLog) -> None:
 
 def test_transient_things_leave_sweeps_and_pictures_but_no_others(log: SceneLog) -> None:
     frame = log.frames[3]
-    (sweep,) = nearest_sweeps(log.sweeps, frame.mid_us)
+    (index,) = nearest_sweeps(log.sweeps, frame.mid_us)
+    sweep = log.sweeps[index]
     points = sweep.read_points()
     car = next(actor for actor in log.actors if actor.actor_id == "car-01")
     thing = points.xyz_world_m[in_boxes([car], points.xyz_world_m, points.time_us)]
     marked = with_movers(log, Movers(actors=(), transient={(sweep.sensor, sweep.timestamp_us): (thing,)}))
     assert [one.index for one in marked.frames if TRANSIENT in one.masks] == [3, 4]  # the turn lies between the two
-    (left,) = nearest_sweeps(marked.sweeps, frame.mid_us)
+    (index,) = nearest_sweeps(marked.sweeps, frame.mid_us)
+    left = marked.sweeps[index]
     rest = left.read_points()
     assert 0 <= len(points.xyz_world_m) - len(thing) - len(rest.xyz_world_m) < 0.2 * len(thing)
     assert not in_boxes([car], rest.xyz_world_m, rest.time_us).any()

@@ -11,8 +11,8 @@ from splatmend.datasets.log import LidarPoints, LidarSweep
 from splatmend.recon.movers.clusters import Detections
 from splatmend.recon.movers.ground import GroundReturns
 from splatmend.recon.movers.obstacles import read_turns
-from splatmend.recon.movers.spool import Recent, Spool
 from splatmend.recon.movers.visibility import MOST_TURNS, WINDOW_US, emptied_returns, held_against
+from splatmend.recon.spool import Recent, Spool
 
 
 def sweep_points(number: int) -> LidarPoints:

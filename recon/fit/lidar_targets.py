@@ -1,0 +1,92 @@
+"""What LiDAR says of the depth of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.log import CameraFrame, LidarSweep, SceneLog
+from splatmend.datasets.point_projection import project_frame
+from splatmend.recon.raster.api import Model
+from splatmend.recon.spool import Kept, Recent, Spool
+
+MAX_SWEEP_GAP_US = 60_000
+"""A sweep farther in time from a picture than this gives it no depth."""
+
+
+class LidarTargets:
+    """Pixels (flat indices, int32) with the depths (camera z, metres, float32) that LiDAR gives them, by frame number of a prepared log.
+
+    Sweeps of some logs can only be read in their order, and pictures are fitted in another: `prepare` goes through them once.
+    """
+
+    def __init__(self, log: SceneLog, model: Model) -> None:
+        self.log = log
+        self.model = model
+        self._spool = Spool()
+        self._kept: dict[int, Kept] = {}
+        self._xyz_world_m = Recent(lambda index: log.sweeps[index].read_points().xyz_world_m, 2 * len({s.sensor for s in log.sweeps}))
+
+    def prepare(self, numbers: Iterable[int]) -> None:
+        """Keep the targets of these frames in a temporary file."""
+        if self.log.sweeps:
+            for number in sorted(set(numbers) - set(self._kept), key=lambda number: self.log.frames[number].mid_us):
+                self._kept[number] = self._spool.keep(*self._made(number))
+
+    def of(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and depths of a frame. Safe to call from several threads for frames that are prepared, and where there are no sweeps."""
+        return self._kept[number].load() if number in self._kept else self._made(number)  # type: ignore[return-value]
+
+    def _made(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        frame = self.log.frames[number]
+        sweeps = nearest_sweeps(self.log.sweeps, frame.mid_us)
+        points = np.concatenate([self._xyz_world_m(index) for index in sweeps]) if sweeps else np.zeros((0, 3))
+        pixels, depth_m = lidar_targets(frame, self.log, points, self.model)
+        return pixels.astype(np.int32), depth_m.astype(np.float32)
+
+
+def nearest_sweeps(sweeps: Sequence[LidarSweep], t_us: int) -> list[int]:
+    """Which sweep of each sensor is the nearest in time (a turn's middle is taken 50 ms after its start), if it is near at all."""
+    best: dict[str, tuple[int, int]] = {}
+    for index, sweep in enumerate(sweeps):
+        gap = abs(sweep.timestamp_us - t_us)
+        if gap <= MAX_SWEEP_GAP_US and (sweep.sensor not in best or gap < best[sweep.sensor][0]):
+            best[sweep.sensor] = (gap, index)
+    return [index for _, index in best.values()]
+
+
+def lidar_targets(frame: CameraFrame, log: SceneLog, xyz_world_m: np.ndarray, model: Model = "ewa") -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (flat indices, int64) with the depth (camera z, metres) that points `[N, 3]` give them, nearest first; as the pose at mid
+    exposure sees the points for `ewa`, and as that of each point's own row does for `ray`."""
+    camera = log.cameras[frame.camera]
+    if not len(xyz_world_m):
+        return np.zeros(0, np.int64), np.zeros(0)
+    if model == "ray":
+        pixels, depth_m, inside = project_frame(camera, frame, xyz_world_m)
+    else:
+        in_camera = transform(inverse(frame.world_from_camera), xyz_world_m)
+        depth_m = in_camera[:, 2]
+        pixels, inside = project(camera, in_camera)
+    columns, rows = np.floor(pixels[inside]).astype(np.int64).T
+    return unoccluded(columns, rows, depth_m[inside], camera.width, camera.height)
+
+
+def unoccluded(
+    columns: np.ndarray, rows: np.ndarray, depth_m: np.ndarray, width: int, height: int, cell_px: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest point of each pixel, less those well behind a point of a neighbouring cell: the scanner sits elsewhere than the camera
+    and looks past edges that hide those points from it."""
+    near = depth_m > 0.5
+    columns, rows, depth_m = columns[near], rows[near], depth_m[near]
+    across, down = -(-width // cell_px), -(-height // cell_px)
+    nearest = np.full((down + 2, across + 2), np.inf)
+    np.minimum.at(nearest, (rows // cell_px + 1, columns // cell_px + 1), depth_m)
+    # Rows of a scanner are apart by more than a cell, so a cell looks at all eight around it.
+    around = np.min([nearest[i : i + down, j : j + across] for i in range(3) for j in range(3)], axis=0)
+    seen = depth_m <= around[rows // cell_px, columns // cell_px] * 1.15 + 0.3
+    flat, depth_m = (rows * width + columns)[seen], depth_m[seen]
+    order = np.lexsort((depth_m, flat))
+    first = np.unique(flat[order], return_index=True)[1]
+    return flat[order][first], depth_m[order][first]
