@@ -180,7 +180,8 @@ def note(strategies: Sequence[Classic], wishes: Sequence[Float[Tensor, "2 N"]]) 
     for strategy, one in zip(strategies, wishes):
         if strategy.wishes is None:
             strategy.wishes = torch.zeros_like(one)
-    torch._foreach_add_([strategy.wishes for strategy in strategies], list(wishes))
+    held = [strategy.wishes for strategy in strategies if strategy.wishes is not None]
+    torch._foreach_add_(held, [*wishes])
 
 
 def _take(params: MutableMapping[str, Parameter], optimizer: Optimizer, rows: Tensor, fresh: int | None = None) -> None:

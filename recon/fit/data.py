@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +41,11 @@ class Sample:
 
     def to(self, device: torch.device) -> Sample:
         """The same on another device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Sample(**{name: value if value is None else value.to(device) for name, value in tensors.items()})
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = None if value is None else value.to(device)
+        return Sample(**moved)
 
     @property
     def nbytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class PictureLosses:
             with warnings.catch_warnings():
                 # Of the examples, whose warm-up runs on a stream of its own.
                 warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
-                call = torch.cuda.make_graphed_callables(together, examples, allow_unused_input=True)
+                call: Any = torch.cuda.make_graphed_callables(together, examples, allow_unused_input=True)
             self._captured[key] = _Captured(call=call, names=tuple(names))
         captured = self._captured[key]
         total, terms, squared_error = captured.call(*tensors)

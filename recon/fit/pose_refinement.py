@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.shot import Shot

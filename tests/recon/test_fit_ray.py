@@ -14,6 +14,7 @@ from splatmend.datasets.log import CameraFrame, LidarPoints, LidarSweep, SceneLo
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, street_log
 from splatmend.recon.fit import DataConfig, DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import FrameSource, prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
 from splatmend.recon.fit.lidar_targets import lidar_targets
@@ -108,6 +109,8 @@ def test_ray_beats_ewa_on_frames_of_a_rolling_shutter_that_were_held_out(log: Sc
             init=InitConfig(point_count=6000, ray_count=1500),
             densify=DensifyConfig(cap=9000, start=100),
             data=DataConfig(holdout_every=4),
+            # Both models with all terms in every picture.
+            loss=LossConfig(depth_every=1),
         )
         prepared = prepared_log(log, config.data, model)
         trainer = Trainer(prepared, recorded_shots(prepared, config.data), config, torch.device("cpu"))
