@@ -95,30 +95,35 @@ def test_lidar_depth_is_that_of_the_row_which_sees_the_point() -> None:
     assert abs(lidar_targets(frame, log, sweep.read_points().xyz_world_m, "ewa")[1][0] - 6.0) > 0.25
 
 
+def _fitted(log: SceneLog, model: Model, seed: int) -> dict[str, float]:
+    config = FitConfig(
+        iterations=700,
+        sh_degree=1,
+        sh_every=400,
+        sky_rows=32,
+        device="cpu",
+        camera_model=model,
+        init=InitConfig(point_count=6000, ray_count=1500),
+        densify=DensifyConfig(cap=9000, start=100),
+        data=DataConfig(holdout_every=4),
+        # Both models with all terms in every picture.
+        loss=LossConfig(depth_every=1),
+        seed=seed,
+    )
+    prepared = prepared_log(log, config.data, model)
+    trainer = Trainer(prepared, recorded_shots(prepared, config.data), config, torch.device("cpu"))
+    for _ in range(config.iterations):
+        trainer.step()
+    scene = trainer.finished_scene()
+    assert scene.camera_model == model
+    return mean_row(list(held_out_rows(scene, prepared)))
+
+
 def test_ray_beats_ewa_on_frames_of_a_rolling_shutter_that_were_held_out(log: SceneLog) -> None:
-    scores = {}
-    models: tuple[Model, ...] = ("ewa", "ray")
-    for model in models:
-        config = FitConfig(
-            iterations=700,
-            sh_degree=1,
-            sh_every=400,
-            sky_rows=32,
-            device="cpu",
-            camera_model=model,
-            init=InitConfig(point_count=6000, ray_count=1500),
-            densify=DensifyConfig(cap=9000, start=100),
-            data=DataConfig(holdout_every=4),
-            # Both models with all terms in every picture.
-            loss=LossConfig(depth_every=1),
-        )
-        prepared = prepared_log(log, config.data, model)
-        trainer = Trainer(prepared, recorded_shots(prepared, config.data), config, torch.device("cpu"))
-        for _ in range(config.iterations):
-            trainer.step()
-        scene = trainer.finished_scene()
-        assert scene.camera_model == model
-        scores[model] = mean_row(list(held_out_rows(scene, prepared)))
-    # Over seeds SSIM gains 0.02 to 0.03. PSNR of three small frames, 0.0 to 0.4 dB better, swings by as much with the order of sums.
-    assert scores["ray"]["ssim"] > scores["ewa"]["ssim"] + 0.01
-    assert scores["ray"]["psnr"] > scores["ewa"]["psnr"] - 0.1
+    # Three small frames: PSNR swings by some tenths with seed and order of sums, so two seeds.
+    scores: dict[Model, list[dict[str, float]]] = {"ewa": [], "ray": []}
+    for model, rows in scores.items():
+        rows += [_fitted(log, model, seed) for seed in (0, 1)]
+    gain = {name: float(np.mean([ray[name] - ewa[name] for ray, ewa in zip(scores["ray"], scores["ewa"])])) for name in ("psnr", "ssim")}
+    assert gain["psnr"] > 0.1
+    assert gain["ssim"] > 0.02
