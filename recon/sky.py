@@ -51,15 +51,22 @@ class SkyMap:
 
 def sky_colours(logits: Float[Tensor, "S S2 3"], directions_sky: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
     """What a map shows along unit directions of its own frame; see `SkyMap.colours`."""
-    x, y, z = directions_sky.unbind(-1)
-    height, width = logits.shape[:2]
+    return look_up(logits, directions_sky).sigmoid()
+
+
+def look_up(panorama: Float[Tensor, "S S2 C"], directions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch C"]:
+    """Values of a picture of all directions along unit directions of its own frame, bilinear, continuous across the seam."""
+    x, y, z = directions.unbind(-1)
+    height, width = panorama.shape[:2]
     column = (torch.atan2(y, x) / (2 * math.pi) + 0.5) * width
     row = (0.5 - torch.asin(z.clamp(-1, 1)) / math.pi) * height
     # One column more at each side makes the seam continuous; grid_sample counts from -1 to 1 over the padded width.
-    padded = torch.cat([logits[:, -1:], logits, logits[:, :1]], dim=1).permute(2, 0, 1)[None]
+    padded = torch.cat([panorama[:, -1:], panorama, panorama[:, :1]], dim=1).permute(2, 0, 1)[None]
     grid = torch.stack([(column + 1.0) / (width + 2) * 2 - 1, row / height * 2 - 1], dim=-1)
-    seen = torch.nn.functional.grid_sample(padded, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
-    return seen[0].permute(1, 2, 0).sigmoid()
+    shape = grid.shape[:-1]
+    grid = grid.reshape(1, 1, -1, 2) if len(shape) != 2 else grid[None]
+    seen = torch.nn.functional.grid_sample(padded, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return seen[0].permute(1, 2, 0).reshape(*shape, panorama.shape[2])
 
 
 def ray_camera_of(shot: Shot, model: Model) -> RayCamera:

@@ -1,0 +1,1 @@
+"""Assets: bodies that can be put into a scene, with what light needs to know of their surfaces."""

@@ -1,0 +1,166 @@
+"""What lights a scene: a sun far away and an environment around it.
+
+Units are those of the scene's pictures without exposure, made linear: a matt white surface that faces the sun alone shows `sun`, and the
+environment shows what a camera would see there. So light, surfaces and pictures need no photometric scale.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from splatmend.recon.harmonics import basis
+from splatmend.recon.sky import look_up, rotation_to_z
+from splatmend.recon.transfer import upload
+
+_COSINE_LOBE = (1.0, *(2 / 3,) * 3, *(1 / 4,) * 5)
+"""Factors of the first three orders of harmonics under the clamped cosine, divided by pi (Ramamoorthi and Hanrahan 2001)."""
+_ROUGHNESS_LEVELS = (0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
+_LEVEL_ROWS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneLight:
+    """A sun and an environment.
+
+    `to_sun_world` is a unit vector; `sun` the radiance, linear RGB, of a white matt surface that faces it with nothing between; zero where
+    the sky is covered. `environment [E, 2E, 3]` is the linear radiance from all directions, without the sun's disc, in the
+    layout of `SkyMap` (row 0 at the zenith, column 0 at azimuth -180 degrees, counter-clockwise seen from above), its lower half what the
+    ground gives back; `environment_from_world [3, 3]` turns directions into it. `made_by` says in a few words where it comes from.
+    """
+
+    to_sun_world: tuple[float, float, float]
+    sun: tuple[float, float, float]
+    environment: Float[Tensor, "E E2 3"]
+    environment_from_world: np.ndarray
+    made_by: str
+
+    def __post_init__(self) -> None:
+        if not math.isclose(float(np.linalg.norm(self.to_sun_world)), 1.0, rel_tol=1e-4):
+            raise ValueError(f"the direction to the sun must be a unit vector, not {self.to_sun_world}")
+        if self.environment.ndim != 3 or self.environment.shape[1] != 2 * self.environment.shape[0]:
+            raise ValueError(f"the environment must be [E, 2E, 3], not {list(self.environment.shape)}")
+
+    @property
+    def device(self) -> torch.device:
+        return self.environment.device
+
+    @property
+    def up_world(self) -> np.ndarray:
+        """The direction away from the ground."""
+        return self.environment_from_world[2]
+
+    @property
+    def sun_elevation_deg(self) -> float:
+        """Height of the sun above the horizon."""
+        return math.degrees(math.asin(float(np.clip(np.dot(self.to_sun_world, self.up_world), -1, 1))))
+
+    @property
+    def sun_azimuth_deg(self) -> float:
+        """Direction of the sun in the plane, counter-clockwise from the world's x axis (laid into that plane), in -180 to 180."""
+        flat = rotation_to_z(self.up_world) @ np.asarray(self.to_sun_world)
+        return math.degrees(math.atan2(flat[1], flat[0]))
+
+    def to(self, device: str | torch.device) -> SceneLight:
+        """The same light on another device."""
+        return self if torch.device(device) == self.device else replace(self, environment=self.environment.to(device))
+
+    def with_sun(self, azimuth_deg: float, elevation_deg: float) -> SceneLight:
+        """The light with the sun at another place (angles as `sun_azimuth_deg`, `sun_elevation_deg`): the environment turns about the
+        vertical along with it, so that the bright side of the sky stays behind the sun, and a lower sun is dimmer and redder by its way
+        through clear air (`passed_by_air`)."""
+        flat = np.radians([azimuth_deg, elevation_deg])
+        up_from_world = rotation_to_z(self.up_world)
+        direction = [np.cos(flat[1]) * np.cos(flat[0]), np.cos(flat[1]) * np.sin(flat[0]), np.sin(flat[1])]
+        turn = Rotation.from_euler("z", azimuth_deg - self.sun_azimuth_deg, degrees=True).as_matrix()
+        # A direction is looked up where it was before the turn; the environment's own z is up.
+        world_turn = up_from_world.T @ turn @ up_from_world
+        change = passed_by_air(elevation_deg) / passed_by_air(self.sun_elevation_deg)
+        return replace(
+            self,
+            to_sun_world=tuple(float(value) for value in up_from_world.T @ np.asarray(direction)),
+            sun=tuple(float(value) for value in np.asarray(self.sun) * change),
+            environment_from_world=self.environment_from_world @ world_turn.T,
+            made_by=f"{self.made_by}, sun moved",
+        )
+
+    def ambient(self, normals_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Radiance of white matt surfaces under the environment alone, nothing in its way; unit normals."""
+        turned = normals_world @ upload(self.environment_from_world.T, normals_world.device)
+        return (basis(turned, 2) @ self._ambient_harmonics).clamp_min(0.0)
+
+    def diffuse(
+        self,
+        normals_world: Float[Tensor, "N 3"],
+        sun_seen: Float[Tensor, "N"] | None = None,
+        sky_seen: Float[Tensor, "N"] | None = None,
+    ) -> Float[Tensor, "N 3"]:
+        """Radiance of white matt surfaces under sun and environment; `sun_seen` is the share of the sun's light that nothing keeps off,
+        `sky_seen` that of the environment's, both 1 where they are not given."""
+        facing = (normals_world @ normals_world.new_tensor(self.to_sun_world)).clamp_min(0.0)
+        facing = facing if sun_seen is None else facing * sun_seen
+        ambient = self.ambient(normals_world)
+        if sky_seen is not None:
+            ambient = ambient * sky_seen[:, None]
+        return facing[:, None] * normals_world.new_tensor(self.sun) + ambient
+
+    def mirrored(self, directions_world: Float[Tensor, "N 3"], roughness: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
+        """What the environment, without the sun, shows along unit directions, blurred as surfaces of that roughness blur it."""
+        turned = directions_world @ upload(self.environment_from_world.T, directions_world.device)
+        levels = torch.stack([look_up(level, turned) for level in self._blurred])
+        steps = roughness.new_tensor(_ROUGHNESS_LEVELS)
+        above = torch.searchsorted(steps, roughness.contiguous()).clamp(1, len(steps) - 1)
+        share = ((roughness - steps[above - 1]) / (steps[above] - steps[above - 1])).clamp(0, 1)[:, None]
+        rows = torch.arange(len(roughness), device=roughness.device)
+        return levels[above - 1, rows] * (1 - share) + levels[above, rows] * share
+
+    @cached_property
+    def _ambient_harmonics(self) -> Float[Tensor, "9 3"]:
+        """Coefficients whose sum over the harmonics of a normal is what a white surface gives back."""
+        directions, solid = environment_directions(self.environment.shape[0], self.device)
+        values = basis(directions, 2) * self.environment.new_tensor(_COSINE_LOBE)
+        return (values * solid[:, None]).T @ self.environment.reshape(-1, 3)
+
+    @cached_property
+    def _blurred(self) -> tuple[Float[Tensor, "E E2 3"], ...]:
+        """The environment under lobes of growing width."""
+        rows = min(_LEVEL_ROWS, self.environment.shape[0])
+        small = torch.nn.functional.interpolate(self.environment.permute(2, 0, 1)[None], (rows, 2 * rows), mode="area")[0].permute(1, 2, 0)
+        directions, solid = environment_directions(rows, self.device)
+        cosines = (directions @ directions.T).clamp(-1, 1)
+        levels = []
+        for roughness in _ROUGHNESS_LEVELS:
+            # A lobe of directions about the mirrored one, as wide as that of halfway vectors with GGX's alpha = roughness^2 is about.
+            sharpness = 1 / (2 * max(roughness, 0.1) ** 4) / 4
+            weights = torch.exp(sharpness * (cosines - 1)) * solid
+            blurred = (weights @ small.reshape(-1, 3)) / weights.sum(dim=1, keepdim=True)
+            levels.append(blurred.view(rows, 2 * rows, 3))
+        if self.environment.shape[0] > rows:
+            levels[0] = self.environment
+        return tuple(levels)
+
+
+def environment_directions(rows: int, device: str | torch.device = "cpu") -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P"]]:
+    """Unit directions of the pixels of an environment of `rows` rows, row by row, in its own frame, and their solid angles (steradians)."""
+    elevation = (0.5 - (torch.arange(rows, device=device) + 0.5) / rows) * math.pi
+    azimuth = ((torch.arange(2 * rows, device=device) + 0.5) / (2 * rows) - 0.5) * 2 * math.pi
+    up, around = (grid.reshape(-1) for grid in torch.meshgrid(elevation, azimuth, indexing="ij"))
+    directions = torch.stack([up.cos() * around.cos(), up.cos() * around.sin(), up.sin()], dim=1)
+    edges = (0.5 - torch.arange(rows + 1, device=device) / rows) * math.pi
+    bands = edges[:-1].sin() - edges[1:].sin()
+    return directions, (bands * math.pi / rows).repeat_interleave(2 * rows)
+
+
+def passed_by_air(elevation_deg: float) -> np.ndarray:
+    """Share of the sun's red, green and blue that clear air lets through at a height above the horizon: optical depths 0.06, 0.13 and
+    0.28 at the zenith times the air mass of Kasten and Young (1989)."""
+    height = max(float(elevation_deg), 0.0)
+    mass = 1 / (math.sin(math.radians(height)) + 0.50572 * (height + 6.07995) ** -1.6364)
+    return np.exp(-np.array([0.06, 0.13, 0.28]) * mass)
