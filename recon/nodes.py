@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from splatmend.datasets.log import ActorTrack
-from splatmend.datasets.shot import Shot
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.motion import Motion
 
@@ -55,10 +54,6 @@ class RigidActor:
 
     def gaussians_at(self, t_us: int) -> Gaussians:
         return self.gaussians
-
-    def gaussians_for(self, shot: Shot) -> Gaussians:
-        """What a shot is shown: as `gaussians_at`, for nodes whose colours depend on nothing else of it."""
-        return self.gaussians_at(shot.mid_us)
 
     def world_from_node(self, t_us: int) -> np.ndarray | None:
         return self.track.world_from_actor(t_us) if self.is_there(t_us) else None

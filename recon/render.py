@@ -157,7 +157,8 @@ def draw_splats(
     scene_from_world = _translation(-scene.origin_world_m)
     background = scene.background.gaussians_at(shot.mid_us)
     actors = [
-        (name, actor.gaussians_for(shot), scene_from_world @ pose) for name, actor, pose in _drawn_actors(scene, shot, without, actor_poses)
+        (name, actor.gaussians_at(shot.mid_us), scene_from_world @ pose)
+        for name, actor, pose in _drawn_actors(scene, shot, without, actor_poses)
     ]
     placed = place(background, actors, scene_from_world @ shot.world_from_camera, twists, sh_degree, coloured="rgb" in channels)
     stacked: dict[str, Tensor] = {}
