@@ -24,6 +24,9 @@ _COSINE_LOBE = (1.0, *(2 / 3,) * 3, *(1 / 4,) * 5)
 """Factors of the first three orders of harmonics under the clamped cosine, divided by pi (Ramamoorthi and Hanrahan 2001)."""
 _ROUGHNESS_LEVELS = (0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
 _LEVEL_ROWS = 16
+GROUND_ALBEDO = 0.12
+"""Luminance albedo that roads are taken to have, which sets the scale of what is estimated (fresh asphalt 0.05, worn asphalt 0.15, concrete
+0.3; Levinson and Akbari 2002)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,10 @@ class SceneLight:
         if sky_seen is not None:
             ambient = ambient * sky_seen[:, None]
         return facing[:, None] * normals_world.new_tensor(self.sun) + ambient
+
+    def environment_at(self, directions_world: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
+        """Radiance of the environment along unit directions."""
+        return look_up(self.environment, directions_world @ upload(self.environment_from_world.T, directions_world.device))
 
     def mirrored(self, directions_world: Float[Tensor, "N 3"], roughness: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
         """What the environment, without the sun, shows along unit directions, blurred as surfaces of that roughness blur it."""

@@ -53,7 +53,8 @@ def test_moving_the_sun_turns_the_sky_with_it() -> None:
     walls = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
     assert torch.allclose(after.ambient(walls).flip(0), before.ambient(torch.tensor([[1.0, 0, 0], [0, -1.0, 0]])), atol=1e-3)
     low = before.with_sun(0.0, 10.0)
-    assert low.sun_elevation_deg == pytest.approx(10.0) and low.sun_azimuth_deg == pytest.approx(0.0, abs=1e-6)
+    assert low.sun_elevation_deg == pytest.approx(10.0)
+    assert low.sun_azimuth_deg == pytest.approx(0.0, abs=1e-6)
     assert low.sun[2] / low.sun[0] < 0.7 * before.sun[2] / before.sun[0]
     assert passed_by_air(90.0) == pytest.approx(np.exp([-0.06, -0.13, -0.28]), rel=2e-3)
 

@@ -1,0 +1,120 @@
+"""A body in the light of a moment: what reaches its surfaces, and what it keeps off of others'.
+
+Shape letters: N Gaussians of the body, K directions of the sky, P points around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.light.colour import luminance
+from splatmend.recon.light.occlusion import OcclusionMaps, cast, dome
+from splatmend.recon.light.scene_light import SceneLight
+from splatmend.recon.raster.api import Backend
+from splatmend.recon.transfer import upload
+
+SceneOpen = Callable[[Float[Tensor, "P 3"]], Float[Tensor, "P"]]
+_SOLID = 0.1
+"""Gaussians below this opacity do not count towards a body's extent."""
+_UNDERSIDE = 0.2
+"""Share of the ground's light that a surface facing straight down gets: it sees the ground that the body itself keeps dark."""
+
+
+class BodyShape:
+    """A body's Gaussians and what they keep off the sky, in the body's frame; the same at all times."""
+
+    def __init__(self, gaussians: Gaussians, *, sky_directions: int, rows: int, bias_m: float, backend: Backend | None) -> None:
+        solid = gaussians.means[gaussians.opacities > _SOLID]
+        extent = (solid if len(solid) else gaussians.means).abs().amax(dim=0)
+        self.gaussians, self.rows, self.bias_m, self.backend = gaussians, rows, bias_m, backend
+        self.reach_m = 1.05 * float(extent.norm())
+        self.half_height_m = float(extent[2])
+        self.sky = dome(sky_directions, gaussians.device)
+        self._maps = self.seen_from(self.sky)
+        self._own_open = self._maps.open_to(gaussians.means, bias_m)
+
+    def seen_from(self, sources: Float[Tensor, "K 3"]) -> OcclusionMaps:
+        """The body as far sources see it."""
+        centre = torch.zeros(3, device=self.gaussians.device)
+        return cast(self.gaussians, sources, centre, self.reach_m, self.rows, backend=self.backend)
+
+    def sky_beside(self, points: Float[Tensor, "P 3"], normals: Float[Tensor, "P 3"], radiance: Float[Tensor, "K"]) -> Float[Tensor, "P"]:
+        """Share of the sky's light, of that `radiance` by direction, that the body leaves to surfaces beside and below it."""
+        weights = (normals @ self.sky.T).clamp_min(0.0) * radiance
+        return ((weights * self._maps.open_to(points, self.bias_m / 2)).sum(dim=1) + 1e-6) / (weights.sum(dim=1) + 1e-6)
+
+    def sky_on(self, normals: Float[Tensor, "N 3"], radiance: Float[Tensor, "K"], ground: Tensor) -> Float[Tensor, "N"]:
+        """Share of the environment's light that reaches the body's own Gaussians; `ground` is the luminance of the ground's light."""
+        weights = (normals @ self.sky.T).clamp_min(0.0) * radiance * (2 / len(self.sky))
+        below = ground * (1 - normals[:, 2]) / 2
+        dark = 1 - (1 - _UNDERSIDE) * (-normals[:, 2]).clamp(0, 1)
+        return ((weights * self._own_open).sum(dim=1) + below * dark + 1e-6) / (weights.sum(dim=1) + below + 1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyLight:
+    """A body at a pose under a light. `centre` (metres, in the scene's frame) and `turn` bring its frame into the scene's;
+    `radiance [K]` is the luminance of its directions of the sky, `own_sun` the body as the sun sees it, in its own frame, and
+    `scene_open` says how much of the sun's light the scene without it lets through to points of the scene's frame."""
+
+    shape: BodyShape
+    centre: Float[Tensor, "3"]
+    turn: Float[Tensor, "3 3"]
+    light: SceneLight
+    radiance: Float[Tensor, "K"]
+    own_sun: OcclusionMaps
+    scene_open: SceneOpen
+
+    @staticmethod
+    def of(shape: BodyShape, scene_from_body: Float[np.ndarray, "4 4"], light: SceneLight, scene_open: SceneOpen) -> BodyLight:
+        """The light on a body at a pose."""
+        device = shape.gaussians.device
+        turn = upload(scene_from_body[:3, :3], device)
+        sun = turn.T @ turn.new_tensor(light.to_sun_world)
+        matt = torch.full((len(shape.sky),), 0.5, device=device)
+        return BodyLight(
+            shape=shape,
+            centre=upload(scene_from_body[:3, 3], device),
+            turn=turn,
+            light=light,
+            radiance=luminance(light.mirrored(shape.sky @ turn.T, matt)),
+            own_sun=shape.seen_from(sun[None]),
+            scene_open=scene_open,
+        )
+
+    def sun_on_body(self) -> Float[Tensor, "N"]:
+        """Share of the sun's light that reaches the body's Gaussians, past itself and the scene."""
+        means = self.shape.gaussians.means
+        past_itself = self.own_sun.open_to(means, self.shape.bias_m)[:, 0]
+        return past_itself * self.scene_open(means @ self.turn.T + self.centre)
+
+    def sky_on_body(self, normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Share of the environment's light that does; normals in the body's frame."""
+        below = luminance(self.light.ambient(-self.turn[:, 2][None]))[0]
+        return self.shape.sky_on(normals, self.radiance, below)
+
+    def kept_beside(self, points: Float[Tensor, "P 3"], normals: Float[Tensor, "P 3"], ground_m: float) -> Float[Tensor, "P 3"]:
+        """Share of the light of surfaces of the scene (points and unit normals in its frame) that is left once the body stands there.
+        What lies within `ground_m` of the plane that the body stands on is taken to be ground."""
+        half_height_m = self.shape.half_height_m
+        own = (points - self.centre) @ self.turn
+        flat = (own[:, 2] + half_height_m).abs() < ground_m
+        # What is drawn of the ground lies a little above or below it; the shadow begins at the wheels.
+        own = torch.where(flat[:, None], torch.cat([own[:, :2], own.new_full((len(own), 1), -half_height_m)], dim=1), own)
+        normals = torch.where(flat[:, None], self.turn[:, 2], normals)
+        scene_sun = self.scene_open(points)
+        facing = (normals @ normals.new_tensor(self.light.to_sun_world)).clamp_min(0.0) * scene_sun
+        sun = facing[:, None] * normals.new_tensor(self.light.sun)
+        sky = self.light.ambient(normals)
+        left = (
+            sun * self.own_sun.open_to(own, self.shape.bias_m)
+            + sky * self.shape.sky_beside(own, normals @ self.turn, self.radiance)[:, None]
+        )
+        return (left + 1e-6) / (sun + sky + 1e-6)

@@ -1,0 +1,98 @@
+"""Where the scene lets the sun through to a body, and where it does not.
+
+A ray from the sun that passes a point above the ground ends on the ground. Where that ground looks sunlit in the scene's own pictures,
+the point is lit as well, however little of what keeps the sun off elsewhere was ever reconstructed (of the upper floors of houses beside
+the road mostly nothing was). Only where no ground was seen is the reconstructed geometry asked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.harmonics import colours
+from splatmend.recon.light.colour import linear_from_srgb, luminance
+from splatmend.recon.light.occlusion import OcclusionMaps, cast, far_axes, far_picture
+from splatmend.recon.light.scene_light import GROUND_ALBEDO, SceneLight
+from splatmend.recon.raster.api import Backend
+from splatmend.recon.transfer import upload
+
+_PIXEL_M = 0.2
+_MOST_ROWS = 1024
+_ABOVE_M = 0.35
+"""Gaussians this close to the plane that the body drives on are ground."""
+_MEDIAN_PX = 7
+"""Markings on the road are narrower than half of this."""
+_SHADED, _SUNLIT = 0.35, 0.65
+"""On the logarithmic way from the luminance of shaded ground to that of sunlit ground: below it is shaded, above it is sunlit."""
+
+
+class SceneSun:
+    """What the sun reaches along a body's track. Points are metres in the scene's frame."""
+
+    def __init__(
+        self,
+        background: Gaussians,
+        scene_from_body: Float[np.ndarray, "T 4 4"],
+        half_height_m: float,
+        margin_m: float,
+        light: SceneLight,
+        *,
+        bias_m: float,
+        backend: Backend | None = None,
+    ) -> None:
+        """`scene_from_body` are poses along the body's track, whose origins lie `half_height_m` above the ground; what lies farther than
+        `margin_m` from it is not asked for."""
+        device = background.device
+        self._light, self._background, self._bias_m, self._backend = light, background, bias_m, backend
+        up = scene_from_body[:, :3, 2].mean(axis=0)
+        feet_m = scene_from_body[:, :3, 3] - half_height_m * scene_from_body[:, :3, 2]
+        self._up = upload(up / np.linalg.norm(up), device)
+        self._feet = upload(feet_m, device)
+        self._axes = far_axes(self._up[None])[0]
+        self._centre = upload((feet_m.min(axis=0) + feet_m.max(axis=0)) / 2, device)
+        self._reach_m = float((self._feet - self._centre).norm(dim=1).max()) + margin_m
+        self._ground = self._seen_ground()
+
+    def open_at(self, points: Float[Tensor, "P 3"], geometry: OcclusionMaps) -> Float[Tensor, "P"]:
+        """Share of the sun's light that the standing scene lets through to points; `geometry` answers where no ground was seen."""
+        to_sun = points.new_tensor(self._light.to_sun_world)
+        height_m = ((points - self._feet_below(points)) @ self._up).clamp_min(0.0)
+        landing = points - to_sun * (height_m / (to_sun @ self._up).clamp_min(0.02))[:, None]
+        at = (landing - self._centre) @ self._axes[:2].T / self._reach_m
+        sunlit, known = torch.nn.functional.grid_sample(self._ground, at[None, None], align_corners=False)[0, :, 0]
+        return sunlit + (1 - known) * geometry.open_to(points, self._bias_m)[:, 0]
+
+    def geometry_around(self, centre: Float[Tensor, "3"], reach_m: float, rows: int) -> OcclusionMaps:
+        """The standing scene as the sun sees it around a place."""
+        return cast(self._background, centre.new_tensor([self._light.to_sun_world]), centre, reach_m, rows, backend=self._backend)
+
+    def _feet_below(self, points: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
+        nearest = [torch.cdist(part, self._feet).argmin(dim=1) for part in points.split(1 << 16)]
+        return self._feet[torch.cat(nearest)] if nearest else points
+
+    def _seen_ground(self) -> Float[Tensor, "1 2 R R"]:
+        """The ground from above: how sunlit it is, 0 where it was not seen, and whether it was."""
+        rows = min(max(int(2 * self._reach_m / _PIXEL_M), 16), _MOST_ROWS)
+        around = self._background.select((self._background.means - self._centre).norm(dim=1) < 1.5 * self._reach_m)
+        low = ((around.means - self._feet_below(around.means)) @ self._up).abs() < _ABOVE_M
+        ground = around.select(low)
+        rgb = colours(ground.sh, -self._up.expand(len(ground), 3), 0)
+        picture, opacity = far_picture(ground, self._axes, self._centre, self._reach_m, rows, rgb, backend=self._backend)
+        seen = _median(luminance(linear_from_srgb(picture / opacity[..., None].clamp_min(1e-3))))
+        up = self._up[None]
+        shaded = GROUND_ALBEDO * luminance(self._light.ambient(up)).clamp_min(1e-4)
+        lit = GROUND_ALBEDO * luminance(self._light.diffuse(up)).clamp_min(1e-4)
+        way = (seen / shaded).clamp_min(1e-3).log() / (lit / shaded).log().clamp_min(0.05)
+        sunlit = ((way - _SHADED) / (_SUNLIT - _SHADED)).clamp(0, 1)
+        known = (opacity > 0.5).float()
+        return torch.stack([sunlit * known, known])[None]
+
+
+def _median(picture: Float[Tensor, "R R"]) -> Float[Tensor, "R R"]:
+    half = _MEDIAN_PX // 2
+    padded = torch.nn.functional.pad(picture[None, None], (half,) * 4, mode="replicate")[0, 0]
+    return padded.unfold(0, _MEDIAN_PX, 1).unfold(1, _MEDIAN_PX, 1).flatten(2).median(dim=2).values

@@ -1,0 +1,153 @@
+"""Shadows and light on an inserted ball, against what geometry says."""
+
+from __future__ import annotations
+
+import math
+
+import lit_world
+import numpy as np
+import pytest
+import torch
+from lit_world import GROUND_ALBEDO, RADIUS_M, SKY, SUN, TO_SUN
+
+from splatmend.recon.light.body_light import BodyLight, BodyShape
+from splatmend.recon.light.colour import linear_from_srgb
+from splatmend.recon.light.occlusion import cast, dome
+from splatmend.recon.light.probe import light_at
+from splatmend.recon.light.receivers import receivers
+from splatmend.recon.light.relight import mirrored_light, relit
+from splatmend.recon.light.scene_sun import SceneSun
+from splatmend.recon.render import render
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def shape(sky_directions: int = 64) -> BodyShape:
+    return BodyShape(lit_world.ball().gaussians, sky_directions=sky_directions, rows=96, bias_m=0.1, backend=None)
+
+
+def standing(body: BodyShape) -> BodyLight:
+    place = np.eye(4)
+    place[2, 3] = RADIUS_M
+    return BodyLight.of(body, place, lit_world.light(), lambda points: torch.ones(len(points)))
+
+
+def test_a_ball_shades_what_lies_behind_it() -> None:
+    maps = cast(lit_world.ball().gaussians, torch.tensor([[0.0, 0, 1]]), torch.zeros(3), 1.2, 96)
+    along = torch.tensor([[0.0, 0, -2], [0.5, 0.5, -2], [1.0, 0, -2], [0, 0, 2], [0, 0, RADIUS_M], [3.0, 0, 0]])
+    assert maps.open_to(along, 0.1)[:, 0].tolist() == pytest.approx([0, 0, 1, 1, 1, 1], abs=0.05)
+
+
+def test_the_dome_covers_the_sky_evenly() -> None:
+    directions = dome(400)
+    assert torch.allclose(directions.norm(dim=1), torch.ones(400), atol=1e-5)
+    assert float(directions[:, 2].min()) > 0
+    assert directions.mean(dim=0).tolist() == pytest.approx([0, 0, 0.5], abs=5e-3)
+
+
+def test_the_shadow_falls_where_the_sun_throws_it() -> None:
+    """The ball's centre lands at (-0.6, 0) on the ground; its shadow is an ellipse 1 / 0.8 as long as it is wide."""
+    lit = standing(shape())
+    landing = -RADIUS_M * TO_SUN[0] / TO_SUN[2]
+    long = RADIUS_M / TO_SUN[2]
+    points = torch.tensor([[landing, 0, 0], [landing - 0.9 * long, 0, 0], [landing - 1.15 * long, 0, 0], [landing, 1.15 * RADIUS_M, 0]])
+    up = torch.tensor([[0.0, 0, 1]]).expand(4, 3)
+    kept = lit.kept_beside(points, up, ground_m=0.3)[:, 0]
+    sunny = SUN * TO_SUN[2]
+    assert kept[0] < SKY / (sunny + SKY)
+    assert kept[1] <= SKY / (sunny + SKY) + 0.02
+    assert kept[2] > 0.8
+    assert kept[3] > 0.8
+    # Deep in the shadow but out from under the ball the sky is left, less what the ball covers of it.
+    assert kept[1] > 0.5 * SKY / (sunny + SKY)
+
+
+def test_far_from_the_ball_nothing_is_taken_and_right_below_it_the_sky_is() -> None:
+    lit = standing(shape())
+    points = torch.tensor([[20.0, 20, 0], [0.0, 0, 0]])
+    kept = lit.kept_beside(points, torch.tensor([[0.0, 0, 1]]).expand(2, 3), ground_m=0.3)[:, 0]
+    assert kept[0] == pytest.approx(1.0, abs=1e-3)
+    assert kept[1] < 0.1
+
+
+def test_a_wall_beside_a_ball_loses_the_light_that_a_sphere_covers() -> None:
+    """A point at distance d from a sphere's centre that it faces loses (r / d)^2 of an even surrounding; of the upper half here half."""
+    body = shape(1024)
+    point, normal = torch.tensor([[1.6, 0.0, 0.0]]), torch.tensor([[-1.0, 0.0, 0.0]])
+    left = body.sky_beside(point, normal, torch.ones(1024))
+    assert float(left) == pytest.approx(1 - (RADIUS_M / 1.6) ** 2, abs=0.03)
+
+
+def test_ground_that_looks_shaded_says_that_the_sun_is_kept_off_above_it() -> None:
+    scene = lit_world.scene()
+    track = np.stack([np.eye(4), np.eye(4)])
+    track[1, 0, 3] = 8.0
+    track[:, 2, 3] = RADIUS_M
+    sun = SceneSun(scene.background.gaussians, track, RADIUS_M, 2.0, lit_world.light(), bias_m=0.5)
+    geometry = sun.geometry_around(torch.zeros(3), 1.0, 32)
+    on_ground = torch.tensor([[0.0, 0, 0], [3.8, 0, 0], [6.2, 0, 0], [8.0, 0, 0]])
+    assert sun.open_at(on_ground, geometry).tolist() == pytest.approx([1, 1, 0, 0], abs=0.02)
+    # Two metres up, rays land 1.5 metres nearer to the sunlit side.
+    assert sun.open_at(on_ground + torch.tensor([0.0, 0, 2]), geometry).tolist() == pytest.approx([1, 1, 1, 0], abs=0.1)
+
+
+def test_matt_white_shows_the_light_and_follows_the_sun() -> None:
+    asset = lit_world.ball()
+    assert asset.material is not None
+    ones = torch.ones(len(asset.gaussians))
+    lit = relit(asset.gaussians, asset.material, torch.eye(4), torch.tensor([0.0, 0, 50]), lit_world.light(), sun_seen=ones, sky_seen=ones)
+    linear = linear_from_srgb(lit.sh[:, 0] * 0.28209479 + 0.5)[:, 0]
+    normals = asset.material.normals
+    expected = SUN * (normals @ torch.tensor(TO_SUN)).clamp_min(0) + SKY * (1 + normals[:, 2]) / 2
+    assert torch.allclose(linear, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("roughness", [0.3, 0.6])
+def test_highlights_stand_where_the_mirrored_sun_does_and_move_with_it(roughness: float) -> None:
+    asset = lit_world.ball(roughness=roughness, specular=0.04)
+    assert asset.material is not None
+    to_eye = torch.tensor([[0.0, -1.0, 0.0]]).expand(len(asset.gaussians), 3)
+    ones, dark = torch.ones(len(asset.gaussians)), lit_world.light(sky=1e-6)
+    for light in (dark, dark.with_sun(-120.0, 30.0)):
+        shown = mirrored_light(asset.material.normals, to_eye, asset.material, light, ones, ones)[:, 0]
+        brightest = asset.material.normals[shown.argmax()]
+        half = torch.nn.functional.normalize(to_eye[0] + torch.tensor(light.to_sun_world), dim=0)
+        assert float(brightest @ half) > math.cos(math.radians(12)), "the highlight is away from the halfway vector"
+        assert float(mirrored_light(asset.material.normals, to_eye, asset.material, light, 0 * ones, ones).max()) < 1e-4
+
+
+def test_a_smooth_mirror_shows_the_sky() -> None:
+    asset = lit_world.ball(roughness=0.05, specular=1.0)
+    assert asset.material is not None
+    ones = torch.ones(len(asset.gaussians))
+    shown = mirrored_light(asset.material.normals, torch.nn.functional.normalize(asset.material.normals + 1e-3, dim=1), asset.material,
+                           lit_world.light(sun=0.0), ones, ones)[:, 0]  # fmt: skip
+    up = asset.material.normals[:, 2]
+    assert shown[up > 0.3].mean() == pytest.approx(SKY, rel=0.05)
+    assert shown[up < -0.3].max() < 0.02
+
+
+def test_receivers_lie_on_the_surface_they_show() -> None:
+    scene = lit_world.scene()
+    shot = lit_world.from_above(x=1.0)
+    drawn = render(scene, shot, ("depth",))
+    assert drawn.depth_m is not None
+    seen = receivers(shot, "ewa", drawn.depth_m, drawn.opacity, scene.origin_world_m)
+    inner = seen.points[8:-8, 8:-8]
+    assert seen.valid.all()
+    assert float(inner[..., 2].abs().max()) < 0.02
+    assert inner[..., 0].mean() == pytest.approx(1.0, abs=0.02)
+    assert float(inner[-1, 0, 1]) < 0 < float(inner[0, 0, 1])
+    assert float(seen.normals[8:-8, 8:-8, 2].min()) > 0.99
+
+
+def test_a_probe_sees_the_scene_below_and_the_sky_above() -> None:
+    scene, light = lit_world.scene(), lit_world.light()
+    there = light_at(scene, light, lit_world.ORIGIN_M + np.array([0, 0, 0.5]), lit_world.T_US)
+    sunny = GROUND_ALBEDO * (SKY + SUN * TO_SUN[2])
+    straight = torch.tensor([[0.0, 0, 1], [0, 0, -1]])
+    assert there.environment_at(straight)[:, 1].tolist() == pytest.approx([SKY, sunny], rel=0.05)
+    assert float(there.ambient(straight[:1])[0, 0]) == pytest.approx(SKY, rel=0.03)
