@@ -36,7 +36,8 @@ class SceneLight:
     `to_sun_world` is a unit vector; `sun` the radiance, linear RGB, of a white matt surface that faces it with nothing between; zero where
     the sky is covered. `environment [E, 2E, 3]` is the linear radiance from all directions, without the sun's disc, in the
     layout of `SkyMap` (row 0 at the zenith, column 0 at azimuth -180 degrees, counter-clockwise seen from above), its lower half what the
-    ground gives back; `environment_from_world [3, 3]` turns directions into it. `made_by` says in a few words where it comes from.
+    ground gives back; `environment_from_world [3, 3]` turns directions into it. `made_by` says in a few words where it comes from,
+    `recorded` whether it is the light that the scene's pictures were taken in.
     """
 
     to_sun_world: tuple[float, float, float]
@@ -44,6 +45,7 @@ class SceneLight:
     environment: Float[Tensor, "E E2 3"]
     environment_from_world: np.ndarray
     made_by: str
+    recorded: bool = True
 
     def __post_init__(self) -> None:
         if not math.isclose(float(np.linalg.norm(self.to_sun_world)), 1.0, rel_tol=1e-4):
@@ -92,6 +94,7 @@ class SceneLight:
             sun=tuple(float(value) for value in np.asarray(self.sun) * change),
             environment_from_world=self.environment_from_world @ world_turn.T,
             made_by=f"{self.made_by}, sun moved",
+            recorded=False,
         )
 
     def ambient(self, normals_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:

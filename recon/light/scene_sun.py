@@ -2,7 +2,7 @@
 
 A ray from the sun that passes a point above the ground ends on the ground. Where that ground looks sunlit in the scene's own pictures,
 the point is lit as well, however little of what keeps the sun off elsewhere was ever reconstructed (of the upper floors of houses beside
-the road mostly nothing was). Only where no ground was seen is the reconstructed geometry asked.
+the road mostly nothing was). Where no ground was seen, and under a light that is not the recorded one, the reconstructed geometry is asked.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class SceneSun:
     def _seen_ground(self) -> Float[Tensor, "1 2 R R"]:
         """The ground from above: how sunlit it is, 0 where it was not seen, and whether it was."""
         rows = min(max(int(2 * self._reach_m / _PIXEL_M), 16), _MOST_ROWS)
+        if not self._light.recorded:
+            return self._feet.new_zeros(1, 2, 1, 1)
         around = self._background.select((self._background.means - self._centre).norm(dim=1) < 1.5 * self._reach_m)
         low = ((around.means - self._feet_below(around.means)) @ self._up).abs() < _ABOVE_M
         ground = around.select(low)

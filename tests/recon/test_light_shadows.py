@@ -92,6 +92,10 @@ def test_ground_that_looks_shaded_says_that_the_sun_is_kept_off_above_it() -> No
     assert sun.open_at(on_ground, geometry).tolist() == pytest.approx([1, 1, 0, 0], abs=0.02)
     # Two metres up, rays land 1.5 metres nearer to the sunlit side.
     assert sun.open_at(on_ground + torch.tensor([0.0, 0, 2]), geometry).tolist() == pytest.approx([1, 1, 1, 0], abs=0.1)
+    moved = lit_world.light().with_sun(10.0, 50.0)
+    elsewhere = SceneSun(scene.background.gaussians, track, RADIUS_M, 2.0, moved, bias_m=0.5)
+    geometry = elsewhere.geometry_around(torch.tensor([4.0, 0, 0]), 6.0, 64)
+    assert elsewhere.open_at(on_ground, geometry).tolist() == pytest.approx([1, 1, 1, 1], abs=0.02), "what the old sun shaded tells nothing"
 
 
 def test_matt_white_shows_the_light_and_follows_the_sun() -> None:
