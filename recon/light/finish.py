@@ -18,7 +18,7 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.gaussians import Gaussians, concatenate, left_matrices
 from splatmend.recon.light.body_light import BodyLight, BodyShape, SceneOpen
-from splatmend.recon.light.colour import linear_from_srgb, srgb_from_linear
+from splatmend.recon.light.colour import linear_from_srgb, luminance, srgb_from_linear
 from splatmend.recon.light.occlusion import OcclusionMaps, cast
 from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.receivers import Receivers, receivers
@@ -32,6 +32,10 @@ from splatmend.recon.transfer import upload
 
 if TYPE_CHECKING:
     from splatmend.recon.insertion.frame import InsertedFrame
+
+
+_UNSEEN = 0.002
+"""Less of a surface's light than this is no shadow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,11 @@ class FinishedFrame:
 
     rgb: Float[Tensor, "H W 3"]
     kept: Float[Tensor, "H W 3"]
+
+    @property
+    def shadow(self) -> Float[Tensor, "H W"]:
+        """Share of the luminance that is taken from a white background, 0 to 1."""
+        return 1 - luminance(self.kept).clamp(0, 1)
 
 
 class Finisher:
@@ -122,9 +131,13 @@ class Finisher:
                 actors[name] = replace(actor, gaussians=lit)
         drawn = render(replace(scene, actors=actors), shot, ("rgb",), backend=self._backend, exposure=None)
         assert drawn.rgb is not None
+        kept = torch.where(kept > 1 - _UNSEEN, 1.0, kept)
         inserted = sum(frame.shares.values(), torch.zeros_like(frame.opacity)).clamp(0, 1)
         factor = 1 - (1 - kept) * (1 - inserted)[..., None]
-        return FinishedFrame(rgb=apply_exposure(srgb_from_linear(linear_from_srgb(drawn.rgb) * factor), frame.exposure), kept=kept)
+        rgb = apply_exposure(srgb_from_linear(linear_from_srgb(drawn.rgb) * factor), frame.exposure)
+        # What is neither a body nor its shadow stays the same number.
+        changed = (inserted > 0) | (kept < 1).any(dim=-1)
+        return FinishedFrame(rgb=torch.where(changed[..., None], rgb, frame.rgb), kept=kept)
 
     def _light_at(self, place_world_m: np.ndarray, t_us: int) -> SceneLight:
         """The light around a place, looked up once for places that lie close together."""
