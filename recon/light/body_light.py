@@ -30,7 +30,17 @@ _UNDERSIDE = 0.2
 class BodyShape:
     """A body's Gaussians and what they keep off the sky, in the body's frame; the same at all times."""
 
-    def __init__(self, gaussians: Gaussians, *, sky_directions: int, rows: int, bias_m: float, backend: Backend | None) -> None:
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        normals: Float[Tensor, "N 3"] | None = None,
+        *,
+        sky_directions: int,
+        rows: int,
+        bias_m: float,
+        backend: Backend | None,
+    ) -> None:
+        """`normals` of the Gaussians let their own shadows begin off the surface, so that it does not shade itself in stripes."""
         solid = gaussians.means[gaussians.opacities > _SOLID]
         extent = (solid if len(solid) else gaussians.means).abs().amax(dim=0)
         self.gaussians, self.rows, self.bias_m, self.backend = gaussians, rows, bias_m, backend
@@ -38,7 +48,8 @@ class BodyShape:
         self.half_height_m = float(extent[2])
         self.sky = dome(sky_directions, gaussians.device)
         self._maps = self.seen_from(self.sky)
-        self._own_open = self._maps.open_to(gaussians.means, bias_m)
+        self.off_surface = gaussians.means if normals is None else gaussians.means + bias_m * normals
+        self._own_open = self._maps.open_to(self.off_surface, bias_m)
 
     def seen_from(self, sources: Float[Tensor, "K 3"]) -> OcclusionMaps:
         """The body as far sources see it."""
@@ -91,9 +102,9 @@ class BodyLight:
 
     def sun_on_body(self) -> Float[Tensor, "N"]:
         """Share of the sun's light that reaches the body's Gaussians, past itself and the scene."""
-        means = self.shape.gaussians.means
-        past_itself = self.own_sun.open_to(means, self.shape.bias_m)[:, 0]
-        return past_itself * self.scene_open(means @ self.turn.T + self.centre)
+        points = self.shape.off_surface
+        past_itself = self.own_sun.open_to(points, self.shape.bias_m)[:, 0]
+        return past_itself * self.scene_open(points @ self.turn.T + self.centre)
 
     def sky_on_body(self, normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Share of the environment's light that does; normals in the body's frame."""

@@ -46,9 +46,9 @@ class FinishConfig:
     """Directions from which the sky's light comes, for the dark below a body and in its wheel arches."""
     map_rows: int = 128
     """Rows of the picture of a body, or of the scene around it, that a light sees."""
-    own_bias_m: float = 0.12
-    """A surface is in a body's shadow where that body lies so much nearer to the light."""
-    scene_bias_m: float = 0.5
+    own_bias_m: float = 0.06
+    """A surface begins to be in a body's shadow where that body lies so much nearer to the light, and is in it at twice that."""
+    scene_bias_m: float = 0.25
     """Likewise in the scene's, whose surfaces are less sharp."""
     longest_shadow_m: float = 25.0
     """Shadows reach no farther from a body than this."""
@@ -149,8 +149,10 @@ class Finisher:
     def _shape_of(self, name: str) -> BodyShape:
         if name not in self._shapes:
             config = self.config
+            asset = self.assets[name]
             self._shapes[name] = BodyShape(
                 self.scene.actors[name].gaussians,
+                None if asset is None or asset.material is None else asset.material.normals,
                 sky_directions=config.sky_directions,
                 rows=config.map_rows,
                 bias_m=config.own_bias_m,

@@ -40,8 +40,8 @@ class OcclusionMaps:
     depth_m: Float[Tensor, "K R R"]
 
     def open_to(self, points: Float[Tensor, "P 3"], bias_m: float) -> Float[Tensor, "P K"]:
-        """Share of each source's light that reaches points: less the opacity of what is drawn nearer to it by `bias_m` and more. Of four
-        pixels around, mixed bilinearly after the comparison (Reeves et al. 1987). 1 outside the pictures."""
+        """Share of each source's light that reaches points: less the opacity of what is drawn nearer to it by `bias_m` (none of it) to
+        twice that (all of it) and more. Of four pixels around, mixed after the comparison (Reeves et al. 1987). 1 outside the pictures."""
         count, rows = len(self.sources), self.opacity.shape[1]
         out = [self._open(part, bias_m, rows) for part in points.split(max(_AT_ONCE // max(count, 1), 1))]
         return torch.cat(out) if out else points.new_zeros(0, count)
@@ -59,9 +59,9 @@ class OcclusionMaps:
                 column, row = corner[..., 0] + right, corner[..., 1] + down
                 inside = (column >= 0) & (column < rows) & (row >= 0) & (row < rows)
                 column, row = column.clamp(0, rows - 1), row.clamp(0, rows - 1)
-                behind = seen[..., 2] > self.depth_m[which, row, column] + bias_m
+                behind = ((seen[..., 2] - self.depth_m[which, row, column]) / bias_m - 1).clamp(0, 1)
                 weight = (share[..., 0] if right else 1 - share[..., 0]) * (share[..., 1] if down else 1 - share[..., 1])
-                blocked = blocked + weight * self.opacity[which, row, column] * (inside & behind)
+                blocked = blocked + weight * self.opacity[which, row, column] * inside * behind
         return (1 - blocked).clamp(0, 1).T
 
 

@@ -24,8 +24,8 @@ _PIXEL_M = 0.2
 _MOST_ROWS = 1024
 _ABOVE_M = 0.35
 """Gaussians this close to the plane that the body drives on are ground."""
-_MEDIAN_PX = 7
-"""Markings on the road are narrower than half of this."""
+_MARKING_PX = 5
+"""What is lit or shaded by itself on less than this, as markings and covers of drains are, is neither."""
 _SHADED, _SUNLIT = 0.35, 0.65
 """On the logarithmic way from the luminance of shaded ground to that of sunlit ground: below it is shaded, above it is sunlit."""
 
@@ -84,17 +84,22 @@ class SceneSun:
         ground = around.select(low)
         rgb = colours(ground.sh, -self._up.expand(len(ground), 3), 0)
         picture, opacity = far_picture(ground, self._axes, self._centre, self._reach_m, rows, rgb, backend=self._backend)
-        seen = _median(luminance(linear_from_srgb(picture / opacity[..., None].clamp_min(1e-3))))
+        seen = luminance(linear_from_srgb(picture / opacity[..., None].clamp_min(1e-3)))
         up = self._up[None]
         shaded = GROUND_ALBEDO * luminance(self._light.ambient(up)).clamp_min(1e-4)
         lit = GROUND_ALBEDO * luminance(self._light.diffuse(up)).clamp_min(1e-4)
         way = (seen / shaded).clamp_min(1e-3).log() / (lit / shaded).log().clamp_min(0.05)
-        sunlit = ((way - _SHADED) / (_SUNLIT - _SHADED)).clamp(0, 1)
+        sunlit = _without_small(((way - _SHADED) / (_SUNLIT - _SHADED)).clamp(0, 1))
         known = (opacity > 0.5).float()
         return torch.stack([sunlit * known, known])[None]
 
 
-def _median(picture: Float[Tensor, "R R"]) -> Float[Tensor, "R R"]:
-    half = _MEDIAN_PX // 2
-    padded = torch.nn.functional.pad(picture[None, None], (half,) * 4, mode="replicate")[0, 0]
-    return padded.unfold(0, _MEDIAN_PX, 1).unfold(1, _MEDIAN_PX, 1).flatten(2).median(dim=2).values
+def _without_small(picture: Float[Tensor, "R R"]) -> Float[Tensor, "R R"]:
+    """Morphological opening, then closing."""
+
+    def grown(values: Tensor) -> Tensor:
+        return torch.nn.functional.max_pool2d(values, _MARKING_PX, stride=1, padding=_MARKING_PX // 2)
+
+    values = picture[None, None]
+    values = grown(-grown(-values))
+    return (-grown(-grown(values)))[0, 0]
