@@ -26,6 +26,9 @@ _ABOVE_M = 0.35
 """Gaussians this close to the plane that the body drives on are ground."""
 _MARKING_PX = 5
 """What is lit or shaded by itself on less than this, as markings and covers of drains are, is neither."""
+_GAP_PX = 11
+_LEAST_AROUND = 0.25
+"""Ground is known where this share of what lies around it was seen."""
 _SHADED, _SUNLIT = 0.35, 0.65
 """On the logarithmic way from the luminance of shaded ground to that of sunlit ground: below it is shaded, above it is sunlit."""
 
@@ -89,9 +92,13 @@ class SceneSun:
         shaded = GROUND_ALBEDO * luminance(self._light.ambient(up)).clamp_min(1e-4)
         lit = GROUND_ALBEDO * luminance(self._light.diffuse(up)).clamp_min(1e-4)
         way = (seen / shaded).clamp_min(1e-3).log() / (lit / shaded).log().clamp_min(0.05)
-        sunlit = _without_small(((way - _SHADED) / (_SUNLIT - _SHADED)).clamp(0, 1))
+        sunlit = ((way - _SHADED) / (_SUNLIT - _SHADED)).clamp(0, 1)
         known = (opacity > 0.5).float()
-        return torch.stack([sunlit * known, known])[None]
+        # Small gaps in what was seen of the ground are what is around them.
+        near = torch.nn.functional.avg_pool2d(torch.stack([sunlit * known, known])[None], _GAP_PX, stride=1, padding=_GAP_PX // 2)[0]
+        sunlit = torch.where(known > 0, sunlit, near[0] / near[1].clamp_min(1e-6))
+        known = (near[1] > _LEAST_AROUND).float()
+        return torch.stack([_without_small(sunlit) * known, known])[None]
 
 
 def _without_small(picture: Float[Tensor, "R R"]) -> Float[Tensor, "R R"]:
