@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.shot import Shot
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.exposure import apply_exposure
@@ -95,7 +97,8 @@ class Finisher:
         self.config, self._backend = config or FinishConfig(), backend
         self._shapes: dict[str, BodyShape] = {}
         self._suns: dict[str, SceneSun] = {}
-        self._lights: dict[tuple[int, ...], SceneLight] = {}
+        self._lights: dict[tuple[str, int], SceneLight] = {}
+        self._ways: dict[str, _Way] = {}
         self._scene_from_world = np.eye(4)
         self._scene_from_world[:3, 3] = -scene.origin_world_m
 
@@ -115,7 +118,7 @@ class Finisher:
             shape = self._shape_of(name)
             scene_from_body = self._scene_from_world @ pose
             scene_open = self._scene_open(name, shot, scene_from_body, shape)
-            light = self._light_at(pose[:3, 3], shot.mid_us)
+            light = self._light_on(name, shot.mid_us)
             lighting = BodyLight.of(shape, scene_from_body, light, scene_open)
             kept = kept * self._kept(seen, lighting)
             if asset is not None and asset.material is not None:
@@ -139,12 +142,25 @@ class Finisher:
         changed = (inserted > 0) | (kept < 1).any(dim=-1)
         return FinishedFrame(rgb=torch.where(changed[..., None], rgb, frame.rgb), kept=kept)
 
-    def _light_at(self, place_world_m: np.ndarray, t_us: int) -> SceneLight:
-        """The light around a place, looked up once for places that lie close together."""
-        cell = tuple(np.rint(place_world_m / self.config.probe_step_m).astype(int).tolist())
-        if cell not in self._lights:
-            self._lights[cell] = light_at(self.scene, self.light, place_world_m, t_us, backend=self._backend)
-        return self._lights[cell]
+    def _light_on(self, name: str, t_us: int) -> SceneLight:
+        """The light where a body is, mixed between the places along its way where the surroundings are looked up."""
+        track = self.scene.actors[name].track.track
+        if name not in self._ways:
+            self._ways[name] = _Way.of(track)
+        way = self._ways[name]
+        along = way.at(t_us) / self.config.probe_step_m
+        first, share = math.floor(along), along - math.floor(along)
+        if share == 0:
+            return self._probe(name, first)
+        here, ahead = self._probe(name, first), self._probe(name, first + 1)
+        return replace(here, environment=torch.lerp(here.environment, ahead.environment, share))
+
+    def _probe(self, name: str, number: int) -> SceneLight:
+        if (name, number) not in self._lights:
+            t_us = self._ways[name].time_at(number * self.config.probe_step_m)
+            place = self.scene.actors[name].track.world_from_actor(t_us)[:3, 3]
+            self._lights[name, number] = light_at(self.scene, self.light, place, t_us, backend=self._backend)
+        return self._lights[name, number]
 
     def _shape_of(self, name: str) -> BodyShape:
         if name not in self._shapes:
@@ -201,6 +217,25 @@ class Finisher:
         kept = torch.ones_like(seen.points)
         kept[near] = lighting.kept_beside(seen.points[near], seen.normals[near], self.config.ground_m)
         return kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """How far a body has come at each time of its track."""
+
+    times_us: np.ndarray
+    along_m: np.ndarray
+
+    @staticmethod
+    def of(track: PoseTrack) -> _Way:
+        steps = np.linalg.norm(np.diff(track.world_from_body[:, :3, 3], axis=0), axis=1)
+        return _Way(times_us=track.times_us, along_m=np.concatenate([[0.0], np.cumsum(steps)]))
+
+    def at(self, t_us: int) -> float:
+        return float(np.interp(t_us, self.times_us, self.along_m))
+
+    def time_at(self, along_m: float) -> int:
+        return round(float(np.interp(along_m, self.along_m, self.times_us)))
 
 
 def placed_alone(gaussians: Gaussians, a_from_b: Float[Tensor, "4 4"]) -> Gaussians:
