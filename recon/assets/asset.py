@@ -30,20 +30,26 @@ from splatmend.recon.ply import export_ply, import_ply
 class Material:
     """What light needs to know of N Gaussians' surfaces: `albedo` (linear share of diffuse light given back, in [0, 1]), unit `normals`
     (outwards, in the frame of the body), `roughness` in (0, 1] (GGX's alpha is its square), `specular` (linear share mirrored when looked
-    at straight)."""
+    at straight). `lit_by` is the linear radiance that white matt surfaces had, each at its Gaussian's place, in the light that the body's
+    own colours show; None where these show no light that is known."""
 
     albedo: Float[Tensor, "N 3"]
     normals: Float[Tensor, "N 3"]
     roughness: Float[Tensor, "N"]
     specular: Float[Tensor, "N 3"]
+    lit_by: Float[Tensor, "N 3"] | None = None
 
     def to(self, device: str | torch.device) -> Material:
         """The same material on another device."""
-        return Material(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return Material(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def select(self, which: Tensor) -> Material:
         """Those of a bool mask `[N]` or of indices."""
-        return Material(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+        return Material(**{name: tensor[which] for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,7 @@ def save_asset(
     with building(Path(out), manifest, overwrite=overwrite) as folder:
         export_ply(asset.gaussians, folder / "asset.ply")
         if asset.material is not None:
-            tensors = {f.name: getattr(asset.material, f.name).detach().cpu().contiguous() for f in fields(Material)}
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in asset.material.tensors().items()}
             save_file(tensors, str(folder / "material.safetensors"))
         if thumbnail is not None:
             write_image(folder / "thumbnail.png", thumbnail)
@@ -129,6 +135,8 @@ def _load_material(path: Path, count: int) -> Material:
     except SafetensorError as fault:
         raise UserError(f"{path}: the material cannot be read ({fault}); make the asset again.") from None
     shapes = {"albedo": (count, 3), "normals": (count, 3), "roughness": (count,), "specular": (count, 3)}
+    if "lit_by" in tensors:
+        shapes["lit_by"] = (count, 3)
     for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape or not bool(torch.isfinite(tensors[name]).all()):
             raise UserError(f"{path}: {name} is missing, not finite or not of shape {list(shape)}; make the asset again.")

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from splatmend.recon.assets.asset import Material
 from splatmend.recon.gaussians import Gaussians
-from splatmend.recon.harmonics import from_rgb
-from splatmend.recon.light.colour import srgb_from_linear
+from splatmend.recon.harmonics import C0, from_rgb
+from splatmend.recon.light.colour import linear_from_srgb, srgb_from_linear
 from splatmend.recon.light.scene_light import SceneLight
 
 BRIGHTEST = 4.0
 """Highlights brighter than so many times white are cut: a picture shows white from 1 on, and a Gaussian blurs what it shows."""
+_GREY = 0.2
+_MOST_CHANGE = 20.0
+"""Light changes by no more than this factor: what was black of night says little about noon."""
 
 
 def relit(
@@ -34,7 +37,11 @@ def relit(
     sun_seen: Float[Tensor, "N"],
     sky_seen: Float[Tensor, "N"],
 ) -> Gaussians:
-    """The Gaussians with the colours that a light gives their material for an eye, as harmonics of degree 0.
+    """The Gaussians with the colours that a light gives them for an eye.
+
+    Where the light is known that their own colours show (`Material.lit_by`), those change by the ratio of light, harmonics and all:
+    Gaussians that blend mean something only together, and a factor that is even over the surface goes through the blending. Of mirrored light
+    only the sun's highlight is then added, since the rest is in the colours. Otherwise colours come from the material alone.
 
     Args:
         gaussians: in the frame of the body.
@@ -48,36 +55,61 @@ def relit(
     turn = world_from_body[:3, :3]
     normals = material.normals @ turn.T
     to_eye = torch.nn.functional.normalize(eye_world_m - (gaussians.means @ turn.T + world_from_body[:3, 3]), dim=1)
-    colour = material.albedo * light.diffuse(normals, sun_seen, sky_seen)
-    colour = colour + mirrored_light(normals, to_eye, material, light, sun_seen, sky_seen)
+    matt = light.diffuse(normals, sun_seen, sky_seen)
+    highlight = sun_highlight(normals, to_eye, material, light, sun_seen)
+    if material.lit_by is not None:
+        return _changed(gaussians, matt / material.lit_by.clamp_min(1e-4), highlight)
+    colour = material.albedo * matt + highlight + mirrored_surroundings(normals, to_eye, material, light, sky_seen)
     return replace(gaussians, sh=from_rgb(srgb_from_linear(colour))[:, None])
 
 
-def mirrored_light(
+def _changed(gaussians: Gaussians, ratio: Float[Tensor, "N 3"], added: Float[Tensor, "N 3"]) -> Gaussians:
+    """Gaussians in so many times the light, with something added to it: factors of sRGB as they are for a middle grey."""
+    grey = ratio.new_tensor(_GREY)
+    factors = srgb_from_linear(_GREY * ratio.clamp(1 / _MOST_CHANGE, _MOST_CHANGE)) / srgb_from_linear(grey)
+    # (sh . basis + 1/2) * factor, and the constant's share of what is added.
+    sh = gaussians.sh * factors[:, None]
+    own = linear_from_srgb((gaussians.sh[:, 0] * C0 + 0.5) * factors)
+    brighter = srgb_from_linear(own + added) - srgb_from_linear(own)
+    constant = sh[:, 0] + (0.5 * (factors - 1) + brighter) / C0
+    return replace(gaussians, sh=torch.cat([constant[:, None], sh[:, 1:]], dim=1))
+
+
+def sun_highlight(
     normals: Float[Tensor, "N 3"],
     to_eye: Float[Tensor, "N 3"],
     material: Material,
     light: SceneLight,
     sun_seen: Float[Tensor, "N"],
-    sky_seen: Float[Tensor, "N"],
 ) -> Float[Tensor, "N 3"]:
-    """Linear radiance that surfaces mirror towards the eye, of the sun and of the environment; unit vectors of the world."""
+    """Linear radiance of the sun that surfaces mirror towards the eye; unit vectors of the world."""
     facing_eye = (normals * to_eye).sum(dim=1).clamp_min(0.05)
-    roughness, straight = material.roughness, material.specular
     to_sun = normals.new_tensor(light.to_sun_world)
     facing_sun = (normals @ to_sun).clamp_min(0.0)
     half = torch.nn.functional.normalize(to_eye + to_sun, dim=1)
-    alpha = roughness.square().clamp_min(0.01)
+    alpha = material.roughness.square().clamp_min(0.01)
     facing_half = (normals * half).sum(dim=1).clamp(0, 1)
     spread = alpha.square() / (math.pi * (facing_half.square() * (alpha.square() - 1) + 1).square())
     masking = 0.5 / torch.lerp(2 * facing_sun * facing_eye, facing_sun + facing_eye, alpha).clamp_min(1e-4)
-    fresnel = straight + (1 - straight) * (1 - (to_eye * half).sum(dim=1).clamp(0, 1))[:, None] ** 5
+    fresnel = material.specular + (1 - material.specular) * (1 - (to_eye * half).sum(dim=1).clamp(0, 1))[:, None] ** 5
     # A matt white surface shows the sun's irradiance over pi.
-    sun = fresnel * (spread * masking * facing_sun * sun_seen * math.pi)[:, None] * normals.new_tensor(light.sun)
-    mirror = 2 * (normals * to_eye).sum(dim=1, keepdim=True) * normals - to_eye
-    around = light.mirrored(torch.nn.functional.normalize(mirror, dim=1), roughness) * sky_seen[:, None]
-    scale, bias = _environment_share(facing_eye, roughness)
-    return sun.clamp_max(BRIGHTEST) + around * (straight * scale[:, None] + bias[:, None])
+    shown = fresnel * (spread * masking * facing_sun * sun_seen * math.pi)[:, None] * normals.new_tensor(light.sun)
+    return shown.clamp_max(BRIGHTEST)
+
+
+def mirrored_surroundings(
+    normals: Float[Tensor, "N 3"],
+    to_eye: Float[Tensor, "N 3"],
+    material: Material,
+    light: SceneLight,
+    sky_seen: Float[Tensor, "N"],
+) -> Float[Tensor, "N 3"]:
+    """Linear radiance of the environment that surfaces mirror towards the eye; unit vectors of the world."""
+    facing_eye = (normals * to_eye).sum(dim=1)
+    mirror = torch.nn.functional.normalize(2 * facing_eye[:, None] * normals - to_eye, dim=1)
+    around = light.mirrored(mirror, material.roughness) * sky_seen[:, None]
+    scale, bias = _environment_share(facing_eye.clamp_min(0.05), material.roughness)
+    return around * (material.specular * scale[:, None] + bias[:, None])
 
 
 def _environment_share(facing_eye: Float[Tensor, "N"], roughness: Float[Tensor, "N"]) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
