@@ -40,8 +40,8 @@ def relit(
     """The Gaussians with the colours that a light gives them for an eye.
 
     Where the light is known that their own colours show (`Material.lit_by`), those change by the ratio of light, harmonics and all:
-    Gaussians that blend mean something only together, and a factor that is even over the surface goes through the blending. Of mirrored light
-    only the sun's highlight is then added, since the rest is in the colours. Otherwise colours come from the material alone.
+    Gaussians that blend mean something only together, and a factor that is even over the surface goes through the blending. Of mirrored
+    light only the sun's highlight is then added, since the rest is in the colours. Otherwise colours come from the material alone.
 
     Args:
         gaussians: in the frame of the body.
