@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from splatmend.recon.render import Channel, RenderOutput, drawn_actors, render
 from splatmend.recon.scene import Scene
 
 _CHANNELS: tuple[Channel, ...] = ("rgb", "depth")
+_ALONE: tuple[Channel, ...] = ("opacity",)
 _MOST_SHARES = 24
 """Actors whose shares are drawn along with the colours; more take passes of their own."""
 
@@ -57,12 +59,18 @@ def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None =
     put_in = [name for name in inside if name in edited.inserted]
     wanted = inside if others else put_in
     exposure = scene.exposure.at(shot.camera.name, shot.mid_us)
-    full = render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, shares=wanted[:_MOST_SHARES])
-    behind = full if not put_in else _without(scene, shot, edited, exposure, backend)
+    # Found once, and only of what is in sight: with many actors the host would need longer for this than the device for the picture.
+    seen = {name: there[name] for name in inside}
+    placed = partial(_placed, seen)
+    full = render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, actor_poses=placed, shares=wanted[:_MOST_SHARES])
+    behind = full
+    if put_in:
+        gone = tuple(edited.inserted)
+        behind = render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, actor_poses=placed, without=gone)
     shares = _named(full, wanted[:_MOST_SHARES])
     for start in range(_MOST_SHARES, len(wanted), _MOST_SHARES):
         some = wanted[start : start + _MOST_SHARES]
-        shares |= _named(render(scene, shot, ("opacity",), backend=backend, shares=some), some)
+        shares |= _named(render(scene, shot, _ALONE, backend=backend, actor_poses=placed, shares=some), some)
     nothing = torch.zeros_like(full.opacity)
     assert full.rgb is not None
     assert full.depth_m is not None
@@ -83,19 +91,21 @@ def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None =
     )
 
 
-def _without(scene: Scene, shot: Shot, edited: EditedScene, exposure: Tensor, backend: Backend | None) -> RenderOutput:
-    return render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, without=tuple(edited.inserted))
+def _placed(poses: Mapping[str, np.ndarray], actor_id: str, t_us: int) -> np.ndarray | None:
+    return poses.get(actor_id)
 
 
 def _named(drawn: RenderOutput, names: list[str]) -> dict[str, Tensor]:
     return {name: drawn.extra["shares"][..., index] for index, name in enumerate(names)}
 
 
-def draw_alone(scene: Scene, actor_id: str, shot: Shot, *, backend: Backend | None = None) -> Float[Tensor, "H W"]:
-    """The share of each pixel that an actor would have with nothing in front of it."""
+def draw_alone(
+    scene: Scene, actor_id: str, world_from_actor: np.ndarray, shot: Shot, *, backend: Backend | None = None
+) -> Float[Tensor, "H W"]:
+    """The share of each pixel that an actor would have at a pose with nothing in front of it."""
     none = torch.zeros(0, dtype=torch.long, device=scene.device)
     alone = replace(scene.with_gaussians(scene.background.gaussians.select(none)), actors={actor_id: scene.actors[actor_id]}, sky=None)
-    return render(alone, shot, ("opacity",), backend=backend).opacity
+    return render(alone, shot, _ALONE, backend=backend, actor_poses=lambda _id, _t: world_from_actor).opacity
 
 
 def may_be_seen(size_m: tuple[float, float, float], world_from_actor: np.ndarray, shot: Shot) -> bool:
