@@ -111,7 +111,7 @@ class LogTruth:
                 raise UserError(f"{self.log.path}: a clip without cameras cannot be matched with a log; give a clip that splatmend wrote.")
             if clip_frame.edits:
                 raise UserError(
-                    f"{self.log.path}: the clip leaves out, moves or inserts actors, which the recorded pictures do not show so; give a clip "
+                    f"{self.log.path}: the clip leaves out, moves or inserts actors, which the recorded pictures do not; give a clip "
                     "with all actors in their places, or a truth that was edited as the clip was."
                 )
             if recorded is None:

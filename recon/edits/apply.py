@@ -17,7 +17,7 @@ from splatmend.recon.edits.forms import listed
 from splatmend.recon.edits.ground import SceneGround
 from splatmend.recon.edits.guide import Guide
 from splatmend.recon.edits.tracks import NoTrack, make_track
-from splatmend.recon.edits.types import BodyPath, Duplicate, Edit, Edits, Insert, Move, Remove, Replace, shown_id
+from splatmend.recon.edits.types import BodyPath, Duplicate, Edit, Edits, FollowCourse, Insert, Move, Remove, Replace, shown_id
 from splatmend.recon.nodes import RigidActor
 from splatmend.recon.scene import Scene
 from splatmend.recon.trajectory import TrajectoryConfig, length_unit
@@ -74,7 +74,7 @@ class _Editing:
         self.making: list[str] = []
         self.by_id = {new_id: edit for edit in edits.edits if (new_id := shown_id(edit)) is not None}
         self._check_ids()
-        if any(getattr(edit, "path", None) is not None for edit in edits.edits):
+        if self.by_id:
             self._look_around()
 
     def done(self) -> EditedScene:
@@ -109,7 +109,8 @@ class _Editing:
         scene = self.scene
         if not (np.isfinite(self.unit) and self.unit > 0):
             raise self._refuse(
-                self.edits.edits[0], "the scene has neither a scale nor a path to take a length from; say how many scene units one is"
+                self.edits.edits[0],
+                "the scene has neither a scale nor a path to take a length from; say by --trajectory.unit how long one is",
             )
         recorded = [r.shot for r in scene.shots]
         start_us = min([shot.mid_us for shot in recorded] or [scene.ego.start_us])
@@ -144,35 +145,33 @@ class _Editing:
 
     def _made(self, new_id: str, edit: Edit) -> RigidActor:
         if isinstance(edit, Replace):
+            # Along the old track, but on the scene's own ground (labels float and sink), unless the body hangs in the air.
             asset = self._asset(edit, new_id)
-            old = self.scene.actors[edit.actor].track
-            # On the ground that the old box stood on, in its middle.
-            raised = np.tile(np.eye(4), (len(old.track.times_us), 1, 1))
-            raised[:, 2, 3] = 0.5 * (asset.size_m[2] - old.size_m[2])
-            track = PoseTrack(times_us=old.track.times_us, world_from_body=old.track.world_from_body @ raised)
-            return _asset_actor(asset, new_id, track)
+            hangs = self.scene.actors[edit.actor].track.actor_class == "sign"
+            path = BodyPath(follow=FollowCourse(actor=edit.actor), on_ground=not hangs, line=edit.line)
+            return _asset_actor(asset, new_id, self._track(new_id, path, asset.size_m))
         if isinstance(edit, Insert):
             asset = self._asset(edit, new_id)
-            return _asset_actor(asset, new_id, self._track(new_id, edit, asset.size_m))
+            return _asset_actor(asset, new_id, self._track(new_id, edit.path, asset.size_m))
         assert isinstance(edit, (Move, Duplicate))
         actor = self.scene.actors[edit.actor]
-        track = self._track(new_id, edit, actor.track.size_m)
+        track = self._track(new_id, edit.path, actor.track.size_m)
         return replace(actor, track=replace(actor.track, actor_id=new_id, track=track))
 
-    def _track(self, new_id: str, edit: Move | Duplicate | Insert, size: tuple[float, float, float]) -> PoseTrack:
-        follow = edit.path.follow
+    def _track(self, new_id: str, path: BodyPath, size: tuple[float, float, float]) -> PoseTrack:
+        follow = path.follow
         if follow is not None:
             known = {*self.scene.actors, *self.by_id}
             if follow.actor not in known or (follow.actor == new_id and new_id not in self.scene.actors):
-                raise self._refuse(edit.path, f"there is no actor {follow.actor} to follow; there are {listed(sorted(known - {new_id}))}")
+                raise self._refuse(path, f"there is no actor {follow.actor} to follow; there are {listed(sorted(known - {new_id}))}")
             if follow.actor in self.making[:-1]:
                 circle = " and ".join(self.making[self.making.index(follow.actor) :])
-                raise self._refuse(edit.path, f"{circle} follow each other; give one of them a path of its own")
+                raise self._refuse(path, f"{circle} follow each other; give one of them a path of its own")
         try:
-            made = make_track(edit.path, size, self.around, self.ground)
+            made = make_track(path, size, self.around, self.ground)
         except NoTrack as fault:
-            raise self._refuse(edit.path, f"{new_id} {fault}") from None
-        self.notes += [f"{self.edits.file}: line {edit.path.line}: {new_id} {note}." for note in made.notes]
+            raise self._refuse(path, f"{new_id} {fault}") from None
+        self.notes += [f"{self.edits.file}: line {path.line}: {new_id} {note}." for note in made.notes]
         return made.track
 
     def _asset(self, edit: Replace | Insert, new_id: str) -> Asset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,7 @@ def _line_of(fault: yaml.YAMLError, text: str) -> int:
 def _said(fault: yaml.YAMLError) -> str:
     reason = getattr(fault, "problem", None) or getattr(fault, "reason", None) or str(fault)
     return " ".join(str(reason).split())[:120]
+
+
+if __name__ == "__main__":
+    print(json.dumps(edits_schema(), indent=1))

@@ -15,6 +15,7 @@ from splatmend.recon.edits.types import BodyPath, KeyCourse
 FARTHEST_FROM_PATH = 200.0
 """Lengths from the recorded path beyond which a scene knows nothing worth driving on."""
 _STATION = 1.0
+_FAST = 100.0
 _SMOOTH_HEIGHT, _SMOOTH_SLOPE = 2.0, 4.0
 
 
@@ -48,7 +49,7 @@ def make_track(path: BodyPath, size: tuple[float, float, float], around: Surroun
         raise NoTrack(
             f"stays {far.min():.3g} from the recorded path, and beyond {FARTHEST_FROM_PATH:g} the scene knows nothing; bring it nearer"
         )
-    notes = _notes(path, t_s, far, around)
+    notes = _notes(path, motion, far, around)
     if path.on_ground:
         world_from_body, blind = _on_ground(motion, size, around, ground)
         if blind.any():
@@ -64,8 +65,11 @@ def make_track(path: BodyPath, size: tuple[float, float, float], around: Surroun
     return MadeTrack(track=PoseTrack(times_us=times_us[rising], world_from_body=world_from_body[rising]), notes=tuple(notes))
 
 
-def _notes(path: BodyPath, t_s: np.ndarray, far: np.ndarray, around: Surroundings) -> list[str]:
+def _notes(path: BodyPath, motion: Motion2d, far: np.ndarray, around: Surroundings) -> list[str]:
     out = []
+    t_s = motion.t_s
+    if len(t_s) > 1 and (fastest := float((np.hypot(*np.diff(motion.xy, axis=0).T) / np.diff(t_s)).max()) / around.unit) > _FAST:
+        out.append(f"moves at up to {fastest:.3g} per second")
     start, end = around.span_s
     if path.world is not None and len(path.world) > 1 and (path.world[0].time_s < start - 1e-3 or path.world[-1].time_s > end + 1e-3):
         out.append(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from splatmend.datasets.geometry import box_corners, inverse, transform
@@ -19,6 +20,7 @@ from splatmend.recon.sky import rotation_to_z
 
 _NEAR_M = 0.05
 _EDGE_POINTS = 17
+_FARTHEST_PX = 1e6
 
 
 def box_rows(
@@ -26,8 +28,8 @@ def box_rows(
 ) -> list[dict[str, Any]]:
     """A line of `boxes.jsonl` per actor that is there, those behind the camera included.
 
-    `masks [H, W]` bool say where an actor's share is more than half, `visible` which part of what the picture would show of it alone is
-    not hidden.
+    `masks [H, W]` bool say where an actor's share is more than half, `visible` which part of what the picture would show of it alone,
+    before its box, is not hidden.
     """
     scene, shot = edited.scene, frame.shot
     camera_from_world = inverse(shot.world_from_camera)
@@ -79,24 +81,8 @@ def amodal_box(
     size_m: tuple[float, float, float], world_from_actor: np.ndarray, shot: Shot, model: Model
 ) -> tuple[list[float] | None, float | None]:
     """Left, top, right and bottom edge in pixels around the 8 corners of a box, hidden or not, cut to the picture; and which share of it
-    was cut off. None where nothing of it is in the picture.
-
-    Of a box that reaches behind the camera, the part in front counts. Lenses and rolling shutters bend edges, so points on them count too.
-    """
-    if model == "ewa":
-        shot = Shot.still(replace(shot.camera, shutter="global"), shot.world_from_camera, shot.mid_us)
-    corners = transform(inverse(shot.world_from_camera) @ world_from_actor, box_corners(size_m))
-    a, b = np.array([(i, i | bit) for i in range(8) for bit in (1, 2, 4) if not i & bit]).T
-    starts, ends = corners[a], corners[b]
-    in_front = (starts[:, 2] > _NEAR_M) | (ends[:, 2] > _NEAR_M)
-    if not in_front.any():
-        return None, None
-    starts, ends = starts[in_front], ends[in_front]
-    starts, ends = _cut(starts, ends), _cut(ends, starts)
-    share = np.linspace(0.0, 1.0, _EDGE_POINTS)[:, None, None]
-    points = (starts + share * (ends - starts)).reshape(-1, 3)
-    pixels, _, _ = project_frame(shot.camera, shot, transform(shot.world_from_camera, points))
-    pixels = pixels[np.isfinite(pixels).all(axis=1)]
+    was cut off. None where nothing of it is in the picture."""
+    pixels = edge_pixels(size_m, world_from_actor, shot, model)
     if not len(pixels):
         return None, None
     low, high = pixels.min(axis=0), pixels.max(axis=0)
@@ -106,6 +92,36 @@ def amodal_box(
     if area <= 0:
         return None, None
     return [*inside_low.tolist(), *inside_high.tolist()], float(np.clip(1.0 - area / np.prod(high - low), 0.0, 1.0))
+
+
+def silhouette(size_m: tuple[float, float, float], world_from_actor: np.ndarray, shot: Shot, model: Model) -> np.ndarray:
+    """Pixels `[H, W]` (bool) before which a box lies."""
+    canvas = np.zeros((shot.camera.height, shot.camera.width), dtype=np.uint8)
+    pixels = edge_pixels(size_m, world_from_actor, shot, model)
+    if len(pixels):
+        # Pixel centres lie at halves. OpenCV counts in whole numbers, which must not overflow.
+        hull = cv2.convexHull(np.clip(pixels - 0.5, -_FARTHEST_PX, _FARTHEST_PX).astype(np.float32))
+        cv2.fillConvexPoly(canvas, np.rint(hull).astype(np.int32), 1)
+    return canvas > 0
+
+
+def edge_pixels(size_m: tuple[float, float, float], world_from_actor: np.ndarray, shot: Shot, model: Model) -> np.ndarray:
+    """Pixels `[N, 2]` of points on the edges of a box, inside the picture or not. Of a box that reaches behind the camera, only the part
+    in front counts. Lenses and rolling shutters bend edges, so corners alone would not do."""
+    if model == "ewa":
+        shot = Shot.still(replace(shot.camera, shutter="global"), shot.world_from_camera, shot.mid_us)
+    corners = transform(inverse(shot.world_from_camera) @ world_from_actor, box_corners(size_m))
+    a, b = np.array([(i, i | bit) for i in range(8) for bit in (1, 2, 4) if not i & bit]).T
+    starts, ends = corners[a], corners[b]
+    in_front = (starts[:, 2] > _NEAR_M) | (ends[:, 2] > _NEAR_M)
+    if not in_front.any():
+        return np.zeros((0, 2))
+    starts, ends = starts[in_front], ends[in_front]
+    starts, ends = _cut(starts, ends), _cut(ends, starts)
+    share = np.linspace(0.0, 1.0, _EDGE_POINTS)[:, None, None]
+    points = (starts + share * (ends - starts)).reshape(-1, 3)
+    pixels, _, _ = project_frame(shot.camera, shot, transform(shot.world_from_camera, points))
+    return pixels[np.isfinite(pixels).all(axis=1)]
 
 
 def _cut(points: np.ndarray, others: np.ndarray) -> np.ndarray:

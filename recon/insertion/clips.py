@@ -24,7 +24,7 @@ from splatmend.datasets.clip import ClipWriter, Encoding
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import to_uint8, write_image
 from splatmend.recon.edits.apply import EditedScene
-from splatmend.recon.insertion.boxes import box_rows
+from splatmend.recon.insertion.boxes import box_rows, silhouette
 from splatmend.recon.insertion.frame import InsertedFrame, draw_alone, draw_insertion
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene_files import file_name
@@ -141,17 +141,17 @@ def _about(edited: EditedScene) -> dict[str, Any]:
 
 def _seen(edited: EditedScene, frame: InsertedFrame, backend: Backend | None) -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
     """Per actor that is there its mask `[H, W]`, and which part of what the picture would show of it alone is not hidden (None where that
-    is less than a pixel)."""
-    shares = {**frame.shares, **frame.other_shares}
-    if not shares:
-        return {}, {}
-    sums = torch.stack([share.sum() for share in shares.values()]).tolist()
-    masks = {name: (share > 0.5).cpu().numpy() for name, share in shares.items()}
-    visible: dict[str, float | None] = dict.fromkeys(shares)
-    for name, seen in zip(shares, sums):
-        if seen <= 0:
+    is less than a pixel). Only pixels before its box count: a body's Gaussians reach into the ground, which hides them everywhere."""
+    masks: dict[str, np.ndarray] = {}
+    visible: dict[str, float | None] = {}
+    for name, share in {**frame.shares, **frame.other_shares}.items():
+        seen = share.cpu().numpy()
+        masks[name], visible[name] = seen > 0.5, None
+        if not seen.any():
             continue
-        alone = float(draw_alone(edited.scene, name, frame.world_from_actor[name], frame.shot, backend=backend).sum())
+        pose, scene = frame.world_from_actor[name], edited.scene
+        box = silhouette(scene.actors[name].track.size_m, pose, frame.shot, scene.camera_model)
+        alone = draw_alone(scene, name, pose, frame.shot, backend=backend).cpu().numpy()[box].sum()
         if alone >= _LEAST_ALONE_PX:
-            visible[name] = min(seen / alone, 1.0)
+            visible[name] = min(float(seen[box].sum() / alone), 1.0)
     return masks, visible
