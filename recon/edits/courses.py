@@ -18,7 +18,9 @@ STEP_S = 0.05
 """Time between the poses of a track that is made of a path."""
 _STANDING = 0.3
 """Lengths per second below which a motion says nothing of the heading."""
-_TURN_BLUR_S = 0.2
+_TURN_BLUR = 0.5
+"""Standard deviation, in lengths, of the smoothing of headings along the way."""
+_MOST_STEPS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,12 @@ def yaw_from_motion(t_s: np.ndarray, xy: np.ndarray, fallback_rad: np.ndarray, u
     # Held from the last moment of motion, not turned towards the next one, while it stands.
     last = np.maximum.accumulate(np.where(moving, np.arange(len(t_s)), -1))
     yaw = np.where(last >= 0, yaw[np.maximum(last, 0)], yaw)
-    return gaussian_filter1d(yaw, _TURN_BLUR_S / (t_s[1] - t_s[0]), mode="nearest")
+    # Smoothed along the way, not over time: a body does not turn before it drives on.
+    way = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(xy, axis=0).T))])
+    at = np.linspace(0.0, way[-1], int(min(10 * way[-1] / unit, _MOST_STEPS)) + 2)
+    growing = np.concatenate([[True], np.diff(way) > 0])
+    smooth = gaussian_filter1d(np.interp(at, way[growing], yaw[growing]), _TURN_BLUR * unit / (at[1] - at[0]), mode="nearest")
+    return np.interp(way, at, smooth)
 
 
 def _way(speed: Profile, t_s: np.ndarray, from_s: float) -> np.ndarray:
