@@ -1,4 +1,4 @@
-"""Actors that a picture does not show where the log has them."""
+"""Actors that a picture does not show where the log has them, and bodies that it shows where the log has none."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class ActorEdits:
-    """Ids of actors `removed`, and of actors `shifted` by (forward, left, up) in their own frames, in metres (in scenes without a
-    scale: scene units)."""
+    """Ids of actors `removed` from where the log has them, of actors `shifted` by (forward, left, up) in their own frames, in metres (in
+    scenes without a scale: scene units), and of bodies `inserted` that the log does not have there at all."""
 
     removed: tuple[str, ...] = ()
     shifted: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    inserted: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.removed or self.shifted)
+        return bool(self.removed or self.shifted or self.inserted)
 
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> ActorEdits:
@@ -29,4 +30,6 @@ class ActorEdits:
             shifted[str(actor_id)] = (forward, left, up)
         if not np.isfinite(list(shifted.values())).all():
             raise ValueError("a shift of an actor that is not finite")
-        return ActorEdits(removed=tuple(str(actor_id) for actor_id in raw["removed"]), shifted=shifted)
+        # Clips from before bodies could be inserted do not say.
+        inserted = tuple(str(actor_id) for actor_id in raw.get("inserted", ()))
+        return ActorEdits(removed=tuple(str(actor_id) for actor_id in raw["removed"]), shifted=shifted, inserted=inserted)

@@ -6,11 +6,12 @@ import numpy as np
 
 from splatmend.datasets.geometry import PoseTrack, inverse, project, transform
 from splatmend.datasets.log import Camera, CameraFrame
+from splatmend.datasets.shot import Shot
 
 _ROUNDS = 4  # each round shrinks the time error by pixel speed / readout speed, which is well below 0.1
 
 
-def project_frame(camera: Camera, frame: CameraFrame, xyz_world_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def project_frame(camera: Camera, frame: CameraFrame | Shot, xyz_world_m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels `[N, 2]`, depth along the camera's axis `[N]` in metres, and whether `[N]` each point lies in front and in the picture.
 
     With a rolling shutter every point is seen by the pose of its own row (or column): solved by fixed-point rounds that start at the

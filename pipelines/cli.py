@@ -22,6 +22,7 @@ VERBS = {
     "fit": "Fit a scene of Gaussians to a log.",
     "refine": "Improve a scene off its path with its own enhanced renders.",
     "render": "Render a scene along a trajectory into a clip.",
+    "insert": "Remove, move, swap, copy and insert actors as a file says, and render the scene.",
     "pairs": "Make pairs of degraded and true clips for training.",
     "train": "Train an enhancer (or its autoencoder) on pairs.",
     "enhance": "Remove artefacts from a rendered clip.",

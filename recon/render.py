@@ -6,7 +6,7 @@ a channel of our own (camera z of each Gaussian), so that it gives gradients to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -44,7 +44,8 @@ class RenderOutput:
 
     `rgb` is sRGB with the sky behind and the exposure applied, not clamped. `depth_m` is camera z, the mean over what is drawn
     (weighted by its share of the pixel), 0 where nothing is. `extra["actors"]` is the share of each pixel that actors have,
-    `extra["log_depth"] [H, W, 2]` the blended natural logarithm of camera z (of each Gaussian's centre) and its square.
+    `extra["log_depth"] [H, W, 2]` the blended natural logarithm of camera z (of each Gaussian's centre) and its square, `extra["shares"]
+    [H, W, S]` the share that each of the actors asked for has.
     """
 
     rgb: Float[Tensor, "H W 3"] | None
@@ -57,9 +58,9 @@ class RenderOutput:
 @dataclass(frozen=True, kw_only=True)
 class SplatPicture:
     """What the rasteriser draws of a scene: channels blended by their share of the pixel, without sky and exposure. `named` says which
-    channels of `blended` are what: "rgb", "actors", "log_depth" (two) and "depth", for which see `RenderOutput`. `ray_camera` says how
-    the pixels look, in the world; `directions` are those from the camera to each Gaussian, in the axes of its node, which follow each
-    other as `nodes` says: the background (None), then actors."""
+    channels of `blended` are what: "rgb", "actors", "log_depth" (two), "shares" and "depth", for which see `RenderOutput`. `ray_camera`
+    says how the pixels look, in the world; `directions` are those from the camera to each Gaussian, in the axes of its node, which follow
+    each other as `nodes` says: the background (None), then actors."""
 
     blended: Float[Tensor, "H W C"]
     opacity: Float[Tensor, "H W"]
@@ -84,6 +85,7 @@ def render(
     actor_poses: ActorPoses | None = None,
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
+    shares: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> RenderOutput:
     """Draw a scene as a shot sees it, with the splat model that it was fitted with (`Scene.camera_model`).
@@ -103,6 +105,7 @@ def render(
         twists: zeros that take the gradients with respect to the poses of camera and actors. These go through the Gaussians, for no
             backend has them; view-dependent colours and the sky are taken as given.
         sh_degree: use harmonics up to this degree only.
+        shares: ids of actors whose shares of the pixels are wanted; one that is not drawn has none.
         device: where to draw; by default where the scene is.
 
     Raises:
@@ -111,7 +114,15 @@ def render(
     if device is not None:
         scene = scene.to(device)
     drawn = draw_splats(
-        scene, shot, channels, backend=backend, without=without, actor_poses=actor_poses, twists=twists, sh_degree=sh_degree
+        scene,
+        shot,
+        channels,
+        backend=backend,
+        without=without,
+        actor_poses=actor_poses,
+        twists=twists,
+        sh_degree=sh_degree,
+        shares=shares,
     )
     rgb = drawn["rgb"] if "rgb" in channels else None
     if rgb is not None and scene.sky is not None:
@@ -130,6 +141,8 @@ def render(
         extra["actors"] = drawn["actors"][..., 0]
     if "log_depth" in channels:
         extra["log_depth"] = drawn["log_depth"]
+    if shares:
+        extra["shares"] = drawn["shares"]
     return RenderOutput(rgb=rgb, depth_m=depth_m, opacity=drawn.opacity, extra=extra, stats=drawn.stats)
 
 
@@ -143,6 +156,7 @@ def draw_splats(
     actor_poses: ActorPoses | None = None,
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
+    shares: Sequence[str] = (),
 ) -> SplatPicture:
     """The part of `render` before sky, exposure and what depends on a pixel's own time; see there."""
     camera = shot.camera
@@ -158,7 +172,7 @@ def draw_splats(
     background = scene.background.gaussians_at(shot.mid_us)
     actors = [
         (name, actor.gaussians_at(shot.mid_us), scene_from_world @ pose)
-        for name, actor, pose in _drawn_actors(scene, shot, without, actor_poses)
+        for name, actor, pose in drawn_actors(scene, shot, without, actor_poses)
     ]
     placed = place(background, actors, scene_from_world @ shot.world_from_camera, twists, sh_degree, coloured="rgb" in channels)
     stacked: dict[str, Tensor] = {}
@@ -170,6 +184,8 @@ def draw_splats(
     if "log_depth" in channels:
         logarithms = placed.depths_m.clamp_min(NEAR_M).log()
         stacked["log_depth"] = torch.stack([logarithms, logarithms.square()], dim=1)
+    if shares:
+        stacked["shares"] = _actor_rows(len(background), [(name, len(gaussians)) for name, gaussians, _ in actors], shares, scene.device)
     if "depth" in channels or not stacked:
         stacked["depth"] = placed.depths_m[:, None]
     ray_camera = ray_camera_of(shot, model)
@@ -236,10 +252,21 @@ def _in_scene(ray_camera: RayCamera, scene: Scene) -> RayCamera:
     )
 
 
-def _drawn_actors(
-    scene: Scene, shot: Shot, without: Collection[str], actor_poses: ActorPoses | None
+def _actor_rows(background_count: int, counts: Sequence[tuple[str, int]], ids: Sequence[str], device: torch.device) -> Float[Tensor, "N S"]:
+    """Ones where a Gaussian belongs to an actor of `ids`; the background's come first, then those of each actor in order."""
+    rows = torch.zeros(background_count + sum(count for _, count in counts), len(ids), device=device)
+    start = background_count
+    for name, count in counts:
+        if name in ids:
+            rows[start : start + count, ids.index(name)] = 1.0
+        start += count
+    return rows
+
+
+def drawn_actors(
+    scene: Scene, shot: Shot, without: Collection[str] = (), actor_poses: ActorPoses | None = None
 ) -> Iterator[tuple[str, RigidActor, np.ndarray]]:
-    """Actors that are there, each with its pose in the world."""
+    """Actors that a shot finds there, each with the pose in the world at which it is drawn."""
     for actor_id, actor in scene.actors.items():
         if actor_id in without:
             continue

@@ -111,7 +111,7 @@ class LogTruth:
                 raise UserError(f"{self.log.path}: a clip without cameras cannot be matched with a log; give a clip that splatmend wrote.")
             if clip_frame.edits:
                 raise UserError(
-                    f"{self.log.path}: the clip leaves out or moves actors, which the recorded pictures show where they were; give a clip "
+                    f"{self.log.path}: the clip leaves out, moves or inserts actors, which the recorded pictures do not; give a clip "
                     "with all actors in their places, or a truth that was edited as the clip was."
                 )
             if recorded is None:
@@ -146,6 +146,11 @@ class StreetTruth:
             if not wanted:
                 yield None
                 continue
+            if frame.edits.inserted:
+                raise UserError(
+                    f"{self.path}: the clip shows {frame.edits.inserted[0]}, which the street does not have there; give a truth that was "
+                    "edited as the clip was."
+                )
             moved = self._moved(frame.edits)
             seen = self.street.render(
                 shot,

@@ -228,5 +228,5 @@ def test_edits_that_a_truth_cannot_follow_are_refused(street: Street) -> None:
     with pytest.raises(UserError, match="no actor bus"):
         true_frames(street, ActorEdits(removed=("bus",)))
     frame = ClipFrame(shot=street.shot("FRONT", 0), extra={"actors": plain(ActorEdits(removed=(street.actors[0].actor_id,)))})
-    with pytest.raises(UserError, match="leaves out or moves actors"):
+    with pytest.raises(UserError, match="leaves out, moves or inserts actors"):
         list(LogTruth(log=street_log(street)).frames([frame]))

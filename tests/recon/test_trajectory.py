@@ -182,7 +182,7 @@ def test_actors_are_removed_or_shifted() -> None:
     path = build_trajectory(scene, TrajectoryConfig(remove_actors=("car/1",)))
     assert path.without == ("car/1",)
     assert not path.extra[0]["recorded"]
-    assert path.extra[0]["actors"] == {"removed": ["car/1"], "shifted": {}}
+    assert path.extra[0]["actors"] == {"removed": ["car/1"], "shifted": {}, "inserted": []}
     assert "actors" not in build_trajectory(scene, TrajectoryConfig()).extra[0]
     shifted = build_trajectory(scene, TrajectoryConfig(shift_actors={"car/1": (0.5, 1.0, 0.0)}, unit=2.0))
     assert shifted.extra[0]["actors"]["shifted"] == {"car/1": [1.0, 2.0, 0.0]}

@@ -1,0 +1,135 @@
+"""`splatmend insert` through the command line, and what scores make of its clips."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splatmend.datasets.actor_edits import ActorEdits
+from splatmend.datasets.artifact import plain, read_manifest
+from splatmend.datasets.clip import open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.pipelines.cli import main
+from splatmend.pipelines.clip_sets import members
+from splatmend.pipelines.evaluation.truth import LogTruth
+from splatmend.recon.assets.asset import save_asset
+from splatmend.recon.scene_files import save_scene
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recon"))
+from test_edits_apply import suv
+from tiny_log import tiny_log, true_scene
+
+EDITS = """\
+edits:
+  - replace: car/1
+    asset: suv
+    as: new
+  - duplicate: car/1
+    as: parked
+    path: {parked: {ahead: 6, left: -1.8}}
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder with a scene, a library of one asset, and a file of edits."""
+    save_scene(tmp_path / "scene", true_scene(3), {})
+    save_asset(tmp_path / "library" / "suv", suv())
+    (tmp_path / "edits.yaml").write_text(EDITS)
+    return tmp_path
+
+
+def _arguments(work: Path, *more: object) -> list[str]:
+    words = ["insert", work / "scene", "--edits", work / "edits.yaml", "--out", work / "clips", "--assets", work / "library", *more]
+    return [str(word) for word in words]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_edits_are_rendered_and_the_scene_is_left_alone(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = _digests(work / "scene")
+    assert main(_arguments(work, "--trajectory.left", 0.3, "--trajectory.frames", 2)) == 0
+    said = capsys.readouterr()
+    assert "clips:" in said.out
+    assert said.err == ""
+    assert _digests(work / "scene") == before
+    manifest = read_manifest(work / "clips", "clips")
+    assert manifest.config["trajectory"]["left"] == 0.3
+    assert manifest.config["edits"][0]["actor"] == "car/1"
+    assert set(manifest.facts["inserted"]) == {"new", "parked"}
+    assert manifest.facts["removed"] == ["car/1"]
+    (clip,) = members(work / "clips")
+    naive = open_clip(clip)
+    assert len(naive) == 2
+    assert naive.frames[0].edits == ActorEdits(removed=("car/1",), inserted=("new", "parked"))
+    blue = next(naive.iter_rgb())[naive.read_channel("masks/new", 0)].mean(axis=0)
+    assert blue[2] > 2 * blue[0]
+    rows = [json.loads(line) for line in (work / "clips" / "boxes.jsonl").read_text().splitlines()]
+    assert {(row["frame"], row["actor_id"]) for row in rows} == {(frame, name) for frame in (0, 1) for name in ("new", "parked")}
+    assert {path.name for path in work.iterdir()} == {"scene", "library", "edits.yaml", "clips"}
+
+
+def test_existing_clips_are_kept_unless_they_are_to_be_replaced(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(_arguments(work, "--trajectory.frames", 1)) == 0
+    first = _digests(work / "clips")
+    assert main(_arguments(work, "--trajectory.frames", 2)) == 2
+    assert "clips: this exists already" in capsys.readouterr().err
+    assert _digests(work / "clips") == first
+    assert main(_arguments(work, "--trajectory.frames", 2, "--overwrite")) == 0
+    assert len(open_clip(work / "clips" / "naive")) == 2
+
+
+@pytest.mark.parametrize(
+    ("edits", "line", "words"),
+    [
+        ("edits:\n  - remove: car/9\n", 2, "the scene has no actor car/9; its actors are car/1"),
+        ("edits:\n  - remove: car/1\n  - replace: car/1\n    asset: suv\n", 3, "leave one of them out"),
+        ("edits:\n  - replace: car/1\n    asset: bus\n", 2, "the library has no asset bus; it has suv"),
+        ("edits:\n  - remove car/1\n", 2, "is no mapping"),
+        ("edits: {\n", 2, "this is no YAML"),
+    ],
+)
+def test_faults_are_one_sentence_with_the_line(work: Path, capsys: pytest.CaptureFixture[str], edits: str, line: int, words: str) -> None:
+    (work / "edits.yaml").write_text(edits)
+    assert main(_arguments(work)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"splatmend: {work / 'edits.yaml'}: line {line}: "), error
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (work / "clips").exists()
+
+
+def test_assets_come_from_beside_the_edits_too(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "edits.yaml").write_text(EDITS.replace("asset: suv", "asset: library/suv"))
+    words = [word for word in _arguments(work, "--trajectory.frames", "1") if word not in ("--assets", str(work / "library"))]
+    assert main(words) == 0
+    (work / "edits.yaml").write_text(EDITS)
+    assert main([*words, "--overwrite"]) == 2
+    assert "line 2: the asset suv cannot be taken (suv: there is no such folder of an asset, and no library" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--assets", str(work / "none")]) == 2
+    assert "there is no such library of assets" in capsys.readouterr().err
+
+
+def test_actors_are_edited_in_one_place(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(_arguments(work, "--trajectory.remove-actors", "car/1")) == 2
+    assert "edits.yaml: the trajectory edits actors as well" in capsys.readouterr().err
+
+
+def test_a_log_is_no_truth_of_what_was_put_in(work: Path) -> None:
+    (work / "edits.yaml").write_text("edits:\n  - insert: suv\n    as: new\n    path: {parked: {ahead: 6, left: -1.8}}\n")
+    assert main(_arguments(work, "--trajectory.frames", 2)) == 0
+    clip = open_clip(work / "clips" / "naive")
+    with pytest.raises(UserError, match="leaves out, moves or inserts actors"):
+        list(LogTruth(log=tiny_log(3)).frames(clip.frames))
+    edits = ActorEdits(inserted=("new",))
+    assert edits
+    assert ActorEdits.from_json(plain(edits)) == edits
+    assert ActorEdits.from_json({"removed": [], "shifted": {}}) == ActorEdits()
+    assert np.isfinite(clip.read_channel("opacity", 0)).all()
