@@ -1,7 +1,11 @@
-"""One affine map of colours per recorded picture: `rgb_seen = gain @ rgb_scene + offset`.
+"""What the camera made of the scene's colours, per recorded picture: an affine map `rgb_seen = gain @ rgb_scene + offset`, or a grid of
+such maps over the picture and over brightness (`splatmend.recon.bilateral`).
 
-A common factor of all pictures belongs to the scene, so the mean of the trained pictures' maps is kept at the identity. Pictures
-that were not trained on, and novel ones, take what their camera's trained neighbours in time say.
+A common factor of all pictures belongs to the scene, so the mean of the trained pictures' maps is kept at the identity, of grids at each
+brightness: what all pictures have in common at a place of the picture, a vignette, is the camera's. Pictures that were not trained on, and
+novel ones, take what their camera's trained neighbours in time say.
+
+Shape letters: F pictures, G the axes of a grid (L levels of brightness, Y X vertices along height and width), none for one map per picture.
 """
 
 from __future__ import annotations
@@ -14,31 +18,38 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from splatmend.recon.bilateral import slice_grid
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureTable:
-    """`deltas [F, 3, 4]`: gain (first three columns) and offset of each trained picture, less the identity; `cameras` and `times_us`
+    """`deltas [F, *G, 3, 4]`: gain (first three columns) and offset of each trained picture, less the identity; `cameras` and `times_us`
     say which picture a row belongs to."""
 
     cameras: tuple[str, ...]
     times_us: tuple[int, ...]
-    deltas: Float[Tensor, "F 3 4"]
+    deltas: Float[Tensor, "F *G 3 4"]
 
     @classmethod
-    def identity(cls, cameras: Sequence[str], times_us: Sequence[int]) -> ExposureTable:
-        """No correction for any of the pictures."""
-        return cls(cameras=tuple(cameras), times_us=tuple(int(t) for t in times_us), deltas=torch.zeros(len(cameras), 3, 4))
+    def identity(cls, cameras: Sequence[str], times_us: Sequence[int], grid: tuple[int, ...] = ()) -> ExposureTable:
+        """No correction for any of the pictures; `grid` is how many levels, rows and columns of vertices they have, `()` for one map."""
+        return cls(cameras=tuple(cameras), times_us=tuple(int(t) for t in times_us), deltas=torch.zeros(len(cameras), *grid, 3, 4))
 
     @property
-    def centred(self) -> Float[Tensor, "F 3 4"]:
-        """The deltas with their mean at zero."""
-        return self.deltas - self.deltas.mean(dim=0, keepdim=True) if len(self.cameras) else self.deltas
+    def grid(self) -> tuple[int, ...]:
+        """Levels, rows and columns of each picture's grid; `()` for one map."""
+        return tuple(self.deltas.shape[1:-2])
 
-    def row(self, index: int) -> Float[Tensor, "3 4"]:
+    @property
+    def centred(self) -> Float[Tensor, "F *G 3 4"]:
+        """The deltas with their mean at zero."""
+        return self.deltas - _common(self.deltas) if len(self.cameras) else self.deltas
+
+    def row(self, index: int) -> Float[Tensor, "*G 3 4"]:
         """The map of one trained picture, mean taken off."""
         return exposure_map(self.deltas, torch.tensor([index], device=self.deltas.device))
 
-    def at(self, camera: str, t_us: int) -> Float[Tensor, "3 4"]:
+    def at(self, camera: str, t_us: int) -> Float[Tensor, "*G 3 4"]:
         """The map for a picture of a camera at a time: linear between the trained pictures before and after, held at the ends. A camera
         that was not trained gets the identity."""
         rows = [(t, i) for i, (name, t) in enumerate(zip(self.cameras, self.times_us)) if name == camera]
@@ -62,7 +73,9 @@ class ExposureTable:
         return self.with_deltas(self.deltas.to(device))
 
     def to_json(self) -> list[dict[str, object]]:
-        """One entry per trained picture, mean taken off."""
+        """One entry per trained picture, mean taken off; without maps where these are grids, which are kept apart."""
+        if self.grid:
+            return [{"camera": camera, "time_us": t} for camera, t in zip(self.cameras, self.times_us)]
         maps = self.centred.detach().cpu().numpy()
         return [
             {"camera": camera, "time_us": t, "gain_less_identity": m[:, :3].tolist(), "offset": m[:, 3].tolist()}
@@ -70,10 +83,14 @@ class ExposureTable:
         ]
 
     @classmethod
-    def from_json(cls, rows: Sequence[dict]) -> ExposureTable:
-        """The inverse of `to_json`; `ValueError` where it is no list of entries."""
+    def from_json(cls, rows: Sequence[dict], grids: Float[Tensor, "F L Y X 3 4"] | None = None) -> ExposureTable:
+        """The inverse of `to_json`, with the grids that were kept apart; `ValueError` where it is no list of entries, or not of these."""
         if not isinstance(rows, list):
             raise ValueError("the exposure table is no list")
+        if grids is not None:
+            if grids.ndim != 6 or grids.shape[0] != len(rows) or grids.shape[-2:] != (3, 4) or not bool(torch.isfinite(grids).all()):
+                raise ValueError("the exposure grids are not those of the table")
+            return cls(cameras=tuple(r["camera"] for r in rows), times_us=tuple(int(r["time_us"]) for r in rows), deltas=grids.float())
         deltas = [np.concatenate([np.asarray(r["gain_less_identity"]), np.asarray(r["offset"])[:, None]], axis=1) for r in rows]
         stacked = np.stack(deltas) if deltas else np.zeros((0, 3, 4))
         return cls(
@@ -83,14 +100,21 @@ class ExposureTable:
         )
 
 
-def exposure_map(deltas: Float[Tensor, "F 3 4"], row: Int[Tensor, "1"]) -> Float[Tensor, "3 4"]:
-    """The map of one trained picture, the mean of all taken off; see `ExposureTable`."""
-    return _identity(deltas) + (deltas - deltas.mean(dim=0, keepdim=True)).index_select(0, row)[0]
+def exposure_map(deltas: Float[Tensor, "F *G 3 4"], row: Int[Tensor, "1"]) -> Float[Tensor, "*G 3 4"]:
+    """The map or grid of one trained picture, the mean of all taken off; see `ExposureTable`."""
+    return _identity(deltas) + (deltas - _common(deltas)).index_select(0, row)[0]
 
 
-def apply_exposure(rgb: Float[Tensor, "*batch 3"], affine: Float[Tensor, "3 4"]) -> Float[Tensor, "*batch 3"]:
-    """Colours through an affine map."""
-    return rgb @ affine[:, :3].T + affine[:, 3]
+def apply_exposure(rgb: Float[Tensor, "*batch 3"], maps: Float[Tensor, "*G 3 4"]) -> Float[Tensor, "*batch 3"]:
+    """Colours through an affine map, or a picture `[H, W, 3]` through a grid of them."""
+    if maps.ndim > 2:
+        return slice_grid(maps, rgb)
+    return rgb @ maps[:, :3].T + maps[:, 3]
+
+
+def _common(deltas: Float[Tensor, "F *G 3 4"]) -> Tensor:
+    """What all have in common and the scene takes: the mean over pictures, of grids at each brightness."""
+    return deltas.mean(dim=0, keepdim=True) if deltas.ndim == 3 else deltas.mean(dim=(0, 2, 3), keepdim=True)
 
 
 def _identity(like: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """A scene as a folder (artefact kind "scene").
 
 `background.ply`, `actors/*.ply`, `actors/*.motion.safetensors` of actors that bend, `tracks.json` (ego path, actors and their files),
-`sky.safetensors`, `exposure.json`, `shots.jsonl` (recorded shots), and in the manifest's facts what has no file of its own.
+`sky.safetensors`, `exposure.json` (and `exposure.safetensors` where it is grids), `shots.jsonl` (recorded shots), and in the manifest's
+facts what has no file of its own.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ def write_scene(folder: Path, scene: Scene) -> None:
         tensors = {"logits": scene.sky.logits.detach().cpu().contiguous(), "sky_from_world": torch.from_numpy(scene.sky.sky_from_world)}
         save_file(tensors, str(folder / "sky.safetensors"))
     write_json(folder / "exposure.json", scene.exposure.to_json())
+    if scene.exposure.grid:
+        save_file({"deltas": scene.exposure.centred.detach().cpu().contiguous()}, str(folder / "exposure.safetensors"))
     with (folder / "shots.jsonl").open("w") as lines:
         for recorded in scene.shots:
             row = {"frame_index": recorded.frame_index, "role": recorded.role, "shot": shot_to_json(recorded.shot)}
@@ -83,6 +86,7 @@ def scene_facts(scene: Scene) -> dict[str, Any]:
         "median_camera_step": scene.median_camera_step,
         "camera_model": scene.camera_model,
         "sky": scene.sky is not None,
+        "exposure": "bilateral" if scene.exposure.grid else "affine",
         "gaussians": {"background": len(scene.background.gaussians), "actors": {k: len(a.gaussians) for k, a in scene.actors.items()}},
     }
 
@@ -105,7 +109,7 @@ def load_scene(path: Path, device: str | torch.device = "cpu") -> Scene:
             actors=actors,
             # Scenes from before it was written down have the sky that lies there.
             sky=_load_sky(path / "sky.safetensors") if facts.get("sky", (path / "sky.safetensors").is_file()) else None,
-            exposure=ExposureTable.from_json(read_json(path / "exposure.json")),
+            exposure=_load_exposure(path, facts.get("exposure", "affine")),
             shots=_load_shots(path / "shots.jsonl"),
             ego=_pose_track(tracks["ego"]["times_us"], tracks["ego"]["world_from_ego"]),
             up_world=tuple(facts["up_world"]),
@@ -161,6 +165,20 @@ def _load_sky(path: Path) -> SkyMap:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise UserError(f"{path}: the sky holds values that are no finite numbers; fit the scene again.")
     return SkyMap(logits=tensors["logits"], sky_from_world=tensors["sky_from_world"].numpy())
+
+
+def _load_exposure(folder: Path, model: str) -> ExposureTable:
+    """The colour corrections; scenes from before there was a choice have one map per picture."""
+    rows = read_json(folder / "exposure.json")
+    if model == "affine":
+        return ExposureTable.from_json(rows)
+    path = folder / "exposure.safetensors"
+    try:
+        return ExposureTable.from_json(rows, load_file(str(path))["deltas"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: the scene's exposure grids are missing; copy the whole folder again, or fit the scene again.") from None
+    except SafetensorError as fault:
+        raise UserError(f"{path}: the exposure grids cannot be read ({fault}); fit the scene again.") from None
 
 
 def _load_shots(path: Path) -> tuple[RecordedShot, ...]:

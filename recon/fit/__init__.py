@@ -5,6 +5,7 @@ from splatmend.recon.fit.config import (
     CorrectionConfig,
     DataConfig,
     DensifyConfig,
+    ExposureConfig,
     FitConfig,
     InitConfig,
     LossConfig,
@@ -12,4 +13,15 @@ from splatmend.recon.fit.config import (
 )
 from splatmend.recon.fit.fit import fit
 
-__all__ = ["ActorsConfig", "CorrectionConfig", "DataConfig", "DensifyConfig", "FitConfig", "InitConfig", "LossConfig", "RatesConfig", "fit"]
+__all__ = [
+    "ActorsConfig",
+    "CorrectionConfig",
+    "DataConfig",
+    "DensifyConfig",
+    "ExposureConfig",
+    "FitConfig",
+    "InitConfig",
+    "LossConfig",
+    "RatesConfig",
+    "fit",
+]

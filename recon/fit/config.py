@@ -140,6 +140,34 @@ class LossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExposureConfig:
+    """How colours differ from picture to picture (see `splatmend.recon.exposure`). `rates.exposure` and `loss.exposure` are those of both
+    models."""
+
+    model: Literal["affine", "bilateral"] = "affine"
+    """"affine" is one map of colours per picture; "bilateral" a grid of maps over the picture and over brightness, for cameras that darken
+    towards the corners or brighten parts of a picture on their own (Wang et al. 2024)."""
+    columns: int = 8
+    """Vertices of a grid along a picture's width."""
+    rows: int = 8
+    """Along its height."""
+    levels: int = 4
+    """Along brightness."""
+    variation: float = 0.1
+    """Weight of the mean square change of a grid's maps from vertex to vertex."""
+
+    def __post_init__(self) -> None:
+        for name in ("columns", "rows", "levels"):
+            _need(1 <= getattr(self, name) <= 64, f"exposure.{name} must lie between 1 and 64, not {getattr(self, name)}")
+        _need(0 <= self.variation < math.inf, f"exposure.variation must be a number from 0 on, not {self.variation}")
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Levels, rows and columns of a picture's grid; `()` for one map."""
+        return (self.levels, self.rows, self.columns) if self.model == "bilateral" else ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class DensifyConfig:
     """How the number of Gaussians grows, for each node alone."""
 
@@ -267,6 +295,8 @@ class FitConfig:
     """Learning rates."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Loss."""
+    exposure: ExposureConfig = field(default_factory=ExposureConfig)
+    """Colours that differ from picture to picture."""
     densify: DensifyConfig = field(default_factory=DensifyConfig)
     """Densification."""
     snapshots_at: tuple[int, ...] = ()

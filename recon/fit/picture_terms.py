@@ -1,7 +1,7 @@
 """What a picture adds to the loss: a function of tensors alone, so that its kernels can be started as one graph.
 
 Shape letters: H W pixels, C blended channels, L lines that look from poses of their own (1 where all look from one), F pictures with an
-exposure, P LiDAR points.
+exposure, G the axes of an exposure's grid, P LiDAR points.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splatmend.datasets.geometry import inverse
 from splatmend.datasets.shot import Shot
+from splatmend.recon.bilateral import variation
 from splatmend.recon.exposure import apply_exposure, exposure_map
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
@@ -40,6 +41,8 @@ class PicturePlan:
     """Whether there is a sky above a ground."""
     depth_factor: float
     """Of the terms on depth, where not every picture has them."""
+    exposure_variation: float
+    """Weight of the change of exposures that are grids from vertex to vertex."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,7 @@ class PictureTensors:
 
     blended: Float[Tensor, "H W C"]
     opacity: Float[Tensor, "H W"]
-    exposures: Float[Tensor, "F 3 4"]
+    exposures: Float[Tensor, "F *G 3 4"]
     exposure_row: Int[Tensor, "1"]
     sky_logits: Float[Tensor, "S S2 3"] | None
     lens: Float[Tensor, "H W 3"]
@@ -68,7 +71,9 @@ class PictureTensors:
         return {name: value for name, value in named.items() if value is not None}
 
 
-def plan_of(scene: Scene, drawn: SplatPicture, shot: Shot, weights: LossConfig, depth_factor: float = 1.0) -> PicturePlan:
+def plan_of(
+    scene: Scene, drawn: SplatPicture, shot: Shot, weights: LossConfig, depth_factor: float = 1.0, exposure_variation: float = 0.0
+) -> PicturePlan:
     """The plan for a picture of a scene."""
     return PicturePlan(
         weights=weights,
@@ -76,6 +81,7 @@ def plan_of(scene: Scene, drawn: SplatPicture, shot: Shot, weights: LossConfig, 
         sideways=shot.camera.shutter in ("left_to_right", "right_to_left"),
         ground=scene.metric and scene.sky is not None,
         depth_factor=depth_factor,
+        exposure_variation=exposure_variation,
     )
 
 
@@ -130,6 +136,9 @@ def picture_terms(plan: PicturePlan, given: PictureTensors) -> tuple[dict[str, T
         terms["ground_opacity"] = weights.ground_opacity * ground_opacity(given.opacity, upwards)
     if weights.exposure > 0:
         terms["exposure"] = weights.exposure * given.exposures.square().mean()
+    if given.exposures.ndim > 3 and plan.exposure_variation > 0:
+        own = given.exposures.index_select(0, given.exposure_row)[0]
+        terms["exposure_variation"] = plan.exposure_variation * variation(own)
     with torch.no_grad():
         squared_error = (rgb - truth).square().mean()
     return terms, squared_error

@@ -73,7 +73,7 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         background=StaticNode(gaussians=concatenate(parts), origin_world_m=origin),
         actors=nodes,
         sky=SkyMap.uniform(_brightest(frames), log.up_world, config.sky_rows) if config.sky_rows else None,
-        exposure=ExposureTable.identity([shot.camera.name for shot in trained], [shot.mid_us for shot in trained]),
+        exposure=ExposureTable.identity([shot.camera.name for shot in trained], [shot.mid_us for shot in trained], config.exposure.grid),
         shots=tuple(shots),
         ego=log.ego,
         up_world=log.up_world,

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splatmend.datasets.artifact import content_key
+from splatmend.datasets.artifact import content_key, plain
 from splatmend.datasets.checkpoint import random_state, restore_random_state
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
-from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.config import ExposureConfig, FitConfig
 from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
-from splatmend.recon.fit.picture_terms import plan_of, tensors_of
+from splatmend.recon.fit.picture_terms import PicturePlan, plan_of, tensors_of
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.processes import ALONE, Processes
@@ -31,7 +31,7 @@ from splatmend.recon.fit.shared_step import StepGradients, StepPicture, align, e
 from splatmend.recon.fit.step_scaling import StepScaling
 from splatmend.recon.fit.symmetry import MirroredDraws, one_sided
 from splatmend.recon.nodes import DeformableActor
-from splatmend.recon.render import Channel, draw_splats
+from splatmend.recon.render import Channel, SplatPicture, draw_splats
 from splatmend.recon.scene import RecordedShot, Scene
 
 BACKGROUND = "background"
@@ -93,7 +93,7 @@ class Trainer:
         self.iteration = 0
         # Where and how noisily a fit runs does not change what is fitted.
         plain_config = replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1)
-        self.config_key = content_key(plain_config)
+        self.config_key = _settings_key(plain_config)
         self.log_key = log_key(log)
         self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
         if len(self.train_numbers) < processes.count:
@@ -189,7 +189,7 @@ class Trainer:
         )
         drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
         given = tensors_of(scene, picture, shot, self.exposure_rows[number], sample)
-        seen = self.picture_losses(plan_of(scene, picture, shot, self.config.loss, self.depth_every), given)
+        seen = self.picture_losses(self._plan(scene, picture, shot), given)
         others = self.nodes.regularisers(drawn)
         total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total
         total.backward()
@@ -205,6 +205,9 @@ class Trainer:
         if self.scaling.due(self.config.densify.every, self.iteration):
             self.align()
         return StepReport(terms=terms, squared_error=seen.squared_error, others=lambda: self.poses.prior_terms(poses))
+
+    def _plan(self, scene: Scene, picture: SplatPicture, shot: Shot) -> PicturePlan:
+        return plan_of(scene, picture, shot, self.config.loss, self.depth_every, self.config.exposure.variation)
 
     def _of_all_processes(self, own: StepGradients) -> StepGradients:
         if self.processes.count == 1:
@@ -279,6 +282,13 @@ class Trainer:
         else:  # generators of different devices have different states
             self.generator.manual_seed(self.config.seed + self.iteration)
         restore_random_state(state["random"])
+
+
+def _settings_key(config: FitConfig) -> str:
+    """What a checkpoint says of its settings. Those that came later are left out where they have their defaults, so that older
+    checkpoints go on."""
+    later = {"exposure": config.exposure == ExposureConfig()}
+    return content_key({name: value for name, value in plain(config).items() if not later.get(name)})
 
 
 def _shuffled(count: int, seed: int) -> list[int]:

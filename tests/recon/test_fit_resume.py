@@ -15,9 +15,12 @@ import pytest
 import torch
 from tiny_log import tiny_log
 
+from splatmend.datasets.artifact import content_key, plain
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit import CorrectionConfig, DensifyConfig, FitConfig, InitConfig, LossConfig, fit
+from splatmend.recon.fit import CorrectionConfig, DensifyConfig, ExposureConfig, FitConfig, InitConfig, LossConfig, fit
+from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.interruption import interruptions_noted
+from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.scene_files import load_scene
 
 # Argument 1: output folder; 2: iteration at whose row to kill the process with SIGKILL, or 0 to resume; 3: name of the settings.
@@ -58,6 +61,7 @@ CONFIGS = {
         densify=replace(CONFIG.densify, strategy="classic", every=4, classic_gradient=1e-6),
         loss=LossConfig(line_of_sight=0.01),
     ),
+    "exposure grids": replace(CONFIG, exposure=ExposureConfig(model="bilateral", columns=4, rows=3, levels=2)),
 }
 
 
@@ -159,6 +163,17 @@ def test_an_interruption_that_nobody_asks_for_comes_at_the_end() -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert done
+
+
+def test_a_checkpoint_from_before_there_were_exposure_grids_goes_on() -> None:
+    log = tiny_log(6)
+    shots = recorded_shots(log, CONFIG.data)
+    trainer = Trainer(log, shots, CONFIG, torch.device("cpu"))
+    older = {name: value for name, value in plain(replace(CONFIG, device="auto", checkpoint_every=1)).items() if name != "exposure"}
+    trainer.load_state_dict(trainer.state_dict() | {"config_key": content_key(older)})
+    grids = Trainer(log, shots, CONFIGS["exposure grids"], torch.device("cpu"))
+    with pytest.raises(UserError, match="other settings"):
+        grids.load_state_dict(trainer.state_dict())
 
 
 def test_a_checkpoint_of_other_settings_or_logs_is_refused(tmp_path: Path) -> None:

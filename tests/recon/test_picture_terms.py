@@ -9,6 +9,7 @@ import torch
 from tiny_log import true_scene
 
 from splatmend.datasets.shot import Shot
+from splatmend.recon.bilateral import variation
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
@@ -35,7 +36,7 @@ def _sample(shot: Shot) -> Sample:
     )
 
 
-def _scene_and_shot(model: str, shutter: str) -> tuple[Scene, Shot]:
+def _scene_and_shot(model: str, shutter: str, grid: tuple[int, ...] = ()) -> tuple[Scene, Shot]:
     scene = true_scene()
     scene = replace(scene, camera_model=model)
     shot = scene.shots[5].shot
@@ -49,18 +50,28 @@ def _scene_and_shot(model: str, shutter: str) -> tuple[Scene, Shot]:
             start_us=shot.mid_us - 15_000,
             end_us=shot.mid_us + 15_000,
         )
-    exposure = ExposureTable.identity(["front"] * 3, [0, 1, 2])
-    deltas = 0.1 * torch.randn(3, 3, 4, generator=torch.Generator().manual_seed(1))
+    exposure = ExposureTable.identity(["front"] * 3, [0, 1, 2], grid)
+    deltas = 0.1 * torch.randn(3, *grid, 3, 4, generator=torch.Generator().manual_seed(1))
     return replace(scene, exposure=exposure.with_deltas(deltas)), shot
 
 
-@pytest.mark.parametrize(("model", "shutter"), [("ewa", "global"), ("ray", "global"), ("ray", "top_to_bottom"), ("ray", "right_to_left")])
-def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str) -> None:
-    scene, shot = _scene_and_shot(model, shutter)
+@pytest.mark.parametrize(
+    ("model", "shutter", "grid"),
+    [
+        ("ewa", "global", ()),
+        ("ray", "global", ()),
+        ("ray", "top_to_bottom", ()),
+        ("ray", "right_to_left", ()),
+        ("ewa", "global", (2, 3, 4)),
+        ("ray", "top_to_bottom", (2, 3, 4)),
+    ],
+)
+def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str, grid: tuple[int, ...]) -> None:
+    scene, shot = _scene_and_shot(model, shutter, grid)
     sample = _sample(shot)
     with torch.no_grad():
         drawn = draw_splats(scene, shot, ("rgb", "depth"))
-        plan = plan_of(scene, drawn, shot, WEIGHTS)
+        plan = plan_of(scene, drawn, shot, WEIGHTS, exposure_variation=0.3)
         terms, squared_error = picture_terms(plan, tensors_of(scene, drawn, shot, torch.tensor([1]), sample))
         out = render(scene, shot, ("rgb", "depth"), exposure=scene.exposure.row(1))
     assert out.rgb is not None
@@ -74,6 +85,8 @@ def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str) -> No
     upwards = torch.nn.functional.normalize(ray_directions(shot, "cpu", scene.camera_model), dim=-1)[..., 2]
     expected["ground_opacity"] = WEIGHTS.ground_opacity * ((1 - out.opacity) * below_horizon(upwards)).mean()
     expected["exposure"] = WEIGHTS.exposure * scene.exposure.deltas.square().mean()
+    if grid:
+        expected["exposure_variation"] = 0.3 * variation(scene.exposure.deltas[1])
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-7, msg=name)
@@ -81,9 +94,11 @@ def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str) -> No
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("model", "shutter"), [("ewa", "global"), ("ray", "top_to_bottom")])
-def test_a_graph_gives_what_the_kernels_give_one_by_one(model: str, shutter: str) -> None:
-    scene, shot = _scene_and_shot(model, shutter)
+@pytest.mark.parametrize(
+    ("model", "shutter", "grid"), [("ewa", "global", ()), ("ray", "top_to_bottom", ()), ("ray", "top_to_bottom", (4, 8, 8))]
+)
+def test_a_graph_gives_what_the_kernels_give_one_by_one(model: str, shutter: str, grid: tuple[int, ...]) -> None:
+    scene, shot = _scene_and_shot(model, shutter, grid)
     scene = scene.to("cuda")
     losses = {graphs: PictureLosses(graphs=graphs) for graphs in (False, True)}
     for picture in range(3):
@@ -100,7 +115,7 @@ def test_a_graph_gives_what_the_kernels_give_one_by_one(model: str, shutter: str
             now = replace(now, exposure=scene.exposure.with_deltas(deltas))
             drawn = draw_splats(now, shot, ("rgb", "depth"))
             row = torch.tensor([picture], device="cuda")
-            seen = of_picture(plan_of(now, drawn, shot, WEIGHTS), tensors_of(now, drawn, shot, row, sample))
+            seen = of_picture(plan_of(now, drawn, shot, WEIGHTS, exposure_variation=0.3), tensors_of(now, drawn, shot, row, sample))
             seen.total.backward()
             results[graphs] = (seen.names, seen.terms, seen.squared_error, means.grad, sky.grad, deltas.grad.clone())
         assert results[True][0] == results[False][0]

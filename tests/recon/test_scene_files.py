@@ -39,6 +39,37 @@ def test_a_scene_comes_back_and_renders_the_same_picture(tmp_path: Path) -> None
         torch.testing.assert_close(after.rgb, before.rgb, atol=1e-6, rtol=0)
 
 
+def test_exposure_grids_come_back(tmp_path: Path) -> None:
+    scene = true_scene(6)
+    deltas = 0.2 * torch.randn(2, 3, 4, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    table = ExposureTable(cameras=("front", "front"), times_us=(0, 500_000), deltas=deltas)
+    scene = replace(scene, exposure=table.with_deltas(table.centred))
+    folder = save_scene(tmp_path / "scene", scene, {})
+    back = load_scene(folder)
+    assert back.exposure.cameras == ("front", "front")
+    torch.testing.assert_close(back.exposure.deltas, scene.exposure.deltas, rtol=0, atol=1e-7)
+    again = load_scene(save_scene(tmp_path / "again", back, {}))
+    shot = scene.shots[2].shot
+    torch.testing.assert_close(render(again, shot).rgb, render(scene, shot).rgb, atol=1e-6, rtol=0)
+    assert not torch.allclose(render(scene, shot).rgb, render(scene, shot, exposure=None).rgb, atol=1e-2)
+    (folder / "exposure.safetensors").write_text("x")
+    with pytest.raises(UserError, match="grids cannot be read"):
+        load_scene(folder)
+    (folder / "exposure.safetensors").unlink()
+    with pytest.raises(UserError, match="grids are missing"):
+        load_scene(folder)
+
+
+def test_a_scene_that_does_not_say_how_exposures_are_kept_has_one_map_per_picture(tmp_path: Path) -> None:
+    table = ExposureTable(cameras=("front",) * 2, times_us=(0, 500_000), deltas=torch.stack([torch.ones(3, 4), -torch.ones(3, 4)]))
+    folder = save_scene(tmp_path / "scene", replace(true_scene(2), exposure=table), {})
+    assert not (folder / "exposure.safetensors").exists()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["facts"]["exposure"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    torch.testing.assert_close(load_scene(folder).exposure.deltas, table.deltas)
+
+
 def test_file_names_are_plain_and_differ() -> None:
     assert file_name("aB_3-x") == "aB_3-x"
     names = [file_name(name) for name in ("a/b", "a:b", "..", "", "é", "x" * 300, "a b")]
