@@ -51,14 +51,21 @@ def test_on_the_cpu_scores_are_those_of_the_plain_libraries_to_the_last_bit() ->
             assert row["lpips"] == float(lpips_network()(a * 2 - 1, b * 2 - 1))
 
 
+@float32_convolutions()
+def _divide_within() -> float:
+    return 1 / 0
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_tf32_is_off_while_pictures_are_compared_and_then_as_it_was(allowed: bool) -> None:
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = allowed
     try:
-        with pytest.raises(KeyError), float32_convolutions():
+        with float32_convolutions():
             assert not torch.backends.cudnn.allow_tf32
-            raise KeyError
+        assert torch.backends.cudnn.allow_tf32 == allowed
+        with pytest.raises(ZeroDivisionError):
+            _divide_within()
         assert torch.backends.cudnn.allow_tf32 == allowed
         frame_scores(torch.zeros(40, 40, 3), torch.ones(40, 40, 3))
         assert torch.backends.cudnn.allow_tf32 == allowed
