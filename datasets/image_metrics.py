@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +41,25 @@ def lpips_network(net: LpipsNet = "squeeze", device: str = "cpu") -> torch.nn.Mo
     return network.requires_grad_(False)
 
 
+@contextmanager
+def float32_convolutions() -> Iterator[None]:
+    """CUDA convolutions in full float32 within the block: TF32 keeps ten bits, too few for the differences of squares in SSIM. What was
+    set before holds again afterwards."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 LPIPS_SIDE_PX, SSIM_SIDE_PX, HAARPSI_SIDE_PX = 32, 11, 16
 """Shortest side that pictures need for a score: below it pooling, or a window, leaves nothing."""
 
 
 def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: LpipsNet | None = "squeeze") -> dict[str, float]:
-    """Scores of one frame `[H, W, 3]` in [0, 1] against the truth: psnr (dB), and, where pictures are large enough,
-    ssim, and lpips where its network is at hand.
+    """Scores of one frame `[H, W, 3]` in [0, 1] against the truth on the same device, where all is reckoned: psnr (dB), and, where pictures
+    are large enough, ssim, and lpips where its network is at hand.
 
     SSIM is torchmetrics' (gaussian window 11, sigma 1.5, data range 1).
     """
@@ -56,10 +70,10 @@ def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: Lpips
     mse = float(torch.mean((a - b) ** 2))
     scores = {"psnr": 10.0 * math.log10(1.0 / max(mse, 1e-10))}
     side = min(a.shape[-2:])
-    if side >= SSIM_SIDE_PX:
-        scores["ssim"] = float(torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0)))
-    if side >= LPIPS_SIDE_PX and lpips_net is not None and lpips_available(lpips_net):
-        with torch.no_grad():
+    with float32_convolutions(), torch.no_grad():
+        if side >= SSIM_SIDE_PX:
+            scores["ssim"] = float(torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0)))
+        if side >= LPIPS_SIDE_PX and lpips_net is not None and lpips_available(lpips_net):
             scores["lpips"] = float(lpips_network(lpips_net, str(a.device))(a * 2 - 1, b * 2 - 1))
     return scores
 
@@ -131,10 +145,11 @@ def network_free_scores(picture: torch.Tensor, truth: torch.Tensor) -> dict[str,
     b = truth.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
     side = min(a.shape[-2:])
     scores: dict[str, float] = {}
-    if side >= HAARPSI_SIDE_PX:
-        scores |= {"gmsd": float(piq.gmsd(a, b, data_range=1.0)), "haarpsi": float(piq.haarpsi(a, b, data_range=1.0))}
-    if side > 160:  # five scales of an 11-pixel window
-        scores["ms_ssim"] = float(piq.multi_scale_ssim(a, b, data_range=1.0))
+    with float32_convolutions(), torch.no_grad():
+        if side >= HAARPSI_SIDE_PX:
+            scores |= {"gmsd": float(piq.gmsd(a, b, data_range=1.0)), "haarpsi": float(piq.haarpsi(a, b, data_range=1.0))}
+        if side > 160:  # five scales of an 11-pixel window
+            scores["ms_ssim"] = float(piq.multi_scale_ssim(a, b, data_range=1.0))
     return scores
 
 

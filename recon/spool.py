@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections import OrderedDict
@@ -43,12 +44,21 @@ class Kept:
 
     def load(self) -> tuple[np.ndarray, ...]:
         """The arrays, which cannot be written to."""
-        out, offset = [], self.offset
+        data, out, offset = self.spool.read(self.offset, sum(map(_size, self.layout))), [], 0
         for dtype, shape in self.layout:
-            size = int(np.prod(shape)) * dtype.itemsize
-            out.append(np.frombuffer(self.spool.read(offset, size), dtype=dtype).reshape(shape))
-            offset += size
+            out.append(np.frombuffer(data, dtype=dtype, count=math.prod(shape), offset=offset).reshape(shape))
+            offset += _size((dtype, shape))
         return tuple(out)
+
+    def load_one(self, number: int) -> np.ndarray:
+        """One of the arrays, which cannot be written to."""
+        dtype, shape = self.layout[number]
+        offset = self.offset + sum(map(_size, self.layout[:number]))
+        return np.frombuffer(self.spool.read(offset, _size((dtype, shape))), dtype=dtype).reshape(shape)
+
+
+def _size(of: tuple[np.dtype, tuple[int, ...]]) -> int:
+    return math.prod(of[1]) * of[0].itemsize
 
 
 class Recent(Generic[Made]):

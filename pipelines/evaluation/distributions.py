@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from splatmend.datasets.image_metrics import hub_checkpoints
+from splatmend.datasets.image_metrics import float32_convolutions, hub_checkpoints
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 50
@@ -80,4 +80,5 @@ class InceptionSet:
 
     def _update(self, frame: np.ndarray, *, real: bool) -> None:
         pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)[None]
-        self.distance.update(pixels, real=real)
+        with float32_convolutions():
+            self.distance.update(pixels, real=real)

@@ -19,6 +19,7 @@ from splatmend.datasets.image_metrics import (
     LPIPS_SIDE_PX,
     SSIM_SIDE_PX,
     LpipsNet,
+    float32_convolutions,
     frame_scores,
     lpips_available,
     lpips_network,
@@ -171,7 +172,7 @@ def _lpips(net: LpipsNet) -> Metric:
         if min(view.picture.shape[:2]) < LPIPS_SIDE_PX:
             return None
         a, b = (x.permute(2, 0, 1)[None] * 2 - 1 for x in (view.picture, view.known_truth))
-        with torch.no_grad():
+        with float32_convolutions(), torch.no_grad():
             return float(lpips_network(net, str(view.picture.device))(a, b))
 
     return Metric(

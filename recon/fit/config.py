@@ -168,6 +168,18 @@ class ExposureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SkyConfig:
+    """Where the sky is."""
+
+    segmentation: str | None = None
+    """Folder of a model for semantic segmentation with a class "sky", in the layout of Hugging Face transformers. It gives the sky masks
+    (`loss.sky_opacity`) of frames whose log has none; None does without."""
+
+    def __post_init__(self) -> None:
+        _need(self.segmentation != "", "sky.segmentation must name a folder")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DensifyConfig:
     """How the number of Gaussians grows, for each node alone."""
 
@@ -275,6 +287,8 @@ class FitConfig:
     """Iterations per degree: degree n is used from iteration n times this on."""
     sky_rows: int = 256
     """Rows of the sky map; 0 leaves the sky out."""
+    sky: SkyConfig = field(default_factory=SkyConfig)
+    """Sky masks."""
     camera_model: Literal["ewa", "ray"] = "ewa"
     """Splat model: "ewa" draws conics with a pinhole at mid exposure, so pictures are undistorted first; "ray" follows each pixel's own
     ray, with the lens and the rolling shutter as they are, at 1.3 times the time on CUDA and about twice on the CPU."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
-from splatmend.recon.fit.config import FitConfig
+from splatmend.datasets.artifact import content_key, plain
+from splatmend.recon.fit.config import ExposureConfig, FitConfig, SkyConfig
 
 T = TypeVar("T")
 
@@ -20,6 +21,14 @@ def fit_config_from_json(raw: Mapping[str, Any]) -> FitConfig:
         UserError: for a value out of range.
     """
     return _read(FitConfig, raw)
+
+
+def settings_key(config: FitConfig) -> str:
+    """Short hash of the settings that a fit's result depends on, which a checkpoint carries. Where and how noisily it runs is left out, and
+    so are settings that older checkpoints do not know, as long as they have their defaults."""
+    settings = plain(replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
+    later = {"sky": config.sky == SkyConfig(), "exposure": config.exposure == ExposureConfig()}
+    return content_key({name: value for name, value in settings.items() if not later.get(name)})
 
 
 def _read(kind: type[T], raw: Mapping[str, Any]) -> T:

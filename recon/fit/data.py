@@ -21,6 +21,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.datasets.undistort import resized, undistorted
 from splatmend.recon.fit.config import SMALLEST_SIDE, DataConfig
 from splatmend.recon.fit.lidar_targets import LidarTargets
+from splatmend.recon.fit.sky_masks import SKY, SkyMasks
 from splatmend.recon.movers.apply import TRANSIENT
 from splatmend.recon.raster.api import Model
 from splatmend.recon.raster.camera_rays import lens_rays
@@ -121,14 +122,17 @@ def recorded_shots(log: SceneLog, config: DataConfig) -> tuple[RecordedShot, ...
 
 class FrameSource:
     """Samples of a prepared log by frame number, on the fit's device. Frames that are expected are read by other threads meanwhile; what
-    LiDAR says of them lies in a temporary file once `prepare` was called."""
+    LiDAR and a sky model say of them lies in temporary files once `prepare` was called."""
 
-    def __init__(self, log: SceneLog, device: torch.device, cache_mib: int, model: Model = "ewa") -> None:
+    def __init__(
+        self, log: SceneLog, device: torch.device, cache_mib: int, model: Model = "ewa", sky_model_folder: str | None = None
+    ) -> None:
         self.log = log
         self.device = device
         self.room = cache_mib * 2**20
         self.held: OrderedDict[int, Sample] = OrderedDict()
         self.lidar = LidarTargets(log, model)
+        self.sky = SkyMasks(log, sky_model_folder, device)
         self._coming: dict[int, Future[Sample]] = {}
         # On the CPU the fit itself needs the cores.
         self._readers = ThreadPoolExecutor(1 if device.type == "cpu" else min(8, os.cpu_count() or 1), thread_name_prefix="frames")
@@ -146,8 +150,14 @@ class FrameSource:
         return sample
 
     def prepare(self, numbers: Iterable[int]) -> None:
-        """Look at the sweeps of these frames, one after the other in time."""
+        """Look at the sweeps of these frames, one after the other in time, and where a model is to give sky masks at their pictures.
+
+        Raises:
+            UserError: where that model cannot be used.
+        """
+        numbers = tuple(numbers)
         self.lidar.prepare(numbers)
+        self.sky.prepare(numbers)
 
     def expect(self, numbers: Iterable[int]) -> None:
         """Begin to read frames that will be asked for next."""
@@ -159,7 +169,9 @@ class FrameSource:
         """A sample on the host."""
         frame = self.log.frames[number]
         camera = self.log.cameras[frame.camera]
-        masks = {name: frame.masks[name]() for name in ("valid", "sky") if name in frame.masks}
+        masks = {"valid": frame.masks["valid"]()} if "valid" in frame.masks else {}
+        if (sky := self.sky.of(number)) is not None:
+            masks[SKY] = sky
         pixels, depth_m = self.lidar.of(number)
         if camera.distortion_model != "none":
             reached = lens_rays(camera)[1]
@@ -182,7 +194,7 @@ class FrameSource:
         return Sample(
             rgb=torch.from_numpy(np.ascontiguousarray(rgb)),
             valid=tensors.get("valid"),
-            sky=tensors.get("sky"),
+            sky=tensors.get(SKY),
             pixels=torch.from_numpy(pixels.astype(np.int64)),
             depth_m=torch.from_numpy(depth_m.astype(np.float32)),
             depth_shares=torch.from_numpy(depth_shares),

@@ -15,19 +15,18 @@ from splatmend.recon.scene import Scene
 
 
 def held_out_rows(scene: Scene, log: SceneLog, *, backend: Backend | None = None) -> Iterator[dict[str, Any]]:
-    """One row of scores per held-out frame of the prepared log that the scene was fitted to. Pixels that a "valid" mask excludes are
-    scored as right."""
+    """One row of scores per held-out frame of the prepared log that the scene was fitted to, reckoned on the scene's device. Pixels that a
+    "valid" mask excludes are scored as right."""
     wanted: tuple[Channel, ...] = ("rgb",)
     for recorded, frame in zip(scene.shots, log.frames):
         if not recorded.held_out:
             continue
-        truth = torch.from_numpy(frame.read_image()).float() / 255.0
+        truth = torch.from_numpy(frame.read_image()).to(scene.device).float() / 255.0
         with torch.no_grad():
             picture = render(scene, recorded.shot, wanted, backend=backend).rgb
         assert picture is not None
-        picture = picture.cpu()
         if "valid" in frame.masks:
-            picture = torch.where(torch.from_numpy(frame.masks["valid"]())[..., None], picture, truth)
+            picture = torch.where(torch.from_numpy(frame.masks["valid"]()).to(scene.device)[..., None], picture, truth)
         yield {"camera": frame.camera, "frame_index": frame.index, "time_us": frame.mid_us, **frame_scores(picture, truth)}
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splatmend.datasets.artifact import content_key, plain
 from splatmend.datasets.checkpoint import random_state, restore_random_state
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
-from splatmend.recon.fit.config import ExposureConfig, FitConfig
+from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.config_json import settings_key
 from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
@@ -91,9 +91,7 @@ class Trainer:
         self.config = config
         self.device = device
         self.iteration = 0
-        # Where and how noisily a fit runs does not change what is fitted.
-        plain_config = replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1)
-        self.config_key = _settings_key(plain_config)
+        self.config_key = settings_key(config)
         self.log_key = log_key(log)
         self.train_numbers = [number for number, recorded in enumerate(shots) if recorded.role == "train"]
         if len(self.train_numbers) < processes.count:
@@ -107,7 +105,7 @@ class Trainer:
         rows = torch.arange(len(self.train_numbers), device=device).split(1)
         self.exposure_rows = dict(zip(self.train_numbers, rows))
         self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
-        self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)
+        self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model, config.sky.segmentation)
         self.source.prepare(self.train_numbers)
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = (seed_scene(log, shots, config) if scene is None else scene).to(device)
@@ -282,13 +280,6 @@ class Trainer:
         else:  # generators of different devices have different states
             self.generator.manual_seed(self.config.seed + self.iteration)
         restore_random_state(state["random"])
-
-
-def _settings_key(config: FitConfig) -> str:
-    """What a checkpoint says of its settings. Those that came later are left out where they have their defaults, so that older
-    checkpoints go on."""
-    later = {"exposure": config.exposure == ExposureConfig()}
-    return content_key({name: value for name, value in plain(config).items() if not later.get(name)})
 
 
 def _shuffled(count: int, seed: int) -> list[int]:

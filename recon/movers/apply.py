@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,16 @@ CLEARED_M = 0.2
 def with_movers(log: SceneLog, movers: Movers) -> SceneLog:
     """The log with the movers: their actors beside its own, sweeps without the transient returns, and a mask `transient` for each frame
     in which there are some. Frames must be those that are fitted (masks are drawn at their cameras' sizes)."""
-    frames = tuple(_masked(frame, log.cameras[frame.camera], _near(frame, movers)) for frame in log.frames)
+    in_order = sorted(movers.transient, key=lambda key: key[1])
+    starts_us = [start_us for _, start_us in in_order]
+
+    def near(frame: CameraFrame) -> list[np.ndarray]:
+        # Of sweeps whose middles (taken 50 ms after their starts) are near the frame: of two, where it lies between them.
+        first = bisect_left(starts_us, frame.mid_us - 50_000 - NEAREST_SWEEP_US)
+        last = bisect_right(starts_us, frame.mid_us - 50_000 + NEAREST_SWEEP_US)
+        return [xyz for key in in_order[first:last] for xyz in movers.transient[key]]
+
+    frames = tuple(_masked(frame, log.cameras[frame.camera], near(frame)) for frame in log.frames)
     sweeps = tuple(
         replace(sweep, read_points=partial(_without, sweep, np.concatenate(things))) if (things := movers.transient.get(key)) else sweep
         for sweep in log.sweeps
@@ -49,12 +59,6 @@ def transient_mask(camera: Camera, frame: CameraFrame, things: Sequence[np.ndarr
         grown_px = int(np.clip(GROWN_M * camera.focal_px[0] / np.median(depth), 1, 0.1 * camera.width))
         mask |= cv2.dilate(one, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grown_px + 1, 2 * grown_px + 1))) > 0
     return mask
-
-
-def _near(frame: CameraFrame, movers: Movers) -> list[np.ndarray]:
-    """Things of the sweeps whose middles (taken 50 ms after their starts) are near the frame: of two, where it lies between them."""
-    sweeps = [things for (_, start_us), things in movers.transient.items() if abs(start_us + 50_000 - frame.mid_us) <= NEAREST_SWEEP_US]
-    return [xyz for things in sweeps for xyz in things]
 
 
 def _masked(frame: CameraFrame, camera: Camera, things: list[np.ndarray]) -> CameraFrame:

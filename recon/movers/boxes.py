@@ -83,7 +83,7 @@ def moving_body(path: Path, ground: Ground) -> Body | None:
     times_us = path.times_us
     if len(times_us) < FEWEST_STEPS or times_us[-1] - times_us[0] < SHORTEST_US:
         return None
-    counts = [len(detection.rows) for detection in path.detections]
+    counts = [detection.count for detection in path.detections]
     if np.average([detection.emptied_share for detection in path.detections], weights=counts) < LEAST_EMPTIED:
         return None
     raw = path.world_from_body
@@ -101,7 +101,7 @@ def moving_body(path: Path, ground: Ground) -> Body | None:
     height = smoothed(times_us, ground.height_m(places)[:, None], _NOISE_M / _ACCELERATION_M_S2)[:, 0]
     smooth = np.stack([yaw_pose(float(a), np.array([*xy, z])) for a, xy, z in zip(heading, places, height)])
     xyz = [transform(inverse(p), d.xyz_world_m) for p, d in zip(smooth, path.detections)]
-    seen_from = [np.broadcast_to(transform(inverse(p), d.origin_world_m), d.xyz_world_m.shape) for p, d in zip(smooth, path.detections)]
+    seen_from = [np.broadcast_to(transform(inverse(p), d.origin_world_m), (d.count, 3)) for p, d in zip(smooth, path.detections)]
     return Body(
         times_us=times_us,
         world_from_body=smooth,

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import ActorTrack, LidarSweep
 from splatmend.recon.movers.boxes import actors_of
-from splatmend.recon.movers.clusters import FEWEST_RETURNS, Detection, Detections
+from splatmend.recon.movers.clusters import FEWEST_RETURNS, Detection, Detections, clusters
 from splatmend.recon.movers.obstacles import TurnReturns, read_turns
 from splatmend.recon.movers.stitching import stitched
 from splatmend.recon.movers.tracking import is_seed, paths
@@ -45,7 +45,7 @@ def find_movers(sweeps: Sequence[LidarSweep]) -> Movers:
     turns, ground = read_turns(sweeps, spool)
     if ground is None or len(turns) < 3:
         return Movers(actors=(), transient={})
-    found = Detections(turns, emptied_returns(turns, spool), spool)
+    found = Detections(clusters(turns, emptied_returns(turns, spool), spool), spool)
     actors = actors_of(stitched(paths(found)), ground)
     times_us = np.array([turn.mean_us for turn in turns])
 
@@ -57,7 +57,8 @@ def find_movers(sweeps: Sequence[LidarSweep]) -> Movers:
     transient = {}
     for number, turn in enumerate(turns):
         returns = turn.read()
-        candidates = [xyz for d in found[number] if is_seed(d) and len(xyz := _outside(d, returns, actors)) >= FEWEST_RETURNS]
+        seeds = [found.one(number, which) for which in np.flatnonzero(is_seed(found.outlines(number))).tolist()]
+        candidates = [xyz for seed in seeds if len(xyz := _outside(seed, returns, actors)) >= FEWEST_RETURNS]
         if not candidates:
             continue
         other_times = [tree for other in held_against(times_us, number, PASSING_US) if (tree := trees(other)).n]
@@ -80,10 +81,11 @@ def in_boxes(actors: Sequence[ActorTrack], xyz_world_m: np.ndarray, time_us: np.
 def _stands(xyz_world_m: np.ndarray, sweeps: Sequence[cKDTree]) -> bool:
     """Whether most of a thing's places are taken in a quarter of the sweeps of other times: a post or a railing, which is often looked
     past."""
-    taken = [float((tree.query(xyz_world_m)[0] < SAME_PLACE_M).mean()) > 0.5 for tree in sweeps]
+    taken = [float((tree.query(xyz_world_m, distance_upper_bound=SAME_PLACE_M)[0] < SAME_PLACE_M).mean()) > 0.5 for tree in sweeps]
     return bool(taken) and float(np.mean(taken)) > 0.25
 
 
 def _outside(detection: Detection, returns: TurnReturns, actors: Sequence[ActorTrack]) -> np.ndarray:
-    free = ~in_boxes(actors, detection.xyz_world_m, returns.time_us[detection.rows])
-    return detection.xyz_world_m[free] if free.mean() > 0.5 else np.zeros((0, 3))
+    xyz_world_m = detection.xyz_world_m
+    free = ~in_boxes(actors, xyz_world_m, returns.time_us[detection.rows])
+    return xyz_world_m[free] if free.mean() > 0.5 else np.zeros((0, 3))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.ndimage import median_filter
 
 from splatmend.datasets.geometry import inverse, pose, transform
-from splatmend.recon.movers.clusters import Detection
+from splatmend.recon.movers.clusters import Detection, Detections, Outlines
 from splatmend.recon.movers.registration import Shape
 
 SEED_SHARE = 0.25
@@ -40,53 +41,62 @@ class Path:
     detections: tuple[Detection, ...]
     world_from_body: np.ndarray
 
-    @property
+    @cached_property
     def times_us(self) -> np.ndarray:
         return np.array([detection.time_us for detection in self.detections], dtype=np.int64)
 
 
-def paths(found: Sequence[Sequence[Detection]]) -> list[Path]:
+def paths(found: Detections) -> list[Path]:
     """Paths through the detections of successive sweeps; no detection is in two of them. A path that leaps is cut to its longest steady
     part, and what is cut off is free for others."""
-    taken: set[tuple[int, int]] = set()
-    seeds = [(-d.emptied_share * len(d.rows), (d.turn, d.number)) for turn in found for d in turn if is_seed(d)]
+    taken, seeds = [], []
+    for turn in range(len(found)):
+        outlines = found.outlines(turn)
+        taken.append(np.zeros(len(outlines.count), dtype=bool))
+        emptied = outlines.emptied_share * outlines.count
+        seeds += [(-float(emptied[number]), turn, int(number)) for number in np.flatnonzero(is_seed(outlines))]
     seeds.sort(key=lambda seed: seed[0])
     out = []
-    for _, (turn, number) in seeds:
-        if (turn, number) in taken:
+    for _, turn, number in seeds:
+        if taken[turn][number]:
             continue
-        taken.add((turn, number))
-        seed = found[turn][number]
+        taken[turn][number] = True
+        seed = found.one(turn, number)
         steps = [(seed, pose(np.eye(3), np.array([*seed.centre_xy_m, 0.0])))]
-        steps += _grown(steps, (found[later] for later in range(turn + 1, len(found))), taken)
+        steps += _grown(steps, found, range(turn + 1, len(found)), taken)
         steps = steps[::-1]
-        steps += _grown(steps, (found[earlier] for earlier in range(turn - 1, -1, -1)), taken)
+        steps += _grown(steps, found, range(turn - 1, -1, -1), taken)
         steps = steps[::-1]
         kept = _steady_part(steps)
-        taken -= {(d.turn, d.number) for d, _ in [*steps[: kept.start], *steps[kept.stop :]]}
+        for detection, _ in [*steps[: kept.start], *steps[kept.stop :]]:
+            taken[detection.turn][detection.number] = False
         out.append(Path(detections=tuple(d for d, _ in steps[kept]), world_from_body=np.stack([p for _, p in steps[kept]])))
     return out
 
 
-def is_seed(detection: Detection) -> bool:
-    """Whether enough of a detection is emptied for it to be of something that moves."""
-    return detection.emptied_share >= SEED_SHARE and detection.emptied_share * len(detection.rows) >= SEED_RETURNS
+def is_seed(outlines: Outlines) -> np.ndarray:
+    """Which detections `[C]` of a sweep are emptied enough to be of something that moves."""
+    return (outlines.emptied_share >= SEED_SHARE) & (outlines.emptied_share * outlines.count >= SEED_RETURNS)
 
 
-def _grown(steps: Sequence[Step], turns: Iterable[Sequence[Detection]], taken: set[tuple[int, int]]) -> list[Step]:
+def _grown(steps: Sequence[Step], found: Detections, turns: Iterable[int], taken: Sequence[np.ndarray]) -> list[Step]:
     """What follows the last of the steps in the given sweeps, nearest in time first."""
+    recent = list(steps[-_REMEMBERED:])
+    shapes = [_in_body(step) for step in recent]
     grown: list[Step] = []
     missed = 0
     for turn in turns:
-        best = _best([*steps, *grown], [d for d in turn if (d.turn, d.number) not in taken])
+        best = _best(recent, shapes, found, turn, taken[turn])
         if best is None:
             missed += 1
             if missed > MOST_MISSED:
                 break
             continue
         missed = 0
-        taken.add((best[0].turn, best[0].number))
+        taken[turn][best[0].number] = True
         grown.append(best)
+        recent = [*recent, best][-_REMEMBERED:]
+        shapes = [*shapes, _in_body(best)][-_REMEMBERED:]
     return grown
 
 
@@ -107,36 +117,44 @@ def _steady_part(steps: Sequence[Step]) -> slice:
     return slice(int(ends[longest]) + 1, int(ends[longest + 1]) + 1)
 
 
-def _best(known: Sequence[Step], candidates: Sequence[Detection]) -> Step | None:
-    """The candidate, and the body's pose in it, that fits the last of the known steps best; None if none does."""
-    last, world_from_last = known[-1]
-    velocity = _velocity_m_us(known)
-    shape = Shape(np.concatenate([transform(inverse(p), d.xyz_world_m) for d, p in known[-_REMEMBERED:]]))
+def _in_body(step: Step) -> np.ndarray:
+    """A detection's returns `[N, 3]` in the body's frame."""
+    detection, world_from_body = step
+    return transform(inverse(world_from_body), detection.xyz_world_m)
+
+
+def _best(recent: Sequence[Step], xyz_body_m: Sequence[np.ndarray], found: Detections, turn: int, taken: np.ndarray) -> Step | None:
+    """The sweep's free detection, and the body's pose in it, that fits the last known steps and their returns best; None if none does."""
+    last, world_from_last = recent[-1]
+    velocity = _velocity_m_us(recent)
+    outlines = found.outlines(turn)
+    elapsed_us = outlines.time_us - last.time_us
+    # Where a turn ends and the next begins, a body is seen twice within moments: no speed can be had from that.
+    possible = ~taken & ((elapsed_us if turn > last.turn else -elapsed_us) >= SHORTEST_STEP_US)
+    still_xy = world_from_last[:2, 3]
+    if velocity is not None:
+        moved_xy = still_xy + velocity * elapsed_us[:, None]
+        gate_m = GATE_M + 3e-6 * np.abs(elapsed_us)
+    else:
+        moved_xy = np.broadcast_to(still_xy, (len(elapsed_us), 2))
+        gate_m = FASTEST_M_S * 1e-6 * np.abs(elapsed_us) + 0.5
+    expected_low, expected_high = (last.rectangle_m[end] + moved_xy - still_xy for end in (0, 1))
+    apart = np.maximum(outlines.rectangle_m[:, 0] - expected_high, expected_low - outlines.rectangle_m[:, 1])
+    near = np.flatnonzero(possible & (apart.max(axis=1) <= gate_m))
+    if not near.size:
+        return None
+    shape = Shape(np.concatenate(xyz_body_m))
     fits = []
-    for candidate in candidates:
-        elapsed = candidate.time_us - last.time_us
-        # Where a turn ends and the next begins, a body is seen twice within moments: no speed can be had from that.
-        if (elapsed if candidate.turn > last.turn else -elapsed) < SHORTEST_STEP_US:
-            continue
-        still = world_from_last.copy()
-        moved = still.copy()
-        if velocity is not None:
-            moved[:2, 3] += velocity * elapsed
-            gate = GATE_M + 3e-6 * abs(elapsed)
-            guesses = [moved]
-        else:
-            gate = FASTEST_M_S * 1e-6 * abs(elapsed) + 0.5
-            guesses = [still, *_edge_guesses(still, last, candidate)]
-        expected = last.xyz_world_m[:, :2] + moved[:2, 3] - world_from_last[:2, 3]
-        low, high = candidate.rectangle_m
-        apart = np.maximum(low - expected.max(axis=0), expected.min(axis=0) - high)
-        if apart.max() > gate:
-            continue
+    for number in near.tolist():
+        candidate = found.one(turn, number)
+        moved = world_from_last.copy()
+        moved[:2, 3] = moved_xy[number]
+        guesses = [moved] if velocity is not None else [moved, *_edge_guesses(world_from_last, last, candidate)]
         world_from_body, left_m = shape.registered(candidate.xyz_world_m, guesses)
         step_m = float(np.linalg.norm(world_from_body[:2, 3] - moved[:2, 3]))
-        if left_m <= WORST_FIT_M and step_m <= gate:
+        if left_m <= WORST_FIT_M and step_m <= gate_m[number]:
             # A scrap fits anywhere: of two that fit, the larger.
-            fits.append((left_m - 0.05 * np.log(len(candidate.rows)), candidate, world_from_body))
+            fits.append((left_m - 0.05 * np.log(candidate.count), candidate, world_from_body))
     if not fits:
         return None
     _, candidate, world_from_body = min(fits, key=lambda fit: fit[0])

@@ -7,11 +7,13 @@ import pytest
 
 from splatmend.datasets.geometry import inverse, pose, transform, yaw_pose
 from splatmend.recon.movers.boxes import smoothed
-from splatmend.recon.movers.clusters import Detection, cluster_labels
+from splatmend.recon.movers.clusters import Detection, Detections, cluster_labels
+from splatmend.recon.movers.clusters import detection as kept_detection
 from splatmend.recon.movers.ground import fit_ground
 from splatmend.recon.movers.registration import Shape
 from splatmend.recon.movers.stitching import stitched
 from splatmend.recon.movers.tracking import Path, paths
+from splatmend.recon.spool import Spool
 
 
 def car_shell(seed: int = 0) -> np.ndarray:
@@ -22,15 +24,19 @@ def car_shell(seed: int = 0) -> np.ndarray:
     return np.concatenate([rear, side])
 
 
+SPOOL = Spool()
+
+
 def detection(turn: int, xyz: np.ndarray, emptied_share: float = 1.0, number: int = 0) -> Detection:
-    return Detection(
-        turn=turn,
-        number=number,
+    return kept_detection(
+        turn,
+        number,
+        np.arange(len(xyz)),
+        xyz,
         time_us=turn * 100_000,
-        rows=np.arange(len(xyz)),
-        xyz_world_m=xyz,
         origin_world_m=np.zeros(3),
         emptied_share=emptied_share,
+        spool=SPOOL,
     )
 
 
@@ -70,7 +76,7 @@ def test_a_path_follows_a_car_past_another_that_stands() -> None:
         moving = car_shell(turn) + np.array([0.9 * turn, 0.0, 0.0])
         standing = car_shell(100 + turn) + np.array([4.0, 3.2, 0.0])
         found.append([detection(turn, standing, 0.0), detection(turn, moving, number=1)])
-    (path,) = paths(found)
+    (path,) = paths(Detections(found, SPOOL))
     assert [d.turn for d in path.detections] == list(range(10))
     steps = np.diff(path.world_from_body[:, :2, 3], axis=0)
     np.testing.assert_allclose(steps, np.broadcast_to([0.9, 0.0], steps.shape), atol=0.1)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from splatmend.datasets.log import LidarPoints, LidarSweep
-from splatmend.recon.movers.clusters import Detections
+from splatmend.recon.movers.clusters import Detections, clusters
 from splatmend.recon.movers.ground import GroundReturns
 from splatmend.recon.movers.obstacles import read_turns
 from splatmend.recon.movers.visibility import MOST_TURNS, WINDOW_US, emptied_returns, held_against
@@ -56,17 +56,20 @@ def test_only_the_last_few_are_held_and_others_are_made_again() -> None:
 def test_detections_are_the_same_whenever_they_are_read() -> None:
     spool = Spool()
     turns, _ = read_turns(sweeps(24), spool)
-    found = Detections(turns, emptied_returns(turns, spool), spool)
-    before = found[0]
-    assert before
-    for _ in (found[n] for n in range(len(found))):
-        pass
-    again = found[0]
-    assert again is not before
-    for one, other in zip(before, again, strict=True):
+    found = Detections(clusters(turns, emptied_returns(turns, spool), spool), spool)
+    numbers = range(len(found.outlines(0).count))
+    assert numbers
+    before = [found.one(0, number) for number in numbers]
+    for turn in range(len(found)):
+        assert len(found.outlines(turn).count)
+    for number, one in zip(numbers, before, strict=True):
+        other = found.one(0, number)
         assert (one.turn, one.number, one.time_us, one.emptied_share) == (other.turn, other.number, other.time_us, other.emptied_share)
         np.testing.assert_array_equal(one.rows, other.rows)
-        np.testing.assert_array_equal(one.xyz_world_m, turns[0].read().xyz_world_m[one.rows])
+        xyz = turns[0].read().xyz_world_m[one.rows]
+        np.testing.assert_array_equal(one.xyz_world_m, xyz)
+        np.testing.assert_array_equal(one.rectangle_m, [xyz[:, :2].min(axis=0), xyz[:, :2].max(axis=0)])
+        assert one.count == len(xyz)
 
 
 def test_a_sweep_is_held_against_those_around_it_evenly() -> None:
@@ -98,7 +101,7 @@ def test_memory_does_not_grow_with_the_sweeps() -> None:
         tracemalloc.start()
         spool = Spool()
         turns, _ = read_turns(sweeps(count), spool)
-        found = Detections(turns, emptied_returns(turns, spool), spool)
+        found = Detections(clusters(turns, emptied_returns(turns, spool), spool), spool)
         assert len(found) == count
         peak = tracemalloc.get_traced_memory()[1] / 2**20
         tracemalloc.stop()
