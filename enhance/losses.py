@@ -22,10 +22,13 @@ from splatmend.datasets.image_metrics import (
     lpips_network,
     structural_similarity,
 )
+from splatmend.enhance.flow_loss import Motion, flow_warping
 from splatmend.enhance.perceptual import lpips_of_frames
 
 PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT_MSE = "latent_mse"
+FLOW_WARPING = "flow_warping"
+"""Flicker along the target's motion, see `splatmend.enhance.flow_loss`; it needs the target's flow."""
 _ZOOM = (1.1, 2.2)
 
 
@@ -84,7 +87,7 @@ PIXEL_TERMS: dict[str, PixelTerm] = {
 
 def check_losses(weights: Mapping[str, float]) -> None:
     """Raise `UserError` for an unknown loss, a weight that is negative or no number, or no loss at all."""
-    known = (LATENT_MSE, *PIXEL_TERMS)
+    known = (LATENT_MSE, *PIXEL_TERMS, FLOW_WARPING)
     for name, weight in weights.items():
         if name not in known:
             raise UserError(f"losses: there is no loss named {name}; choose from {', '.join(known)}.")
@@ -111,21 +114,33 @@ class PixelLoss:
     def __init__(self, weights: Mapping[str, float]) -> None:
         check_losses(weights)
         check_networks(weights)
-        self.weights = {name: weight for name, weight in weights.items() if name in PIXEL_TERMS and weight > 0}
+        self.weights = {name: weight for name, weight in weights.items() if name != LATENT_MSE and weight > 0}
         self._parts: dict[str, torch.Tensor] = {}
 
     def __bool__(self) -> bool:
         return bool(self.weights)
 
-    def __call__(self, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Scalar float32, the sum over the t frames of `[B, 3, t, H, W]`."""
+    @property
+    def needs_flow(self) -> bool:
+        """Whether it must be told how the target moves."""
+        return FLOW_WARPING in self.weights
+
+    def __call__(self, frames: torch.Tensor, target: torch.Tensor, motion: Motion | None = None) -> torch.Tensor:
+        """Scalar float32, the sum over the t frames of `[B, 3, t, H, W]`. `ValueError` where the motion is needed and missing."""
         total = torch.zeros((), device=frames.device)
         for name, weight in self.weights.items():
             # Perceptual networks may run in half precision under autocast; the others are sums where that would lose digits.
-            part = PIXEL_TERMS[name](frames.float(), target.float()).float()
+            part = self._part(name, frames.float(), target.float(), motion).float()
             total = total + weight * part
             self._parts[name] = self._parts.get(name, torch.zeros_like(part)) + part.detach()
         return total
+
+    def _part(self, name: str, frames: torch.Tensor, target: torch.Tensor, motion: Motion | None) -> torch.Tensor:
+        if name != FLOW_WARPING:
+            return PIXEL_TERMS[name](frames, target)
+        if motion is None:
+            raise ValueError(f"the loss {name} needs the motion of the target")
+        return flow_warping(frames - target, motion)
 
     def take_parts(self) -> dict[str, torch.Tensor]:
         """The sums since the last call, name -> scalar, and forget them."""

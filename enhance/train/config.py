@@ -13,7 +13,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.enhance.attention import Attention
 from splatmend.enhance.decoder import Memory
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
-from splatmend.enhance.losses import LATENT_MSE, check_losses
+from splatmend.enhance.losses import FLOW_WARPING, LATENT_MSE, check_losses
 from splatmend.enhance.model import LoraInfo, OutputMode
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -118,6 +118,8 @@ class AutoencoderTrainConfig(LoopConfig):
         super().__post_init__()
         if self.losses.get(LATENT_MSE):
             raise UserError("training: latent_mse has no meaning for the autoencoder; take it out of the losses.")
+        if self.losses.get(FLOW_WARPING):
+            raise UserError("training: flow_warping is a loss of the enhancer; take it out of the autoencoder's losses.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,9 @@ class OneStepTrainConfig(LoopConfig):
     """full: the encoder is trained too, through its skips and latents; for small models."""
     skips: bool = True
     """Train the skips, where there are any."""
+    opacity_noise: float | None = None
+    """Share of noise, 0 to 1, that latents get where the degraded clip has no opacity (0: none); None: that of the enhancer that is trained
+    on. What was trained with it needs renders with their opacity."""
     window: int | None = None
     """Latents the transformer sees at once; None: the clip's. Longer clips are seen in overlapping windows, as in streaming."""
     overlap: int = 2
@@ -201,5 +206,7 @@ class OneStepTrainConfig(LoopConfig):
                 raise UserError(
                     f"training: a LoRA has rank {lora.rank} and alpha {lora.alpha}; give a rank of 1 or more and an alpha above 0."
                 )
+        if self.opacity_noise is not None and not 0.0 <= self.opacity_noise <= 1.0:
+            raise UserError(f"training: opacity_noise is {self.opacity_noise}; give a share from 0 to 1.")
         if self.truncation is not None and self.truncation < 0:
             raise UserError(f"training: truncation is {self.truncation}; give 0 or more, or none for the exact gradient.")

@@ -39,8 +39,9 @@ class GraphedStep:
             self._capture(batch, loss_scale)
         elif loss_scale != self._loss_scale or batch.target.shape != self._batch.target.shape:
             raise ValueError("a captured step always has the same loss scale and batch shape")
-        self._batch.degraded.copy_(batch.degraded)
-        self._batch.target.copy_(batch.target)
+        for held, given in zip(self._batch, batch, strict=True):
+            if isinstance(held, torch.Tensor):
+                held.copy_(given)
         assert self._graph is not None
         self._graph.replay()
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
@@ -48,7 +49,8 @@ class GraphedStep:
         return {name: value.clone() for name, value in self._metrics.items()}
 
     def _capture(self, batch: Batch, loss_scale: float) -> None:
-        self._batch = Batch(batch.degraded.clone(), batch.target.clone(), batch.kinds)
+        # By key nothing could be looked up in a graph.
+        self._batch = Batch(*(part.clone() if isinstance(part, torch.Tensor) else part for part in batch))._replace(keys=())
         self._loss_scale = loss_scale
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
