@@ -20,7 +20,8 @@ class Scripted(torch.nn.Module):
     """Stands for I3D, with its way to be called: mean colours, and mean change from frame to frame, among 400 numbers."""
 
     def forward(self, clips: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
-        assert not (rescale or resize)
+        assert not rescale
+        assert not resize
         assert return_features
         assert clips.shape[1:] == torch.Size([3, 16, 224, 224])
         colours = clips.mean(dim=[2, 3, 4])
