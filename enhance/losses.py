@@ -28,7 +28,8 @@ from splatmend.enhance.perceptual import lpips_of_frames
 PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT_MSE = "latent_mse"
 FLOW_WARPING = "flow_warping"
-"""Flicker along the target's motion, see `splatmend.enhance.flow_loss`; it needs the target's flow."""
+"""Flicker along the target's motion, see `splatmend.enhance.flow_loss`. It needs the target's flow, so trainings ask for it by a setting
+of its own."""
 _ZOOM = (1.1, 2.2)
 
 
@@ -87,7 +88,7 @@ PIXEL_TERMS: dict[str, PixelTerm] = {
 
 def check_losses(weights: Mapping[str, float]) -> None:
     """Raise `UserError` for an unknown loss, a weight that is negative or no number, or no loss at all."""
-    known = (LATENT_MSE, *PIXEL_TERMS, FLOW_WARPING)
+    known = (LATENT_MSE, *PIXEL_TERMS)
     for name, weight in weights.items():
         if name not in known:
             raise UserError(f"losses: there is no loss named {name}; choose from {', '.join(known)}.")
@@ -112,7 +113,7 @@ class PixelLoss:
     """Weighted sum of pixel terms; `parts` gathers each term's detached sum over frames until `take_parts`."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        check_losses(weights)
+        check_losses({name: weight for name, weight in weights.items() if name != FLOW_WARPING} or {"l1": 1.0})
         check_networks(weights)
         self.weights = {name: weight for name, weight in weights.items() if name != LATENT_MSE and weight > 0}
         self._parts: dict[str, torch.Tensor] = {}

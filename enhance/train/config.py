@@ -118,8 +118,6 @@ class AutoencoderTrainConfig(LoopConfig):
         super().__post_init__()
         if self.losses.get(LATENT_MSE):
             raise UserError("training: latent_mse has no meaning for the autoencoder; take it out of the losses.")
-        if self.losses.get(FLOW_WARPING):
-            raise UserError("training: flow_warping is a loss of the enhancer; take it out of the autoencoder's losses.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +125,9 @@ class OneStepTrainConfig(LoopConfig):
     """Train the one-step enhancer through the truncated decoder."""
 
     losses: Mapping[str, float] = field(default_factory=lambda: {"latent_mse": 1.0, "lpips_vgg": 100.0})
+    flow_warping: float = 0.0
+    """Weight of the loss on flicker: what changes of the error from frame to frame along the target's motion (see
+    `splatmend.enhance.flow_loss`); 0 leaves it out. Flows are estimated where batches are prepared."""
     truncation: int | None = 1
     """D: links between groups that the pixel loss's gradient may cross. None: the exact gradient with the whole clip in memory, for
     small models."""
@@ -168,8 +169,15 @@ class OneStepTrainConfig(LoopConfig):
     shard: bool = False
     """Shard transformer weights, gradients and optimiser state over all processes."""
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """All losses with their weights."""
+        return dict(self.losses) | ({FLOW_WARPING: self.flow_warping} if self.flow_warping else {})
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.flow_warping < math.inf:
+            raise UserError(f"training: flow_warping is {self.flow_warping}; give a weight, 0 or more.")
         if self.overlap < 0 or (self.window is not None and not self.overlap < self.window):
             raise UserError(
                 f"training: a window of {self.window} latents with an overlap of {self.overlap} leaves no stride; give a window of 1 or "

@@ -21,7 +21,7 @@ from splatmend.enhance.decoder import split_into_groups, surrogate
 from splatmend.enhance.decoder.gradients import without_autocast
 from splatmend.enhance.flow_loss import Motion
 from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
-from splatmend.enhance.losses import FLOW_WARPING, LATENT_MSE, PixelLoss, latent_mse
+from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_opacity, unit_range
@@ -46,7 +46,7 @@ class OneStepObjective:
     ) -> None:
         self.config, self.enhancer = config, enhancer
         self.processes, self.latents = processes, latents
-        self.pixel_loss = PixelLoss(config.losses)
+        self.pixel_loss = PixelLoss(config.weights)
         self.latent_weight = config.losses.get(LATENT_MSE, 0.0)
         self.decoder_params = [
             p
@@ -274,7 +274,7 @@ def train_onestep(
         batch=config.batch,
         seed=config.seed,
         opacity=enhancer.looks_at_opacity,
-        flow=config.losses.get(FLOW_WARPING, 0.0) > 0,
+        flow=config.flow_warping > 0,
     )
     began_as = {f"model.{name}": value for name, value in plain(enhancer.spec).items() if name != "provenance"}
     # Chosen on the host, so that a large frozen model travels in half precision.
@@ -357,7 +357,7 @@ def _write(
         {
             "steps": loop.step,
             "seconds": loop.seconds,
-            "losses": dict(config.losses),
+            "losses": dict(config.weights),
             "data": [p.parent.name for p in data.pairs] + [p.name for p in data.videos],
         },
     )

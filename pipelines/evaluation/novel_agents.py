@@ -55,13 +55,13 @@ def expected_boxes_px(log: SceneLog, shot: Shot) -> np.ndarray:
         outline = actor_outline_px(shot, actor)
         if len(outline) < 3:
             continue
-        left, top, right, bottom = *outline.min(axis=0), *outline.max(axis=0)
-        inside = np.array([max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)])
+        first, last = outline.min(axis=0), outline.max(axis=0)
+        inside = np.concatenate([np.maximum(first, 0.0), np.minimum(last, (width, height))])
         sides = inside[2:] - inside[:2]
         if min(sides) <= 0:
             continue
         rows, columns = slice(int(inside[1]), int(np.ceil(inside[3]))), slice(int(inside[0]), int(np.ceil(inside[2])))
-        shown = sides[0] * sides[1] >= LEAST_INSIDE * (right - left) * (bottom - top)
+        shown = sides[0] * sides[1] >= LEAST_INSIDE * np.prod(last - first)
         if shown and min(sides) >= LEAST_SIDE_PX and covered[rows, columns].mean() <= MOST_HIDDEN:
             expected.append(inside)
         covered[rows, columns] = True

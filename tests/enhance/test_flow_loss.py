@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from splatmend.datasets.artifact import Manifest, building
+from splatmend.datasets.clip import ClipWriter
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.flow_loss import Motion, flow_warping, target_flow, warped
 from splatmend.enhance.losses import FLOW_WARPING, PixelLoss
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
-from splatmend.enhance.train.config import AutoencoderTrainConfig, OneStepTrainConfig
-from splatmend.enhance.train.data import Batch
-from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters
+from splatmend.enhance.train.config import OneStepTrainConfig
+from splatmend.enhance.train.data import Batch, DataConfig
+from splatmend.enhance.train.identity import differences
+from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters, train_onestep
 
 FRAMES, SIDE = 5, 64
 
@@ -111,7 +118,7 @@ def step(truncation: int | None, output: str) -> tuple[dict[str, torch.Tensor], 
     torch.nn.init.normal_(enhancer.vae.decoder.conv_out.weight, std=0.2)
     torch.nn.init.normal_(enhancer.transformer.proj_out.weight, std=0.2)
     settings = OneStepTrainConfig(
-        steps=1, lr=1e-3, precision="fp32", device="cpu", clip_frames=5, crop_px=(SIDE, SIDE), losses={"l1": 0.01, FLOW_WARPING: 1.0},
+        steps=1, lr=1e-3, precision="fp32", device="cpu", clip_frames=5, crop_px=(SIDE, SIDE), losses={"l1": 0.01}, flow_warping=1.0,
         truncation=truncation, decoder="full", ema=None,
     )  # fmt: skip
     target, flow = tensors(moving_target())
@@ -133,6 +140,37 @@ def test_a_training_step_measures_it_across_groups(output: str) -> None:
     assert 0.5 < float(torch.stack(alike).median()) < 0.99999
 
 
-def test_the_autoencoder_has_no_such_loss() -> None:
-    with pytest.raises(UserError, match="flow_warping is a loss of the enhancer"):
-        AutoencoderTrainConfig(steps=1, lr=1e-3, losses={"l1": 1.0, FLOW_WARPING: 1.0})
+def test_training_asks_for_flows_only_where_they_count(tmp_path: Path) -> None:
+    manifest = Manifest(kind="clip", config={})
+    for name in ("good", "bad"):
+        with building(tmp_path / name, manifest) as folder, ClipWriter(folder) as writer:
+            for i, frame in enumerate(moving_target()):
+                writer.write(frame if name == "good" else frame // (2 + i % 2))
+            manifest.facts = writer.facts
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"degraded": "bad", "target": "good"}) + "\n")
+    data = DataConfig(pairs=(tmp_path / "pairs.jsonl",), clean_share=0.0, mild_share=0.0)
+    settings = OneStepTrainConfig(
+        steps=1, lr=1e-3, precision="fp32", device="cpu", clip_frames=5, crop_px=(32, 32), losses={"l1": 1.0}, truncation=None,
+        decoder="full", ema=None, log=False, log_every=1,
+    )  # fmt: skip
+    rows = {}
+    for weight in (0.0, 0.5):
+        model = small_enhancer(small_vae(8), small_transformer(1, 1, 32))
+        out = tmp_path / f"out{weight}"
+        train_onestep(dataclasses.replace(settings, flow_warping=weight), data, model, out)
+        rows[weight] = json.loads((out / "curve.jsonl").read_text().splitlines()[0])
+    assert FLOW_WARPING not in rows[0.0]
+    # A residual enhancer begins as the identity, so this is the flicker of the degraded clip.
+    assert rows[0.5][FLOW_WARPING] > 0.05
+    assert rows[0.5]["loss"] == pytest.approx(rows[0.0]["loss"] + 0.5 * rows[0.5][FLOW_WARPING], rel=1e-4)
+    with pytest.raises(UserError, match="flow_warping is -1"):
+        dataclasses.replace(settings, flow_warping=-1.0)
+    with pytest.raises(UserError, match="there is no loss named flow_warping"):
+        dataclasses.replace(settings, losses={FLOW_WARPING: 1.0})
+
+
+def test_checkpoints_from_before_go_on() -> None:
+    now = {"sources": {}, "lr": 1e-3, "flow_warping": 0.0, "model.opacity_noise": 0.0, "opacity_noise": None}
+    before = {"sources": {}, "lr": 1e-3}
+    assert differences(before, now) == []
+    assert differences(before, now | {"flow_warping": 0.5}) == ["flow_warping was 0.0 and is 0.5"]
