@@ -39,9 +39,8 @@ class GraphedStep:
             self._capture(batch, loss_scale)
         elif loss_scale != self._loss_scale or batch.target.shape != self._batch.target.shape:
             raise ValueError("a captured step always has the same loss scale and batch shape")
-        for held, given in zip(self._batch, batch, strict=True):
-            if isinstance(held, torch.Tensor):
-                held.copy_(given)
+        for held, given in zip(_tensors(self._batch), _tensors(batch), strict=True):
+            held.copy_(given)
         assert self._graph is not None
         self._graph.replay()
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
@@ -50,7 +49,8 @@ class GraphedStep:
 
     def _capture(self, batch: Batch, loss_scale: float) -> None:
         # By key nothing could be looked up in a graph.
-        self._batch = Batch(*(part.clone() if isinstance(part, torch.Tensor) else part for part in batch))._replace(keys=())
+        opacity, flow = (None if more is None else more.clone() for more in (batch.opacity, batch.flow))
+        self._batch = Batch(batch.degraded.clone(), batch.target.clone(), batch.kinds, opacity=opacity, flow=flow)
         self._loss_scale = loss_scale
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -70,3 +70,7 @@ class GraphedStep:
     def _clear_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    return [part for part in (batch.degraded, batch.target, batch.opacity, batch.flow) if part is not None]

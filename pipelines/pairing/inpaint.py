@@ -25,7 +25,7 @@ from splatmend.pipelines.boxes import actor_outline_px, filled
 from splatmend.pipelines.pair_sources import PairSource
 from splatmend.pipelines.pairing.config import Hole, PairsConfig
 from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.trajectory import Trajectory, TrajectoryConfig, build_trajectory
 
 MASK = "hole"
@@ -59,11 +59,12 @@ def degrade(shop: Workshop, out: Path, *, camera: str, hole: Hole) -> Trajectory
     trajectory = build_trajectory(scene, TrajectoryConfig(camera=camera))
     masks = actor_masks(shop.source, camera, trajectory) if hole == "actor" else region_masks(shop.source.scene, trajectory)
     manifest = Manifest(kind="clip", config={"encoding": shop.config.encoding, "hole": hole})
+    channels: tuple[Channel, ...] = ("rgb",)
     with building(out, manifest, overwrite=True) as folder:
         writer = ClipWriter(folder, encoding=shop.config.encoding, rate_hz=trajectory.rate_hz, log_id=scene.log_id)
         with writer, torch.no_grad():
             for shot, extra, mask in zip(trajectory.shots, trajectory.extra, masks, strict=True):
-                drawn = render(scene, shot, ("rgb",))
+                drawn = render(scene, shot, channels)
                 assert drawn.rgb is not None
                 rgb, opacity = to_uint8(drawn.rgb.cpu().numpy()), drawn.opacity.cpu().numpy()
                 cut = np.where(mask[..., None], np.uint8(GREY), rgb)

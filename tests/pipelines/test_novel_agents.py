@@ -133,7 +133,9 @@ def test_a_transformers_detector_is_read_from_its_folder(tmp_path: Path) -> None
         num_detection_tokens=12, id2label={0: "car", 1: "tree"}, label2id={"car": 0, "tree": 1},
     )  # fmt: skip
     model = YolosForObjectDetection(config)
-    torch.nn.init.normal_(model.class_labels_classifier.layers[-1].weight, std=3.0)
+    weight = model.class_labels_classifier.layers[-1].weight
+    assert isinstance(weight, torch.Tensor)
+    torch.nn.init.normal_(weight, std=3.0)
     model.save_pretrained(tmp_path)
     YolosImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     picture = np.random.default_rng(0).integers(0, 255, (80, 100, 3), dtype=np.uint8)
