@@ -34,7 +34,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         # What lies there counts, not where: data may have been moved.
         if [key for _, key in old] != [key for _, key in new]:
             found.append(_sources_differ(kind, old, new))
-    then = _ADDED_LATER | before
+    then = {**_ADDED_LATER, **before}
     others = [name for name in sorted(now.keys() | before.keys()) if name != "sources" and then.get(name) != now.get(name)]
     return found + [f"{name} was {then.get(name)} and is {now.get(name)}" for name in others]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from splatmend.datasets.artifact import read_manifest
-from splatmend.datasets.clip import Clip
+from splatmend.datasets.clip import Clip, ClipFrame
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image
 from splatmend.datasets.readers.registry import open_log
@@ -214,14 +214,14 @@ def test_vehicles_and_lane_lines_are_looked_for_beside_the_path(folder: Path, tm
         return evaluate_scene(folder / "scene", log, truth, tmp_path / out, where, config, device="cpu")
 
     found = scored("given", given)
-    shots = build_trajectory(load_scene(folder / "scene"), TrajectoryConfig(left=2.0, ease_s=0.0, frames=2)).shots
+    path = build_trajectory(load_scene(folder / "scene"), TrajectoryConfig(left=2.0, ease_s=0.0, frames=2))
+    # The fit corrected its poses, and the truth is where the log has them.
+    logged = [ClipFrame(shot=shot, extra=extra).logged_shot for shot, extra in zip(path.shots, path.extra)]
+    shots = [Shot.still(shot.camera, shot.world_from_camera, shot.mid_us) for shot in logged if shot is not None]
     row = found["rows"]["left 2 m"]["mean"]
     assert row["ntl_iou"] == pytest.approx(np.mean([truth.lane_lines(shot).mean() for shot in shots]))
-    expected = []
-    for shot in shots:
-        boxes = expected_boxes_px(log, Shot.still(shot.camera, shot.world_from_camera, shot.mid_us))
-        if len(boxes):
-            expected.append(nta_iou(AgentView(expected_px=boxes, found_px=np.array([[0.0, 0, 64, 48]]))))
+    views = [AgentView(expected_px=expected_boxes_px(log, shot), found_px=np.array([[0.0, 0, 64, 48]])) for shot in shots]
+    expected = [value for view in views if (value := nta_iou(view)) is not None]
     assert found["rows"]["left 2 m"]["count"]["nta_iou"] == len(expected)
     assert row["nta_iou"] == (pytest.approx(np.mean(expected)) if expected else None)
     absent = scored("absent", config)
