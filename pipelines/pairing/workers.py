@@ -7,9 +7,11 @@ import os
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from splatmend.datasets.errors import UserError
 from splatmend.pipelines.pairing.config import PairsConfig
 
 _told: Any = None  # in a worker: the queue to whoever started it
@@ -35,9 +37,15 @@ def make_scenes(sources: Sequence[str], folder: Path, config: PairsConfig, devic
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             _pass_on(told, say)
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+    try:
+        for future in futures:
+            if not future.cancelled():
+                future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"{folder}: a process that made pairs was ended from outside, as happens where memory is full; go on with --resume and fewer "
+            "--workers."
+        ) from None
 
 
 def _pass_on(told: Any, say: Callable[[str], None]) -> None:

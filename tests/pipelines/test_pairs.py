@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from splatmend.datasets.street import StreetConfig
 from splatmend.pipelines.cli import main
 from splatmend.pipelines.pair_sources import open_source
 from splatmend.pipelines.pairing import index as index_module
-from splatmend.pipelines.pairing import making
+from splatmend.pipelines.pairing import making, workers
 from splatmend.pipelines.pairing.index import part as scene_part
 from splatmend.pipelines.pairing.index import read_rows, write_rows
 from splatmend.pipelines.pairing.making import plans
@@ -171,6 +172,13 @@ def test_a_fault_before_anything_is_made_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="no room"):
         make_pairs(["street:5"], tmp_path / "out", CONFIG, device="cpu")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_break_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they are given is imported by its name in another process; here a function that cannot take what `_begin` does."""
+    monkeypatch.setattr(workers, "_begin", operator.add)
+    with pytest.raises(UserError, match=r"go on with --resume and fewer --workers"):
+        workers.make_scenes(["street:5", "street:6"], tmp_path, CONFIG, "cpu", 2, lambda line: None)
 
 
 def test_the_index_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
