@@ -6,6 +6,7 @@ LPIPS needs a network's weights in torch's hub cache; without them it is reporte
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,20 @@ def float32_convolutions() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+def dists_available() -> bool:
+    """Whether torchmetrics has DISTS (from 1.7 on, with its weights), and VGG-16's weights are on this machine."""
+    found = importlib.util.find_spec("torchmetrics.functional.image.dists") is not None
+    return found and (hub_checkpoints() / BACKBONE_FILES["vgg"]).is_file()
+
+
+@functools.lru_cache(maxsize=2)
+def dists_network(device: str = "cpu") -> torch.nn.Module:
+    """The DISTS network, frozen. Input: two `[B, 3, H, W]` in [0, 1]. Source: Ding et al. 2020, by torchmetrics."""
+    from torchmetrics.functional.image.dists import DISTSNetwork
+
+    return DISTSNetwork().eval().to(device).requires_grad_(False)
 
 
 LPIPS_SIDE_PX, SSIM_SIDE_PX, HAARPSI_SIDE_PX = 32, 11, 16

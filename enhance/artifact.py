@@ -33,7 +33,8 @@ from splatmend.enhance.tensor_files import load_tensors
 FORMAT_VERSION = 1
 KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
 INFO, ADAPTER, LORA = "enhancer.json", "adapter.safetensors", "lora"
-KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora")
+OPACITY = "opacity"
+KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora", OPACITY)
 
 
 def save_enhancer(
@@ -58,6 +59,8 @@ def save_enhancer(
     tensors = {"caption": enhancer.caption} | {f"skips.{name}": value for name, value in enhancer.joins.state_dict().items()}
     if enhancer.spec.skips:
         parts.append("skips")
+    if enhancer.looks_at_opacity:
+        parts.append(OPACITY)
     _write_tensors(folder / ADAPTER, {name: _as_saved(value, dtype) for name, value in tensors.items()})
     write_json(folder / INFO, {"format_version": FORMAT_VERSION, "requires": parts, "spec": plain(enhancer.spec)})
 
@@ -153,6 +156,8 @@ def _parse_info(info: Any, path: Path) -> tuple[EnhancerSpec, list[str]]:
         raise UserError(f"{path}: it requires {', '.join(unknown)}, which this splatmend does not know; update splatmend.")
     if bool(spec.skips) != ("skips" in requires) or (spec.lora is not None) != ("lora" in requires):
         raise UserError(f"{path}: `requires` and `spec` disagree about skips or LoRA; copy the whole enhancer folder again.")
+    if (spec.opacity_noise > 0) != (OPACITY in requires):
+        raise UserError(f"{path}: `requires` and `spec` disagree about opacity; copy the whole enhancer folder again.")
     return spec, requires
 
 

@@ -22,10 +22,14 @@ from splatmend.datasets.image_metrics import (
     lpips_network,
     structural_similarity,
 )
+from splatmend.enhance.flow_loss import Motion, flow_warping
 from splatmend.enhance.perceptual import lpips_of_frames
 
 PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT_MSE = "latent_mse"
+FLOW_WARPING = "flow_warping"
+"""Flicker along the target's motion, see `splatmend.enhance.flow_loss`. It needs the target's flow, so trainings ask for it by a setting
+of its own."""
 _ZOOM = (1.1, 2.2)
 
 
@@ -109,23 +113,35 @@ class PixelLoss:
     """Weighted sum of pixel terms; `parts` gathers each term's detached sum over frames until `take_parts`."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
-        check_losses(weights)
+        check_losses({name: weight for name, weight in weights.items() if name != FLOW_WARPING} or {"l1": 1.0})
         check_networks(weights)
-        self.weights = {name: weight for name, weight in weights.items() if name in PIXEL_TERMS and weight > 0}
+        self.weights = {name: weight for name, weight in weights.items() if name != LATENT_MSE and weight > 0}
         self._parts: dict[str, torch.Tensor] = {}
 
     def __bool__(self) -> bool:
         return bool(self.weights)
 
-    def __call__(self, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Scalar float32, the sum over the t frames of `[B, 3, t, H, W]`."""
+    @property
+    def needs_flow(self) -> bool:
+        """Whether it must be told how the target moves."""
+        return FLOW_WARPING in self.weights
+
+    def __call__(self, frames: torch.Tensor, target: torch.Tensor, motion: Motion | None = None) -> torch.Tensor:
+        """Scalar float32, the sum over the t frames of `[B, 3, t, H, W]`. `ValueError` where the motion is needed and missing."""
         total = torch.zeros((), device=frames.device)
         for name, weight in self.weights.items():
             # Perceptual networks may run in half precision under autocast; the others are sums where that would lose digits.
-            part = PIXEL_TERMS[name](frames.float(), target.float()).float()
+            part = self._part(name, frames.float(), target.float(), motion).float()
             total = total + weight * part
             self._parts[name] = self._parts.get(name, torch.zeros_like(part)) + part.detach()
         return total
+
+    def _part(self, name: str, frames: torch.Tensor, target: torch.Tensor, motion: Motion | None) -> torch.Tensor:
+        if name != FLOW_WARPING:
+            return PIXEL_TERMS[name](frames, target)
+        if motion is None:
+            raise ValueError(f"the loss {name} needs the motion of the target")
+        return flow_warping(frames - target, motion)
 
     def take_parts(self) -> dict[str, torch.Tensor]:
         """The sums since the last call, name -> scalar, and forget them."""

@@ -19,6 +19,7 @@ from torch import nn
 
 from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
+from splatmend.enhance.opacity import fixed_noise, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.windows import in_windows
 
@@ -53,6 +54,8 @@ class EnhancerSpec:
     strength: float = 1.0
     """How much of its change is taken where nobody says otherwise, 0 to 1."""
     lora: LoraInfo | None = None
+    opacity_noise: float = 0.0
+    """Share of noise, 0 to 1, in latents of what has no opacity (see `splatmend.enhance.opacity`). 0: opacity is not looked at."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on and how."""
 
@@ -65,6 +68,8 @@ class EnhancerSpec:
             raise ValueError(f"timestep must be a whole number from 0 to 1000; got {self.timestep}")
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"strength must lie between 0 and 1; got {self.strength}")
+        if not 0.0 <= self.opacity_noise <= 1.0:
+            raise ValueError(f"opacity_noise must lie between 0 and 1; got {self.opacity_noise}")
 
 
 class Encoded(NamedTuple):
@@ -204,12 +209,32 @@ class Enhancer(nn.Module):
             return None
         return lambda index: self.decoder_side(encoded.side[index])
 
-    def forward(self, clip: torch.Tensor, *, strength: float = 1.0) -> torch.Tensor:
-        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes input (0) and result (1)."""
+    @property
+    def looks_at_opacity(self) -> bool:
+        """Whether it makes a difference what is opaque."""
+        return self.spec.opacity_noise > 0
+
+    def emptied(self, encoded: Encoded, opacity: torch.Tensor | None, noise: torch.Tensor | None = None) -> Encoded:
+        """A clip with noise in its latents where it has no opacity, as this enhancer was trained.
+
+        Args:
+            opacity: of the clip's pixels, `[B, 1, T, H, W]` in [0, 1]; None: all is opaque.
+            noise: unit noise in the latents' shape; None: what clips are enhanced with.
+        """
+        if opacity is None or not self.looks_at_opacity:
+            return encoded
+        adapter, z = self.adapter(), encoded.latents
+        small = latent_opacity(opacity.to(z.device), adapter.temporal_factor, adapter.spatial_factor)
+        noise = fixed_noise(z, range(z.shape[2])) if noise is None else noise
+        return encoded._replace(latents=with_noise(z, small, self.spec.opacity_noise, noise))
+
+    def forward(self, clip: torch.Tensor, *, strength: float = 1.0, opacity: torch.Tensor | None = None) -> torch.Tensor:
+        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes input (0) and result (1); `opacity`: see `emptied`."""
         # Group by group holds the least, but only without a graph.
         encoded = (
             self.encode(clip) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(clip, self.adapter().temporal_factor))
         )
+        encoded = self.emptied(encoded, opacity)
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
         return blend(clip, self.compose(clip, decoded), strength)

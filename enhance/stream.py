@@ -24,6 +24,7 @@ from splatmend.datasets.video import Codec, VideoWriter
 from splatmend.enhance.attention import Attention, use_attention
 from splatmend.enhance.decoder import regroup_frames
 from splatmend.enhance.model import Enhancer, blend
+from splatmend.enhance.opacity import fixed_noise, group_opacity, with_noise
 from splatmend.enhance.overlap import WriteBehind, read_ahead, to_device, to_host
 from splatmend.enhance.strength import check_strength
 from splatmend.enhance.transformer import compile_blocks
@@ -75,11 +76,16 @@ class StreamingEnhancer:
         if compile:
             compile_blocks(enhancer.transformer)
 
-    def frames(self, frames: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
-        """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves."""
+    def frames(self, frames: Iterable[np.ndarray], count: int, opacity: Iterable[np.ndarray | None] | None = None) -> Iterator[np.ndarray]:
+        """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves.
+
+        `opacity`: of each frame `[H, W]` in [0, 1], None where it is not known and all counts as opaque; for enhancers that look at it.
+        """
         if self.strength == 0.0:
             yield from frames
             return
+        if opacity is not None and self.enhancer.looks_at_opacity:
+            frames = _with_opacity(frames, opacity)
         adapter = self.enhancer.adapter()
         groups = 1 + -(-(count - 1) // adapter.temporal_factor)
         source = read_ahead(frames, _FRAMES_AHEAD)
@@ -98,9 +104,13 @@ class StreamingEnhancer:
         adapter = self.enhancer.adapter()
         cache = adapter.initial_encoder_cache()
         for index, frames in enumerate(groups):
+            frames, opacity = frames[:, :3], frames[:, 3:]
             with torch.no_grad():
                 latent, cache, tapped = adapter.encode_group(frames.to(self.enhancer.vae.dtype), cache, index, self.enhancer.taps)
                 latent = adapter.normalise(latent)
+                if opacity.shape[1]:
+                    small = group_opacity((opacity + 1.0) / 2.0, adapter.spatial_factor)
+                    latent = with_noise(latent, small, self.enhancer.spec.opacity_noise, fixed_noise(latent, [index]))
             self._held.append(_Held(frames, latent, self.enhancer.side_features(tapped)))
             self.peak_groups = max(self.peak_groups, len(self._held))
             yield latent
@@ -124,7 +134,7 @@ class StreamingEnhancer:
             yield result
 
     def _to_tensor(self, rgb: np.ndarray) -> torch.Tensor:
-        """`[H, W, 3]` uint8 -> `[1, 3, 1, H', W']` in [-1, 1], reflected at the right and at the bottom up to whole latents."""
+        """`[H, W, C]` uint8 -> `[1, C, 1, H', W']` in [-1, 1], reflected at the right and at the bottom up to whole latents."""
         multiple = self.enhancer.size_multiple
         height, width = rgb.shape[:2]
         padded = np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="symmetric")
@@ -167,7 +177,7 @@ def enhance_clip(
             ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz, log_id=clip.log_id) as writer,
             WriteBehind(_FRAMES_BEHIND, tell) as behind,
         ):
-            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip))):
+            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip))):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
         manifest.facts = writer.facts | {"model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
@@ -195,7 +205,7 @@ def enhance_video(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming_full_disk(out), VideoWriter(beside, clip.rate_hz, codec) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
-            for rgb in stream.frames(clip.iter_rgb(), len(clip)):
+            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip)):
                 behind.submit(partial(writer.write, rgb))
         os.replace(beside, out)
     finally:
@@ -214,6 +224,18 @@ def _write(writer: ClipWriter, clip: Clip, mask_names: list[str], index: int, rg
         masks={name: mask for name, mask in masks.items() if mask is not None},
         extra=clip.frames[index].extra,
     )
+
+
+def _opacity_of(clip: Clip) -> Iterator[np.ndarray | None]:
+    """What a clip says of the opacity of its frames, read when it is due."""
+    return (clip.read_channel("opacity", index) for index in range(len(clip)))
+
+
+def _with_opacity(frames: Iterable[np.ndarray], opacity: Iterable[np.ndarray | None]) -> Iterator[np.ndarray]:
+    """Frames `[H, W, 4]` uint8 with opacity as a fourth channel, so that both travel together; 255 where it is not known."""
+    for rgb, known in zip(frames, opacity, strict=True):
+        alpha = np.full(rgb.shape[:2], 255, np.uint8) if known is None else np.rint(255.0 * known).astype(np.uint8)
+        yield np.concatenate([rgb, alpha[..., None]], axis=-1)
 
 
 def _tell(on_progress: Progress, count: int, done: int) -> None:

@@ -119,7 +119,21 @@ def road(points: Points, noise: Noise) -> Surface:
 
 
 def road_paint(points: Points) -> torch.Tensor:
-    """Coverage of the road by fresh white paint, `[N]`."""
+    """Coverage of the road by fresh white paint, `[N]`: lines along the lanes, zebra crossings and what belongs to them."""
+    s, d, foot = points.texture[:, 0], points.texture[:, 1], points.footprint_m
+    lane = points.value(5)
+    zebra = torch.zeros_like(s)
+    for index in (6, 7):
+        along = s - points.value(index)
+        here = band(along, 0.0, 3.2, foot) * (d.abs() < points.value(4) - 0.35).float()
+        zebra = zebra + here * joints(d, 1.0, 0.5, foot)
+        stop = band(along, -1.5, -1.15, foot) * band(d, -lane, -0.1, foot) + band(along, 4.35, 4.7, foot) * band(d, 0.1, lane, foot)
+        zebra = zebra + stop
+    return (zebra + lane_lines(points)).clamp(0, 1)
+
+
+def lane_lines(points: Points) -> torch.Tensor:
+    """Coverage of the road by the lines along its lanes, `[N]`, which crossings interrupt."""
     s, d, foot = points.texture[:, 0], points.texture[:, 1], points.footprint_m
     lane = points.value(5)
     period = points.value(11)
@@ -128,15 +142,10 @@ def road_paint(points: Points) -> torch.Tensor:
     double = band(d.abs(), 0.07, 0.19, foot)
     middle = torch.where(points.value(10) > 0.5, double, dashes)
     edges = band((d.abs() - lane).abs(), -0.05, 0.06, foot)
-    zebra, clear = torch.zeros_like(s), torch.ones_like(s)
+    clear = torch.ones_like(s)
     for index in (6, 7):
-        along = s - points.value(index)
-        here = band(along, 0.0, 3.2, foot) * (d.abs() < points.value(4) - 0.35).float()
-        zebra = zebra + here * joints(d, 1.0, 0.5, foot)
-        stop = band(along, -1.5, -1.15, foot) * band(d, -lane, -0.1, foot) + band(along, 4.35, 4.7, foot) * band(d, 0.1, lane, foot)
-        zebra = zebra + stop
-        clear = clear * (1 - band(along, -1.2, 4.4, foot))
-    return (zebra + clear * (middle + edges)).clamp(0, 1)
+        clear = clear * (1 - band(s - points.value(index), -1.2, 4.4, foot))
+    return clear * (middle + edges)
 
 
 def pavement(points: Points, noise: Noise) -> Surface:

@@ -11,7 +11,7 @@ from splatmend.datasets.street import materials
 from splatmend.datasets.street.bodies import Bodies, HitPoints, Hits, dot, hit_points
 from splatmend.datasets.street.car_material import car_body, car_window, wheel
 from splatmend.datasets.street.facade import facade
-from splatmend.datasets.street.materials import Material, Points, Surface
+from splatmend.datasets.street.materials import Material, Points, Surface, lane_lines
 from splatmend.datasets.street.noise import Noise
 from splatmend.datasets.street.rays import Rays
 from splatmend.datasets.street.sky import Sky
@@ -58,11 +58,35 @@ class Shaded:
     normal: torch.Tensor
 
 
-def surfaces(points: HitPoints, rays: Rays, distance: torch.Tensor, noise: Noise) -> Surface:
-    """The materials of hit points; `distance [N]` is theirs."""
+def seen_lane_lines(points: HitPoints, rays: Rays, distance: torch.Tensor) -> torch.Tensor:
+    """Coverage of hit points by the lines along the road's lanes, `[N]`; `distance [N]` is theirs."""
+    rows = (points.material == int(Material.ROAD)).nonzero()[:, 0]
+    covered = torch.zeros_like(distance)
+    covered[rows] = lane_lines(_chosen(points, rows, _footprint_m(points, rays, distance)))
+    return covered
+
+
+def _footprint_m(points: HitPoints, rays: Rays, distance: torch.Tensor) -> torch.Tensor:
+    """Side of a pixel on the surface, `[N]`."""
     facing = dot(points.flat_normal, rays.directions[points.ray]).abs().clamp(min=0.08)
     # The geometric mean of the footprint's two sides keeps slanted roads from blurring away.
-    footprint = distance * rays.spread_rad / facing.sqrt()
+    return distance * rays.spread_rad / facing.sqrt()
+
+
+def _chosen(points: HitPoints, rows: torch.Tensor, footprint_m: torch.Tensor) -> Points:
+    """Some of the hit points as materials look at them."""
+    return Points(
+        texture=points.texture[rows],
+        part=points.part[rows],
+        footprint_m=footprint_m[rows],
+        normal_z=points.normal[rows, 2],
+        height_m=points.position[rows, 2],
+    )
+
+
+def surfaces(points: HitPoints, rays: Rays, distance: torch.Tensor, noise: Noise) -> Surface:
+    """The materials of hit points; `distance [N]` is theirs."""
+    footprint = _footprint_m(points, rays, distance)
     count, device = len(distance), distance.device
     out = Surface.matt(torch.zeros((count, 3), device=device))
     for material, evaluate in _MATERIALS.items():
@@ -70,13 +94,7 @@ def surfaces(points: HitPoints, rays: Rays, distance: torch.Tensor, noise: Noise
         if len(rows) == 0:
             continue
         found = evaluate(
-            Points(
-                texture=points.texture[rows],
-                part=points.part[rows],
-                footprint_m=footprint[rows],
-                normal_z=points.normal[rows, 2],
-                height_m=points.position[rows, 2],
-            ),
+            _chosen(points, rows, footprint),
             noise,
         )
         out.albedo[rows], out.mirror[rows], out.sharpness[rows] = found.albedo, found.mirror, found.sharpness

@@ -22,7 +22,7 @@ from splatmend.datasets.street.mesh import Mesh, mesh_of, part_row
 from splatmend.datasets.street.noise import Noise
 from splatmend.datasets.street.people import Figure
 from splatmend.datasets.street.rays import shot_rays
-from splatmend.datasets.street.shading import Light, camera_response, shade
+from splatmend.datasets.street.shading import Light, camera_response, seen_lane_lines, shade
 from splatmend.datasets.street.sky import Air, Sky, Sun, draw_air
 from splatmend.datasets.street.skylight import SkyVisibility
 from splatmend.datasets.street.traffic import EPOCH_US, draw_traffic
@@ -151,6 +151,16 @@ class Street:
             albedo=albedo.view(height, width, 3).cpu().numpy(),
             shadow=shadow.view(height, width).cpu().numpy(),
         )
+
+    def lane_lines(self, shot: Shot) -> np.ndarray:
+        """Where a shot sees the lines along the road's lanes, `[H, W]` bool: pixels that they cover by a quarter or more, worn or not."""
+        rays, _ = shot_rays(shot, (0.5, 0.5), self.device)
+        bodies = Bodies([self._static, *self._present(())], rays.moments_us, self.device)
+        hits = bodies.trace(rays)
+        points = hit_points(bodies, rays, hits)
+        covered = torch.zeros(shot.camera.height * shot.camera.width, device=self.device)
+        covered[points.ray] = seen_lane_lines(points, rays, hits.distance[points.ray])
+        return (covered >= 0.25).view(shot.camera.height, shot.camera.width).cpu().numpy()
 
     def lidar_turn(self, frame: int, without: Sequence[str] = ()) -> lidar.LidarTurn:
         """The LiDAR's turn of a frame as a range image."""

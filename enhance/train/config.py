@@ -13,7 +13,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.enhance.attention import Attention
 from splatmend.enhance.decoder import Memory
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
-from splatmend.enhance.losses import LATENT_MSE, check_losses
+from splatmend.enhance.losses import FLOW_WARPING, LATENT_MSE, check_losses
 from splatmend.enhance.model import LoraInfo, OutputMode
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -125,6 +125,9 @@ class OneStepTrainConfig(LoopConfig):
     """Train the one-step enhancer through the truncated decoder."""
 
     losses: Mapping[str, float] = field(default_factory=lambda: {"latent_mse": 1.0, "lpips_vgg": 100.0})
+    flow_warping: float = 0.0
+    """Weight of the loss on flicker: what changes of the error from frame to frame along the target's motion (see
+    `splatmend.enhance.flow_loss`); 0 leaves it out. Flows are estimated where batches are prepared."""
     truncation: int | None = 1
     """D: links between groups that the pixel loss's gradient may cross. None: the exact gradient with the whole clip in memory, for
     small models."""
@@ -139,6 +142,9 @@ class OneStepTrainConfig(LoopConfig):
     """full: the encoder is trained too, through its skips and latents; for small models."""
     skips: bool = True
     """Train the skips, where there are any."""
+    opacity_noise: float | None = None
+    """Share of noise, 0 to 1, that latents get where the degraded clip has no opacity (0: none); None: that of the enhancer that is trained
+    on. What was trained with it needs renders with their opacity."""
     window: int | None = None
     """Latents the transformer sees at once; None: the clip's. Longer clips are seen in overlapping windows, as in streaming."""
     overlap: int = 2
@@ -163,8 +169,15 @@ class OneStepTrainConfig(LoopConfig):
     shard: bool = False
     """Shard transformer weights, gradients and optimiser state over all processes."""
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """All losses with their weights."""
+        return dict(self.losses) | ({FLOW_WARPING: self.flow_warping} if self.flow_warping else {})
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.flow_warping < math.inf:
+            raise UserError(f"training: flow_warping is {self.flow_warping}; give a weight, 0 or more.")
         if self.overlap < 0 or (self.window is not None and not self.overlap < self.window):
             raise UserError(
                 f"training: a window of {self.window} latents with an overlap of {self.overlap} leaves no stride; give a window of 1 or "
@@ -201,5 +214,7 @@ class OneStepTrainConfig(LoopConfig):
                 raise UserError(
                     f"training: a LoRA has rank {lora.rank} and alpha {lora.alpha}; give a rank of 1 or more and an alpha above 0."
                 )
+        if self.opacity_noise is not None and not 0.0 <= self.opacity_noise <= 1.0:
+            raise UserError(f"training: opacity_noise is {self.opacity_noise}; give a share from 0 to 1.")
         if self.truncation is not None and self.truncation < 0:
             raise UserError(f"training: truncation is {self.truncation}; give 0 or more, or none for the exact gradient.")

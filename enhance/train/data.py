@@ -13,7 +13,7 @@ import math
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,6 +29,7 @@ from splatmend.datasets.artifact import plain
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image
+from splatmend.enhance.flow_loss import target_flow
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
 from splatmend.enhance.train.identity import source_key
 from splatmend.enhance.train.looks import LookConfig, draw_look, draw_scale, resized
@@ -120,15 +121,22 @@ class Batch(NamedTuple):
     kinds: tuple[Kind, ...]
     keys: tuple[tuple[str, str], ...] = ()
     """For each clip the content of the degraded and the target frames as hashes, where latents are kept."""
+    opacity: torch.Tensor | None = None
+    """Of the degraded clips `[B, 1, T, H, W]` uint8, 255 opaque, where it was asked for."""
+    flow: torch.Tensor | None = None
+    """Of the target clips `[B, 3, T, H, W]` float16 (see `flow_loss.Motion`), where it was asked for."""
 
 
 class RawBatch(NamedTuple):
-    """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included."""
+    """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included; `opacity [B, T, H, W]` uint8 and `flow [B, 3, T, H, W]` float16 where
+    they were asked for."""
 
     degraded: np.ndarray
     target: np.ndarray
     kinds: tuple[Kind, ...]
     keys: tuple[tuple[str, str], ...] = ()
+    opacity: np.ndarray | None = None
+    flow: np.ndarray | None = None
 
 
 class ClipCache:
@@ -143,11 +151,19 @@ class ClipCache:
     def frames(self, clip: Clip, start: int, stop: int, short_side_px: int | None) -> np.ndarray:
         """Frames `[T, H, W, 3]` uint8 of a clip."""
         key = (str(clip.path), start, stop, short_side_px)
+        return self._kept(key, lambda: np.stack([_reduced(rgb, short_side_px) for rgb in _read(clip, start, stop)]))
+
+    def opacity(self, clip: Clip, start: int, stop: int) -> np.ndarray:
+        """Opacity `[T, H, W, 1]` uint8 of a clip's frames at their full size, 255 where it does not say."""
+        key = (f"{clip.path}/opacity", start, stop, None)
+        return self._kept(key, lambda: _opacity(clip, start, self.frames(clip, start, stop, None).shape))
+
+    def _kept(self, key: tuple[str, int, int, int | None], read: Callable[[], np.ndarray]) -> np.ndarray:
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
-        frames = np.stack([_reduced(rgb, short_side_px) for rgb in _read(clip, start, stop)])
+        frames = read()
         with self._lock:
             if key not in self._held:
                 self._held[key] = frames
@@ -159,10 +175,22 @@ class ClipCache:
 
 
 class TrainingClips:
-    """Draws batches. `UserError` for indexes and clips that cannot be used."""
+    """Draws batches. `opacity`, `flow`: whether batches say how opaque degraded clips are, and how target clips move. `UserError` for
+    indexes and clips that cannot be used."""
 
-    def __init__(self, config: DataConfig, *, clip_frames: int, crop_px: tuple[int, int], batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        clip_frames: int,
+        crop_px: tuple[int, int],
+        batch: int,
+        seed: int,
+        opacity: bool = False,
+        flow: bool = False,
+    ) -> None:
         self.config = config
+        self.opacity, self.flow = opacity, flow
         self.clip_frames, self.crop_px, self.batch, self.seed = clip_frames, crop_px, batch, seed
         self.cache = ClipCache(int(config.cache_gb * 1e9))
         self._pairs = [self._open_index(Path(index)) for index in config.pairs]
@@ -182,38 +210,47 @@ class TrainingClips:
         """The batch of one step on one process, as bytes."""
         rng = np.random.default_rng([self.seed, step, process])
         kinds: list[Kind] = []
-        degraded, target = [], []
+        degraded, target, opacity = [], [], []
         for _ in range(self.batch):
             distinct = self.config.distinct_samples
-            kind, a, b = self._sample(rng if distinct is None else self._recurring(rng, distinct))
+            kind, a, b, opaque = self._sample(rng if distinct is None else self._recurring(rng, distinct))
             kinds.append(kind)
             degraded.append(a)
             target.append(b)
+            opacity.append(opaque)
         clips = np.stack(degraded), np.stack(target)
         # By content, so that whatever decides a sample (clip, window, crop, flip, artefacts) decides its key.
         keys = tuple((_content(a), _content(b)) for a, b in zip(*clips, strict=True)) if self.config.keeps_latents else ()
-        return RawBatch(*clips, tuple(kinds), keys)
+        flow = np.stack([target_flow(clip) for clip in target]) if self.flow else None
+        return RawBatch(*clips, tuple(kinds), keys, np.stack(opacity)[..., 0] if self.opacity else None, flow)
 
     def _recurring(self, rng: np.random.Generator, distinct: int) -> np.random.Generator:
         """The generator of one of so many distinct samples."""
         return np.random.default_rng([self.seed, 1 << 40, int(rng.integers(distinct))])
 
-    def _sample(self, rng: np.random.Generator) -> tuple[Kind, np.ndarray, np.ndarray]:
-        """Kind, degraded frames and target frames `[T, H, W, 3]` uint8 of one sample."""
+    def _sample(self, rng: np.random.Generator) -> tuple[Kind, np.ndarray, np.ndarray, np.ndarray]:
+        """Kind, degraded frames and target frames `[T, H, W, 3]` uint8 of one sample, and the degraded ones' opacity `[T, H, W, 1]`."""
         synthetic = bool(self.plain) and (not self.paired or rng.random() < self.config.synthetic_share)
         pool = self.plain if synthetic else self.paired
         kind: Kind = "synthetic" if synthetic else "pair"
         if rng.random() < self.config.clean_share:
             kind = "clean"
-        a, b = self._window(pool[int(rng.integers(len(pool)))], rng)
+        a, b, opacity = self._window(pool[int(rng.integers(len(pool)))], rng)
         look = draw_look(rng, self.config.look)
         if look is not None:
             a, b = look.of(a), look.of(b)
         if kind == "synthetic":
             a = self._with_artefacts(b, int(rng.integers(2**62)))
-        if kind != "clean" and rng.random() < self.config.mild_share:
-            a = mixed(b, a, draw_mixture(rng, a.shape[:3], self.config.patchy_share))
-        return kind, b if kind == "clean" else a, b
+        opaque = np.full_like(opacity, 255)
+        if kind == "clean":
+            return kind, b, b, opaque
+        if rng.random() < self.config.mild_share:
+            share = draw_mixture(rng, a.shape[:3], self.config.patchy_share)
+            a = mixed(b, a, share)
+            if self.opacity:
+                # What is mixed with the target is there as much as that counts.
+                opacity = mixed(opaque, opacity, share)
+        return kind, a, b, opacity
 
     def batches(self, first_step: int, process: int, device: torch.device, *, on_host: bool = False) -> Generator[Batch]:
         """Batches from `first_step` on, prepared ahead: by worker processes, or by one thread where there are none."""
@@ -258,13 +295,16 @@ class TrainingClips:
 
     def finish(self, raw: RawBatch, device: torch.device, *, on_host: bool = False) -> Batch:
         """Tensors for the device: there already, or (`on_host`) as bytes from which `unit_range` brings any piece there."""
+        opacity = None if raw.opacity is None else torch.from_numpy(raw.opacity)[:, None]
+        flow = None if raw.flow is None else torch.from_numpy(raw.flow)
         if not on_host:
-            return Batch(_to_tensor(raw.degraded, device), _to_tensor(raw.target, device), raw.kinds, raw.keys)
+            opacity, flow = (None if more is None else more.to(device, non_blocking=True) for more in (opacity, flow))
+            return Batch(_to_tensor(raw.degraded, device), _to_tensor(raw.target, device), raw.kinds, raw.keys, opacity, flow)
         clips = [torch.from_numpy(x) for x in (raw.degraded, raw.target)]
         if device.type == "cuda":
             clips = [clip.pin_memory() for clip in clips]
         degraded, target = (clip.permute(0, 4, 1, 2, 3) for clip in clips)
-        return Batch(degraded, target, raw.kinds, raw.keys)
+        return Batch(degraded, target, raw.kinds, raw.keys, opacity, flow)
 
     def _with_artefacts(self, frames: np.ndarray, seed: int) -> np.ndarray:
         """Synthetic artefacts on frames `[T, H, W, 3]` uint8."""
@@ -272,8 +312,9 @@ class TrainingClips:
         made = degrade(clip, torch.Generator().manual_seed(seed), self.config.degrade)
         return made[0].add_(1.0).mul_(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
-    def _window(self, segment: Segment, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random window and crop of a segment, `[T, H, W, 3]`: degraded (or target again) and target."""
+    def _window(self, segment: Segment, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A random window and crop of a segment, `[T, H, W, 3]`: degraded (or target again) and target; and the degraded one's opacity
+        `[T, H, W, 1]`, all opaque where it was not asked for."""
         short = self.config.video_short_side_px if segment.degraded is None else None
         target = self.cache.frames(segment.target, segment.start, segment.stop, short)
         other = target if segment.degraded is None else self.cache.frames(segment.degraded, segment.start, segment.stop, None)
@@ -296,7 +337,9 @@ class TrainingClips:
             piece = resized(frames[index, top : top + cut_rows, left : left + cut_columns], rows, columns)
             return piece[:, :, ::-1] if flip else piece
 
-        return cut(other), cut(target)
+        if not self.opacity or segment.degraded is None:
+            return cut(other), cut(target), np.full((len(index), rows, columns, 1), 255, np.uint8)
+        return cut(other), cut(target), cut(self.cache.opacity(segment.degraded, segment.start, segment.stop))
 
     def _open_index(self, index: Path) -> list[tuple[Clip, Clip]]:
         """Target and degraded clip of every pair of the split."""
@@ -345,6 +388,13 @@ def _read(clip: Clip, start: int, stop: int) -> Iterator[np.ndarray]:
         yield from (read_image(path) for path in clip.images[start:stop])
     else:
         yield from islice(clip.iter_rgb(), start, stop)
+
+
+def _opacity(clip: Clip, start: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Opacity of the frames from one on, `[T, H, W, 1]` uint8 where the frames are `shape` [T, H, W, 3]."""
+    known = (clip.read_channel("opacity", start + number) for number in range(shape[0]))
+    opaque = np.full(shape[1:3], 255, np.uint8)
+    return np.stack([opaque if one is None else np.rint(255.0 * one).astype(np.uint8) for one in known])[..., None]
 
 
 def _reduced(rgb: np.ndarray, short_side_px: int | None) -> np.ndarray:
@@ -400,6 +450,11 @@ def unit_range(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     if frames.dtype != torch.uint8:
         return frames.to(device)
     return frames.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)
+
+
+def unit_opacity(opacity: torch.Tensor) -> torch.Tensor:
+    """Opacity of a `Batch` as float32 in [0, 1]."""
+    return opacity.float().div(255.0)
 
 
 def _content(frames: np.ndarray) -> str:

@@ -39,8 +39,8 @@ class GraphedStep:
             self._capture(batch, loss_scale)
         elif loss_scale != self._loss_scale or batch.target.shape != self._batch.target.shape:
             raise ValueError("a captured step always has the same loss scale and batch shape")
-        self._batch.degraded.copy_(batch.degraded)
-        self._batch.target.copy_(batch.target)
+        for held, given in zip(_tensors(self._batch), _tensors(batch), strict=True):
+            held.copy_(given)
         assert self._graph is not None
         self._graph.replay()
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
@@ -48,7 +48,9 @@ class GraphedStep:
         return {name: value.clone() for name, value in self._metrics.items()}
 
     def _capture(self, batch: Batch, loss_scale: float) -> None:
-        self._batch = Batch(batch.degraded.clone(), batch.target.clone(), batch.kinds)
+        # By key nothing could be looked up in a graph.
+        opacity, flow = (None if more is None else more.clone() for more in (batch.opacity, batch.flow))
+        self._batch = Batch(batch.degraded.clone(), batch.target.clone(), batch.kinds, opacity=opacity, flow=flow)
         self._loss_scale = loss_scale
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -68,3 +70,7 @@ class GraphedStep:
     def _clear_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+
+def _tensors(batch: Batch) -> list[torch.Tensor]:
+    return [part for part in (batch.degraded, batch.target, batch.opacity, batch.flow) if part is not None]

@@ -22,6 +22,10 @@ def source_key(index: Path | None, clips: Iterable[Clip]) -> str:
     return digest.hexdigest()
 
 
+_ADDED_LATER: Mapping[str, Any] = {"flow_warping": 0.0, "model.opacity_noise": 0.0}
+"""What checkpoints from before there were these settings were trained with."""
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two trainings, in words. Entries are numbers, names and lists, or lists of `Source` under `sources`."""
     found = []
@@ -30,8 +34,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         # What lies there counts, not where: data may have been moved.
         if [key for _, key in old] != [key for _, key in new]:
             found.append(_sources_differ(kind, old, new))
-    others = [name for name in sorted(now.keys() | before.keys()) if name != "sources" and before.get(name) != now.get(name)]
-    return found + [f"{name} was {before.get(name)} and is {now.get(name)}" for name in others]
+    then = {**_ADDED_LATER, **before}
+    others = [name for name in sorted(now.keys() | before.keys()) if name != "sources" and then.get(name) != now.get(name)]
+    return found + [f"{name} was {then.get(name)} and is {now.get(name)}" for name in others]
 
 
 def _sources_differ(kind: str, before: list[Source], now: list[Source]) -> str:

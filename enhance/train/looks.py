@@ -96,8 +96,10 @@ def draw_scale(rng: np.random.Generator, config: LookConfig, largest_cut: float)
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Frames `[T, H, W, 3]` uint8 in another size."""
+    """Frames `[T, H, W, C]` uint8 in another size."""
     if frames.shape[1:3] == (height, width):
         return frames
     how = cv2.INTER_AREA if height < frames.shape[1] else cv2.INTER_CUBIC
-    return np.stack([cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=how) for frame in frames])
+    # OpenCV drops an axis of one channel.
+    sized = [cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=how) for frame in frames]
+    return np.stack(sized).reshape(len(frames), height, width, frames.shape[-1])

@@ -19,11 +19,12 @@ from splatmend.enhance.attention import use_attention
 from splatmend.enhance.causal_lora import add_causal_lora, fold_causal_lora
 from splatmend.enhance.decoder import split_into_groups, surrogate
 from splatmend.enhance.decoder.gradients import without_autocast
+from splatmend.enhance.flow_loss import Motion
 from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
 from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
 from splatmend.enhance.train.config import OneStepTrainConfig
-from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_range
+from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_opacity, unit_range
 from splatmend.enhance.train.graphed import graphed
 from splatmend.enhance.train.latents import LatentCache, encoder_key
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
@@ -45,7 +46,7 @@ class OneStepObjective:
     ) -> None:
         self.config, self.enhancer = config, enhancer
         self.processes, self.latents = processes, latents
-        self.pixel_loss = PixelLoss(config.losses)
+        self.pixel_loss = PixelLoss(config.weights)
         self.latent_weight = config.losses.get(LATENT_MSE, 0.0)
         self.decoder_params = [
             p
@@ -71,10 +72,22 @@ class OneStepObjective:
             return self.enhancer.encode(clip)
 
     def encode_input(self, batch: Batch) -> Encoded:
-        """Latents and skip features of the degraded clips; kept latents where there are no skips, whose features are too large to keep."""
+        """Latents and skip features of the degraded clips; kept latents where there are no skips, whose features are too large to keep.
+        Where the enhancer looks at opacity, with fresh noise in what is empty."""
         if self.latents is None or not batch.keys or self.enhancer.spec.skips:
-            return self.encode(batch.degraded)
-        return Encoded(self._kept(batch.degraded, [key for key, _ in batch.keys]), ())
+            encoded = self.encode(batch.degraded)
+        else:
+            encoded = Encoded(self._kept(batch.degraded, [key for key, _ in batch.keys]), ())
+        if batch.opacity is None or not self.enhancer.looks_at_opacity:
+            return encoded
+        return self.enhancer.emptied(encoded, unit_opacity(batch.opacity), self._shared_noise(encoded.latents))
+
+    def _shared_noise(self, latents: torch.Tensor) -> torch.Tensor:
+        """Fresh unit noise in the shape of latents, the same for the processes that share a clip."""
+        noise = torch.randn_like(latents)
+        if self.processes is None or self.processes.share[1] == 1:
+            return noise
+        return self._summed(noise if self.processes.share[0] == 0 else torch.zeros_like(noise))
 
     def encode_target(self, batch: Batch) -> torch.Tensor:
         """Latents of the target clips, without gradients."""
@@ -116,7 +129,8 @@ class OneStepObjective:
             z = enhancer.decoder_latents(z_in, z_out)
             sides = [enhancer.decoder_side(side) for side in encoded.side] if enhancer.spec.skips else None
             frames = enhancer.compose(x, decode_at_once(enhancer.adapter(memory=self.config.decoder_memory), z, sides))
-            loss = loss + self.pixel_loss(frames, target) / x.shape[2]
+            motion = None if batch.flow is None else Motion(batch.flow)
+            loss = loss + self.pixel_loss(frames, target, motion) / x.shape[2]
             _backward(loss * loss_scale)
         else:
             loss = self._truncated(batch, encoded, z_out, loss, loss_scale)
@@ -133,10 +147,20 @@ class OneStepObjective:
     def _truncated(self, batch: Batch, encoded: Encoded, z_out: torch.Tensor, latent_loss: torch.Tensor, loss_scale: float) -> torch.Tensor:
         enhancer, x, target, device = self.enhancer, batch.degraded, batch.target, z_out.device
 
+        def shown(frames: torch.Tensor, span: slice) -> torch.Tensor:
+            return frames if enhancer.spec.output == "direct" else enhancer.compose(unit_range(x[:, :, span], device), frames)
+
+        def motion_of(span: slice, previous: torch.Tensor | None) -> Motion | None:
+            if batch.flow is None or not self.pixel_loss.needs_flow:
+                return None
+            flow = batch.flow[:, :, span].to(device)
+            if previous is None:
+                return Motion(flow)
+            last = slice(span.start - 1, span.start)
+            return Motion(flow, shown(previous, last).float() - unit_range(target[:, :, last], device))
+
         def frame_loss(frames: torch.Tensor, span: slice, previous: torch.Tensor | None) -> torch.Tensor:
-            del previous
-            shown = frames if enhancer.spec.output == "direct" else enhancer.compose(unit_range(x[:, :, span], device), frames)
-            return self.pixel_loss(shown, unit_range(target[:, :, span], device))
+            return self.pixel_loss(shown(frames, span), unit_range(target[:, :, span], device), motion_of(span, previous))
 
         z = enhancer.decoder_latents(encoded.latents, z_out)
         side = enhancer.side_of(encoded)
@@ -238,10 +262,20 @@ def train_onestep(
     again with `resume`). `UserError` for data, devices, outputs and checkpoints that cannot be used.
     """
     config.check_crop(enhancer.size_multiple)
+    if config.opacity_noise is not None:
+        enhancer.spec = dataclasses.replace(enhancer.spec, opacity_noise=config.opacity_noise)
     accelerator = make_accelerator(config)
     processes = Processes(accelerator, config.context_parallel, shard=config.shard)
     torch.manual_seed(config.seed)
-    clips = TrainingClips(data, clip_frames=config.clip_frames, crop_px=config.crop_px, batch=config.batch, seed=config.seed)
+    clips = TrainingClips(
+        data,
+        clip_frames=config.clip_frames,
+        crop_px=config.crop_px,
+        batch=config.batch,
+        seed=config.seed,
+        opacity=enhancer.looks_at_opacity,
+        flow=config.flow_warping > 0,
+    )
     began_as = {f"model.{name}": value for name, value in plain(enhancer.spec).items() if name != "provenance"}
     # Chosen on the host, so that a large frozen model travels in half precision.
     choose_parameters(config, enhancer)
@@ -270,7 +304,8 @@ def train_onestep(
             def sample(step: int) -> None:
                 batch = clips.finish(clips.raw(0, 10_000), accelerator.device)
                 with torch.no_grad(), accelerator.autocast():
-                    frames = enhancer(batch.degraded[:1])
+                    opacity = None if batch.opacity is None else unit_opacity(batch.opacity[:1])
+                    frames = enhancer(batch.degraded[:1], opacity=opacity)
                 if accelerator.is_main_process:
                     write_strip(folder / SAMPLES / f"{step:06d}.png", (batch.degraded[0], frames[0], batch.target[0]))
 
@@ -322,7 +357,7 @@ def _write(
         {
             "steps": loop.step,
             "seconds": loop.seconds,
-            "losses": dict(config.losses),
+            "losses": dict(config.weights),
             "data": [p.parent.name for p in data.pairs] + [p.name for p in data.videos],
         },
     )

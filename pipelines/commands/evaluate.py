@@ -57,6 +57,7 @@ def run(options: Options) -> int:
 def _run_clips(options: Options) -> None:
     from rich.console import Console
 
+    from splatmend.pipelines.evaluation.scene_table import how_to_provide
     from splatmend.pipelines.evaluation.scores import evaluate
     from splatmend.pipelines.evaluation.table import score_table
     from splatmend.pipelines.evaluation.truth import open_truth
@@ -75,6 +76,7 @@ def _run_clips(options: Options) -> None:
         clips[name] = path
     scores = evaluate(clips, open_truth(options.truth), options.out, options.config, device=options.device, overwrite=options.overwrite)
     Console().print(score_table(scores))
+    print("".join(f"{line}\n" for line in how_to_provide(scores)), end="")
 
 
 def _run_scene(options: Options) -> None:
@@ -83,7 +85,7 @@ def _run_scene(options: Options) -> None:
     from splatmend.datasets.progress import ConsoleBar
     from splatmend.datasets.readers.registry import open_log
     from splatmend.pipelines.evaluation.scene_scores import evaluate_scene
-    from splatmend.pipelines.evaluation.scene_table import not_measured, scene_tables
+    from splatmend.pipelines.evaluation.scene_table import how_to_provide, not_measured, scene_tables
     from splatmend.pipelines.evaluation.truth import ClipTruth, StreetTruth, open_truth
 
     scene = options.clip_or_scene
@@ -111,6 +113,7 @@ def _run_scene(options: Options) -> None:
         Console().print(table)
     if absent := not_measured(scores):
         print(absent)
+    print("".join(f"{line}\n" for line in how_to_provide(scores)), end="")
     print(f"strips: {options.out / 'strips'}")
 
 

@@ -9,24 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 
 from splatmend.datasets.image_metrics import (
+    BACKBONE_FILES,
     HAARPSI_SIDE_PX,
     LPIPS_SIDE_PX,
     SSIM_SIDE_PX,
     LpipsNet,
+    dists_available,
+    dists_network,
     float32_convolutions,
     frame_scores,
     lpips_available,
     lpips_network,
     network_free_scores,
 )
-from splatmend.pipelines.evaluation.distributions import InceptionSet, inception, inception_available
+from splatmend.pipelines.evaluation.distributions import (
+    I3D_FILE,
+    I3D_FRAMES,
+    I3D_STRIDE,
+    INCEPTION_FILE,
+    FrameSet,
+    InceptionSet,
+    VideoSet,
+    i3d,
+    i3d_available,
+    inception,
+    inception_available,
+)
 from splatmend.pipelines.evaluation.flow import Flow
+from splatmend.pipelines.evaluation.novel_agents import AgentView, LaneView, nta_iou, ntl_iou
 
 NETWORK_MISSING = "network missing"
 FEW_VIEWS = 3
@@ -34,7 +50,8 @@ FEW_VIEWS = 3
 SEE_THROUGH = 0.5
 """A pixel with less opacity than this shows what lies behind the scene."""
 
-Need = Literal["truth", "flow", "network", "own_flow", "scene"]
+Need = Literal["truth", "flow", "network", "own_flow", "scene", "detector", "lane_model"]
+_HUB = "into torch's hub cache (`splatmend doctor` names the folder)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +72,7 @@ class FrameView:
     """What a metric may look at: pictures `[H, W, 3]` float32 in [0, 1]; those before and the flows are None at a clip's first frame.
 
     `flow` is the truth's, `own_flow` that of the rendered clip itself. `truth` is None where nothing is known to be true, `scene` where
-    the picture is no render.
+    the picture is no render, `agents` and `lanes` where nothing was looked for.
     """
 
     picture: torch.Tensor
@@ -64,6 +81,8 @@ class FrameView:
     flow: Flow | None = None
     own_flow: Flow | None = None
     scene: SceneView | None = None
+    agents: AgentView | None = None
+    lanes: LaneView | None = None
 
     @property
     def known_truth(self) -> torch.Tensor:
@@ -85,7 +104,7 @@ class FrameView:
 class Metric:
     """One column of the scores. `function` gives None where this frame cannot be scored, for the reason `undefined` names.
 
-    `missing()` gives the reason why nothing can be scored on this machine, or None.
+    `missing()` gives the reason why nothing can be scored on this machine, or None; `provide` says what to do about it.
     """
 
     name: str
@@ -94,6 +113,7 @@ class Metric:
     function: Callable[[FrameView], float | None]
     needs: tuple[Need, ...] = ("truth",)
     missing: Callable[[], str | None] = lambda: None
+    provide: str = ""
     undefined: str = "not defined here"
     decimals: int = 3
 
@@ -101,18 +121,6 @@ class Metric:
     def suits_clips(self) -> bool:
         """Whether clips and a truth are all that it looks at."""
         return "truth" in self.needs
-
-
-class FrameSet(Protocol):
-    """Gathers real frames once, then the frames of one clip after another. Frames are `[H, W, 3]` uint8."""
-
-    def add_real(self, frame: np.ndarray) -> None: ...
-
-    def add(self, frame: np.ndarray) -> None: ...
-
-    def value(self) -> float | None:
-        """The distance of the clip's frames from the real ones, None for fewer than two of either; forgets the clip's."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +133,7 @@ class Distribution:
     start: Callable[[torch.device], FrameSet]
     direction: Literal["higher", "lower"] = "lower"
     missing: Callable[[], str | None] = lambda: None
+    provide: str = ""
     undefined: str = "needs real frames"
     decimals: int = 3
 
@@ -182,8 +191,16 @@ def _lpips(net: LpipsNet) -> Metric:
         function=score,
         needs=("truth", "network"),
         missing=lambda: None if lpips_available(net) else NETWORK_MISSING,
+        provide=f"put torchvision's {BACKBONE_FILES[net]} {_HUB}",
         undefined=_large(LPIPS_SIDE_PX),
     )
+
+
+def _dists(view: FrameView) -> float | None:
+    if min(view.picture.shape[:2]) < LPIPS_SIDE_PX:
+        return None
+    a, b = (x.permute(2, 0, 1)[None] for x in (view.picture, view.known_truth))
+    return float(dists_network(str(view.picture.device))(a, b))
 
 
 def warping_error(view: FrameView) -> float | None:
@@ -267,6 +284,18 @@ register(
 )
 register(
     Metric(
+        name="dists",
+        label="DISTS",
+        direction="lower",
+        function=_dists,
+        needs=("truth", "network"),
+        missing=lambda: None if dists_available() else NETWORK_MISSING,
+        provide=f"put torchvision's {BACKBONE_FILES['vgg']} {_HUB}, with torchmetrics 1.7 or later",
+        undefined=_large(LPIPS_SIDE_PX),
+    )
+)
+register(
+    Metric(
         name="warping_error",
         label="warping error",
         direction="lower",
@@ -283,6 +312,28 @@ register(
         function=own_warping_error,
         needs=("own_flow",),
         undefined="needs consecutive frames",
+    )
+)
+register(
+    Metric(
+        name="nta_iou",
+        label="NTA-IoU",
+        direction="higher",
+        function=lambda view: None if view.agents is None else nta_iou(view.agents),
+        needs=("detector",),
+        provide="give --detector: a folder that transformers loads (AutoModelForObjectDetection), or a TorchScript file",
+        undefined="no labelled vehicle in view",
+    )
+)
+register(
+    Metric(
+        name="ntl_iou",
+        label="NTL-IoU",
+        direction="higher",
+        function=lambda view: None if view.lanes is None else ntl_iou(view.lanes),
+        needs=("lane_model",),
+        provide="give --lane-model: a TorchScript file",
+        undefined="no lane line is known (only those of streets are)",
     )
 )
 for _name, _label, _summary in (
@@ -311,6 +362,18 @@ for _name, _label, _start, _decimals in (
             label=_label,
             start=_start,
             missing=lambda: None if inception_available() else NETWORK_MISSING,
+            provide=f"pip install torch-fidelity, and put its {INCEPTION_FILE} {_HUB}",
             decimals=_decimals,
         )
     )
+REGISTRY.register_distribution(
+    Distribution(
+        name="fvd",
+        label="FVD",
+        start=lambda device: VideoSet(i3d(), device),
+        missing=lambda: None if i3d_available() else NETWORK_MISSING,
+        provide=f"put the I3D network as TorchScript, {I3D_FILE}, {_HUB}",
+        undefined=f"needs {I3D_FRAMES + I3D_STRIDE} real frames and as many of a path",
+        decimals=1,
+    )
+)

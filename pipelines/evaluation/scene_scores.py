@@ -24,11 +24,15 @@ from splatmend.datasets.artifact import MANIFEST, Manifest, building, read_manif
 from splatmend.datasets.clip import Clip, ClipFrame, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
+from splatmend.datasets.shot import Shot
 from splatmend.pipelines.device import torch_device
 from splatmend.pipelines.evaluation.coverage import TrainingViews
+from splatmend.pipelines.evaluation.detectors import Detector, LaneModel, open_detector, open_lane_model
+from splatmend.pipelines.evaluation.distributions import FrameSet
 from splatmend.pipelines.evaluation.flow import estimated_flow
 from splatmend.pipelines.evaluation.lidar_depth import depth_errors_m
-from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, REGISTRY, SEE_THROUGH, Distribution, FrameSet, FrameView, Metric, SceneView
+from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, REGISTRY, SEE_THROUGH, Distribution, FrameView, Metric, SceneView
+from splatmend.pipelines.evaluation.novel_agents import AgentView, LaneView, expected_boxes_px
 from splatmend.pipelines.evaluation.readout import as_drawn
 from splatmend.pipelines.evaluation.same_shots import check_same_log
 from splatmend.pipelines.evaluation.scores import SCORES, EvaluateConfig, Row, lockstep, picture_tensor
@@ -56,6 +60,16 @@ class Judges:
     street: StreetTruth | None
     metrics: Sequence[Metric]
     distributions: Sequence[Distribution]
+    detector: Detector | None = None
+    lane_model: LaneModel | None = None
+
+    def missing(self, entry: Metric | Distribution) -> str | None:
+        """Why an entry cannot judge anything here, or None."""
+        if isinstance(entry, Metric) and "detector" in entry.needs and self.detector is None:
+            return "no detector"
+        if isinstance(entry, Metric) and "lane_model" in entry.needs and self.lane_model is None:
+            return "no lane model"
+        return entry.missing()
 
     @property
     def entries(self) -> list[Metric | Distribution]:
@@ -106,6 +120,8 @@ def evaluate_scene(
         street=street,
         metrics=[metric for metric in REGISTRY.metrics.values() if not named or metric.name in named],
         distributions=[entry for entry in REGISTRY.distributions.values() if not named or entry.name in named],
+        detector=None if config.detector is None else open_detector(config.detector, config.detector_classes, scene.device),
+        lane_model=None if config.lane_model is None else open_lane_model(config.lane_model, scene.device),
     )
     plan = viewpoints(scene, log, where)
     manifest = Manifest(
@@ -161,7 +177,7 @@ class _Evaluation:
 
     def __post_init__(self) -> None:
         for entry in self.judges.entries:
-            self.missing[entry.name] = entry.missing()
+            self.missing[entry.name] = self.judges.missing(entry)
 
     def judge(self, viewpoint: Viewpoint, folder: Path, enhance: Enhance | None) -> list[Row]:
         """Render, enhance and score one path; its clips are removed again, for they are as long as the log."""
@@ -197,6 +213,7 @@ class _Evaluation:
                 "decimals": entry.decimals,
                 "group": _group(entry),
                 "missing": reason,
+                "provide": entry.provide if self.missing[entry.name] is not None else "",
             }
         return {
             "truth": self.judges.describe(),
@@ -224,6 +241,7 @@ class _Evaluation:
         rows = {kind: Row(name=name) for kind, name in names.items()}
         strip = Strip(len(clips["raw"]))
         frames = clips["raw"].frames
+        looks_for_agents, looks_for_lanes = (any(need in metric.needs for metric in usable) for need in ("detector", "lane_model"))
         before: _Before | None = None
         for index, (pictures, true) in enumerate(zip(lockstep(clips), self.judges.truth_of(viewpoint, frames))):
             scene_view = self._scene_view(clips["raw"], index)
@@ -241,6 +259,9 @@ class _Evaluation:
             self.truth_counts |= counts and true is not None
             self.flow = self.flow if flow is None else flow.source
             own_flow = estimated_flow(before.pictures["raw"], pictures["raw"]) if before is not None else None
+            shot = self._as_logged(frames[index])
+            expected = expected_boxes_px(self.judges.log, shot) if looks_for_agents else None
+            lines = self.judges.street.lane_lines(shot) if looks_for_lanes and self.judges.street is not None else None
             for kind, row in rows.items():
                 view = FrameView(
                     picture=picture_tensor(pictures[kind], true, self.scene.device),
@@ -249,6 +270,8 @@ class _Evaluation:
                     flow=flow,
                     own_flow=own_flow,
                     scene=scene_view if kind == "raw" else None,
+                    agents=self._agents(expected, pictures[kind]),
+                    lanes=self._lanes(lines, pictures[kind]),
                 )
                 row.frames.append({"frame": index, **_measured(view, usable)})
             before = _Before(pictures=pictures, true=true)
@@ -256,18 +279,34 @@ class _Evaluation:
         strip.write(strip_path)
         return rows
 
+    def _as_logged(self, frame: ClipFrame) -> Shot:
+        """A frame's shot where the log has it, as the scene's model draws it."""
+        logged = frame.logged_shot
+        assert logged is not None
+        return as_drawn(self.scene.camera_model, logged)
+
+    def _agents(self, expected_px: np.ndarray | None, picture: np.ndarray) -> AgentView | None:
+        if expected_px is None or self.judges.detector is None:
+            return None
+        # Where nothing is to be seen nothing is judged, so nothing need be looked for.
+        found_px = self.judges.detector(picture) if len(expected_px) else np.zeros((0, 4))
+        return AgentView(expected_px=expected_px, found_px=found_px)
+
+    def _lanes(self, expected: np.ndarray | None, picture: np.ndarray) -> LaneView | None:
+        if expected is None or self.judges.lane_model is None:
+            return None
+        return LaneView(expected=expected, found=self.judges.lane_model(picture))
+
     def _scene_view(self, clip: Clip, index: int) -> SceneView:
         shot = clip.frames[index].shot
         depth_m, opacity = clip.read_channel("depth", index), clip.read_channel("opacity", index)
-        logged = clip.frames[index].logged_shot
         assert shot is not None
-        assert logged is not None
         assert depth_m is not None
         assert opacity is not None
         return SceneView(
             opacity=opacity,
             views=self.views.counts(shot, depth_m, opacity),
-            depth_error_m=depth_errors_m(self.judges.log, as_drawn(self.scene.camera_model, logged), depth_m),
+            depth_error_m=depth_errors_m(self.judges.log, self._as_logged(clip.frames[index]), depth_m),
         )
 
 
@@ -292,6 +331,6 @@ def _distance(frame_set: FrameSet, clip: Clip) -> float | None:
 
 def _group(entry: Metric | Distribution) -> str:
     """What the entry judges: pictures by their truth, clips without one, or the scene."""
-    if isinstance(entry, Distribution) or "own_flow" in entry.needs:
+    if isinstance(entry, Distribution) or {"own_flow", "detector", "lane_model"} & set(entry.needs):
         return "clip"
     return "scene" if "scene" in entry.needs else "truth"

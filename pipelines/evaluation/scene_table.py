@@ -23,6 +23,15 @@ def not_measured(scores: Mapping[str, Any]) -> str | None:
     return f"not measured: {', '.join(absent)}" if absent else None
 
 
+def how_to_provide(scores: Mapping[str, Any]) -> list[str]:
+    """For what is missing on this machine what to do about it, a line each; nothing for scores from before this was noted."""
+    lines: dict[str, list[str]] = {}
+    for metric in scores["metrics"].values():
+        if metric.get("provide"):
+            lines.setdefault(metric["provide"], []).append(metric["label"])
+    return [f"for {', '.join(labels)}: {what}" for what, labels in lines.items()]
+
+
 def _table(scores: Mapping[str, Any], group: str) -> Table | None:
     shown = {name: metric for name, metric in scores["metrics"].items() if metric["group"] == group and metric["missing"] is None}
     if not shown:

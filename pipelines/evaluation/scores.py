@@ -41,6 +41,12 @@ class EvaluateConfig:
     """all: every frame the truth knows; held_out: those that the clip's camera list marks as held out of the fit."""
     metrics: tuple[str, ...] = ()
     """Names of metrics; none means all."""
+    detector: Path | None = None
+    """For NTA-IoU of a scene's renders: a detector, as a folder that transformers loads or a TorchScript file."""
+    detector_classes: tuple[str, ...] = ()
+    """Which of its classes are vehicles: names, or numbers for a TorchScript file; none means names that say so, or all numbers."""
+    lane_model: Path | None = None
+    """For NTL-IoU of a scene's renders: a lane model, as a TorchScript file."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in REGISTRY.names]
@@ -48,7 +54,11 @@ class EvaluateConfig:
             raise UserError(f"metrics: {unknown[0]} is not known; choose among {', '.join(REGISTRY.names)}.")
 
     def chosen(self) -> list[Metric]:
-        """The metrics for clips in the order of the registry; `UserError` where one is named that looks at a scene."""
+        """The metrics for clips in the order of the registry; `UserError` where one is named that looks at a scene, or a network is given
+        for one."""
+        for name, given in (("detector", self.detector), ("lane-model", self.lane_model)):
+            if given is not None:
+                raise UserError(f"{name}: it judges the renders of a scene; give a scene instead of a clip, or leave it out.")
         suited = [metric for metric in REGISTRY.metrics.values() if metric.suits_clips]
         strange = set(self.metrics) - {metric.name for metric in suited}
         if strange:
@@ -213,7 +223,13 @@ def _score(
         reason = missing[metric.name]
         if reason is None and all(row["count"][metric.name] == 0 for name, row in summaries.items() if name != "truth"):
             reason = metric.undefined
-        described[metric.name] = {"label": metric.label, "direction": metric.direction, "decimals": metric.decimals, "missing": reason}
+        described[metric.name] = {
+            "label": metric.label,
+            "direction": metric.direction,
+            "decimals": metric.decimals,
+            "missing": reason,
+            "provide": metric.provide if missing[metric.name] is not None else "",
+        }
     return {
         "truth": truth.describe(),
         "frames": config.frames,

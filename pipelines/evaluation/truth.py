@@ -161,6 +161,10 @@ class StreetTruth:
             paths = dict(enumerate((*(actor.track for actor in self.street.actors), *moved.values()), FIRST_ACTOR_ID))
             yield StreetFrame(rgb=to_uint8(seen.rgb), shot=shot, depth_m=seen.depth_m, ids=seen.ids, paths=paths)
 
+    def lane_lines(self, shot: Shot) -> np.ndarray:
+        """Where a shot sees the lines along the street's lanes, `[H, W]` bool."""
+        return self.street.lane_lines(shot)
+
     def _moved(self, edits: ActorEdits) -> dict[int, PoseTrack]:
         """Paths of the actors that are shifted, by their places in `Street.actors`; `UserError` for an actor that the street lacks."""
         places = {actor.actor_id: index for index, actor in enumerate(self.street.actors)}

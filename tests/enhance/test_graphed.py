@@ -13,26 +13,27 @@ from splatmend.enhance.train.graphed import GraphedStep, graphed
 from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters
 
 
-def settings(truncation: int | None) -> OneStepTrainConfig:
+def settings(truncation: int | None, flow_warping: float = 0.0) -> OneStepTrainConfig:
     return OneStepTrainConfig(
         steps=2, lr=1e-3, clip_frames=9, crop_px=(32, 32), losses={"l1": 1.0, "ssim": 0.5}, truncation=truncation,
-        decoder="full", encoder="full", cuda_graph=True,
+        decoder="full", encoder="full", cuda_graph=True, flow_warping=flow_warping,
     )  # fmt: skip
 
 
 def batch_of(seed: int, device: str = "cuda") -> Batch:
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.rand(2, 3, 9, 32, 32, generator=generator).to(device) * 2 - 1 for _ in range(2))
-    return Batch(a, b, ("pair", "pair"))
+    flow = torch.cat([torch.randn(2, 2, 9, 32, 32, generator=generator), torch.rand(2, 1, 9, 32, 32, generator=generator).round()], dim=1)
+    return Batch(a, b, ("pair", "pair"), flow=flow.half().to(device))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("truncation", [None, 1])
-def test_a_replayed_step_equals_the_eager_one(truncation: int | None) -> None:
+@pytest.mark.parametrize(("truncation", "flow_warping"), [(None, 0.0), (1, 0.0), (None, 0.5), (1, 0.5)])
+def test_a_replayed_step_equals_the_eager_one(truncation: int | None, flow_warping: float) -> None:
     torch.manual_seed(0)
     enhancer = small_enhancer(small_vae(8), small_transformer(1, 1, 32)).cuda()
     torch.nn.init.normal_(enhancer.vae.decoder.conv_out.weight, std=0.2)
-    config = settings(truncation)
+    config = settings(truncation, flow_warping)
     parameters = choose_parameters(config, enhancer)
     objective = OneStepObjective(config, enhancer)
 
@@ -61,12 +62,14 @@ def test_a_replayed_step_equals_the_eager_one(truncation: int | None) -> None:
 def test_elsewhere_the_step_stays_eager() -> None:
     torch.manual_seed(0)
     enhancer = small_enhancer(small_vae(8), small_transformer(1, 1, 32))
-    config = settings(None)
+    config = settings(None, 0.5)
     parameters = choose_parameters(config, enhancer)
     eager = OneStepObjective(config, enhancer).add_gradients
     step = graphed(eager, parameters.values(), config, torch.device("cpu"))
     assert step is eager
-    assert float(step(batch_of(1, "cpu"), 1.0)["loss"]) > 0
+    metrics = step(batch_of(1, "cpu"), 1.0)
+    assert float(metrics["loss"]) > float(metrics["l1"])
+    assert float(metrics["flow_warping"]) > 0
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in parameters.values())
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from splatmend.datasets.artifact import read_manifest
-from splatmend.datasets.clip import Clip
+from splatmend.datasets.clip import Clip, ClipFrame
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image
 from splatmend.datasets.readers.registry import open_log
@@ -22,11 +22,12 @@ from splatmend.pipelines.cli import main
 from splatmend.pipelines.evaluation.distributions import InceptionSet
 from splatmend.pipelines.evaluation.lidar_depth import depth_errors_m
 from splatmend.pipelines.evaluation.metrics import NETWORK_MISSING
+from splatmend.pipelines.evaluation.novel_agents import AgentView, expected_boxes_px, nta_iou
 from splatmend.pipelines.evaluation.scene_scores import evaluate_scene
-from splatmend.pipelines.evaluation.scene_table import not_measured, scene_tables
+from splatmend.pipelines.evaluation.scene_table import how_to_provide, not_measured, scene_tables
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
 from splatmend.pipelines.evaluation.strips import NEVER_SEEN_RGB, unseen_overlay
-from splatmend.pipelines.evaluation.truth import open_truth
+from splatmend.pipelines.evaluation.truth import StreetTruth, open_truth
 from splatmend.pipelines.evaluation.viewpoints import ViewpointsConfig
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.fit import fit
@@ -183,6 +184,52 @@ def test_a_missing_network_is_no_number(folder: Path, monkeypatch: pytest.Monkey
     assert there["left 2 m"]["mean"]["fid"] > 0
     assert there["left 2 m"]["count"] == {"kid": 3, "fid": 3}
     assert there["camera FRONT_LEFT"]["mean"] == {"kid": None, "fid": None}  # its real frames are other ones
+
+
+class WholePicture(torch.nn.Module):
+    """A detector that sees one vehicle, as large as the picture."""
+
+    def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        box = torch.tensor([[0.0, 0.0, pictures[0].shape[2], pictures[0].shape[1]]])
+        return [{"boxes": box, "scores": torch.ones(1), "labels": torch.ones(1, dtype=torch.int64)}]
+
+
+class PaintEverywhere(torch.nn.Module):
+    """A lane model to which all is paint."""
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(picture[:, :1])
+
+
+def test_vehicles_and_lane_lines_are_looked_for_beside_the_path(folder: Path, tmp_path: Path) -> None:
+    torch.jit.script(WholePicture()).save(str(tmp_path / "detector.pt"))
+    torch.jit.script(PaintEverywhere()).save(str(tmp_path / "lanes.pt"))
+    config = EvaluateConfig(metrics=("nta_iou", "ntl_iou"))
+    given = replace(config, detector=tmp_path / "detector.pt", lane_model=tmp_path / "lanes.pt")
+    truth = open_truth(folder / "street")
+    assert isinstance(truth, StreetTruth)
+    where, log = ViewpointsConfig(shift=(2.0,), max_frames=2), open_log(folder / "street")
+
+    def scored(out: str, config: EvaluateConfig) -> dict:
+        return evaluate_scene(folder / "scene", log, truth, tmp_path / out, where, config, device="cpu")
+
+    found = scored("given", given)
+    path = build_trajectory(load_scene(folder / "scene"), TrajectoryConfig(left=2.0, ease_s=0.0, frames=2))
+    # The fit corrected its poses, and the truth is where the log has them.
+    logged = [ClipFrame(shot=shot, extra=extra).logged_shot for shot, extra in zip(path.shots, path.extra)]
+    shots = [Shot.still(shot.camera, shot.world_from_camera, shot.mid_us) for shot in logged if shot is not None]
+    row = found["rows"]["left 2 m"]["mean"]
+    assert row["ntl_iou"] == pytest.approx(np.mean([truth.lane_lines(shot).mean() for shot in shots]))
+    views = [AgentView(expected_px=expected_boxes_px(log, shot), found_px=np.array([[0.0, 0, 64, 48]])) for shot in shots]
+    expected = [value for view in views if (value := nta_iou(view)) is not None]
+    assert found["rows"]["left 2 m"]["count"]["nta_iou"] == len(expected)
+    assert row["nta_iou"] == (pytest.approx(np.mean(expected)) if expected else None)
+    absent = scored("absent", config)
+    assert {name: metric["missing"] for name, metric in absent["metrics"].items()} == {"nta_iou": "no detector", "ntl_iou": "no lane model"}
+    assert absent["rows"]["left 2 m"]["mean"] == {"nta_iou": None, "ntl_iou": None}
+    assert [line.split(":")[0] for line in how_to_provide(absent)] == ["for NTA-IoU", "for NTL-IoU"]
+    with pytest.raises(UserError, match="detector: it judges the renders of a scene"):
+        given.chosen()
 
 
 class MeanColour(torch.nn.Module):

@@ -1,0 +1,1 @@
+"""How pairs are made: a module per strategy, and what they share (a workshop of fits, an index, statistics)."""

@@ -1,0 +1,65 @@
+"""Which pairs to make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from splatmend.datasets.clip import Encoding
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.street.config import StreetConfig
+from splatmend.recon.fit.config import FitConfig
+
+Strategy = Literal["sparse", "underfit", "shift", "cycle", "cross-camera", "low-resolution", "inpaint"]
+Hole = Literal["actor", "region"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig:
+    """Which pairs to make."""
+
+    strategies: tuple[Strategy, ...] = ("sparse", "underfit")
+    """sparse, underfit, cycle, cross-camera, low-resolution, inpaint, and for procedural streets shift."""
+    every: tuple[int, ...] = (8,)
+    """sparse: fit only every n-th frame; one fit for each number."""
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """underfit: shares of the schedule after which the scene is taken."""
+    shifts: tuple[float, ...] = (2.0, -2.0)
+    """shift: metres to the left (negative: right)."""
+    cycle_shifts: tuple[float, ...] = (2.0,)
+    """cycle: metres to the left (negative: right; median camera steps in logs without a scale) of the path that is rendered and fitted
+    again; one more fit for each."""
+    reductions: tuple[float, ...] = (3.0,)
+    """low-resolution: how many times narrower the fitted pictures are; one fit for each."""
+    holes: tuple[Hole, ...] = ("actor", "region")
+    """inpaint: what is cut out, an actor (in the cameras that see one) or a region that drifts over the picture."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to render; none means all."""
+    validation_share: float = 0.1
+    """Share of scenes that go into the split "validation"; which ones follows from the scene's name alone."""
+    encoding: Encoding = "png"
+    """How clips are stored."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """How scenes are fitted."""
+    street: StreetConfig = field(default_factory=StreetConfig)
+    """What the streets of `street:SEED` are like; the seed comes from there."""
+
+    def __post_init__(self) -> None:
+        if not self.strategies:
+            raise UserError("strategies: none is given; choose one or more.")
+        if any(n < 2 for n in self.every):
+            raise UserError(f"every: {min(self.every)} leaves no frame out; give 2 or more.")
+        if any(not 0 < share < 1 for share in self.shares):
+            raise UserError("shares: each must lie between 0 and 1, both excluded.")
+        for name in ("shifts", "cycle_shifts"):
+            lengths = getattr(self, name)
+            if 0 in lengths or not all(map(math.isfinite, lengths)):
+                raise UserError(f"{name}: {' '.join(map(str, lengths))} must be metres and not 0, the recorded path; give other numbers.")
+        if any(not 1 < n < math.inf for n in self.reductions):
+            raise UserError(f"reductions: {' '.join(map(str, self.reductions))} must be numbers above 1; give others.")
+        for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "cameras"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UserError(f"{name}: {' '.join(map(str, getattr(self, name)))} names something twice; give each once.")
+        if not 0 <= self.validation_share <= 1:
+            raise UserError(f"validation_share: {self.validation_share} is not between 0 and 1; change it.")

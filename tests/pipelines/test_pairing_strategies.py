@@ -1,0 +1,170 @@
+"""Each strategy of the pair factory: what is fitted, what is rendered, and who cannot be served."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splatmend.datasets.clip import Clip, open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.street import StreetConfig
+from splatmend.pipelines.evaluation.truth import StreetTruth
+from splatmend.pipelines.pair_sources import PairSource, open_source
+from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, shift, sparse, underfit
+from splatmend.pipelines.pairing.config import PairsConfig
+from splatmend.pipelines.pairing.workshop import Workshop
+from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.scene_files import load_scene
+from splatmend.recon.trajectory import Trajectory
+
+STREET = StreetConfig(
+    duration_s=0.5, width=64, height=48, cameras=("FRONT", "FRONT_LEFT"), supersample=1, lidar_beams=8, lidar_columns=64, moving_cars=2,
+    parked_cars=3,
+)  # fmt: skip
+FIT = FitConfig(
+    iterations=6,
+    sh_degree=0,
+    sky_rows=8,
+    init=InitConfig(point_count=300, ray_count=100, actor_count=50),
+    densify=DensifyConfig(cap=500, actor_cap=60, start=5, every=5),
+)
+CONFIG = PairsConfig(strategies=("underfit",), every=(2,), shares=(0.5,), fit=FIT, street=STREET)
+
+
+@pytest.fixture(scope="module")
+def source() -> PairSource:
+    return open_source("street:5", STREET, "cpu")
+
+
+@pytest.fixture(scope="module")
+def shop(source: PairSource, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(source=source, config=CONFIG, fits=tmp_path_factory.mktemp("fits"), device="cpu")
+
+
+def made(shop: Workshop, strategy: object, camera: str, out: Path, number: int = 0) -> tuple[Clip, Trajectory]:
+    """The degraded clip of a strategy's plan."""
+    plan = strategy.plans(shop.config, shop.source, camera)[number]  # type: ignore[attr-defined]
+    trajectory = plan.degrade(shop, out)
+    return open_clip(out), trajectory
+
+
+def is_recorded(clip: Clip, source: PairSource, camera: str) -> bool:
+    """Whether a clip shows all recorded shots of a camera at its full size."""
+    frames = source.log.frames_of(camera)
+    same = [
+        f.shot is not None
+        and f.shot.camera == source.log.cameras[camera]
+        and np.allclose(f.shot.world_from_camera_start, g.world_from_camera_start, atol=1e-9)
+        for f, g in zip(clip.frames, frames, strict=True)
+    ]
+    return all(same) and all(f.extra["source_index"] == g.index for f, g in zip(clip.frames, frames))
+
+
+def test_sparse_fits_every_nth_frame_and_shows_all(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
+    clip, _ = made(shop, sparse, "FRONT", tmp_path / "clip")
+    assert is_recorded(clip, source, "FRONT")
+    roles = [recorded.role for recorded in load_scene(shop.fits / "sparse2").shots_of("FRONT")]
+    assert roles == ["train", "left_out", "train", "left_out", "train"]
+    with pytest.raises(UserError, match="of the 5 frames of FRONT every 50th is one frame, and a fit needs 2"):
+        sparse.plans(replace(CONFIG, every=(50,)), source, "FRONT")
+
+
+def test_underfit_shows_the_scene_half_way(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
+    clip, _ = made(shop, underfit, "FRONT", tmp_path / "clip")
+    assert is_recorded(clip, source, "FRONT")
+    assert shop.whole(3).facts["iterations"] == 3
+    finished = shop.render(shop.whole(), shop.recorded("FRONT"), tmp_path / "finished")
+    assert len(finished) == len(clip)
+    pictures = [np.stack(list(open_clip(tmp_path / name).iter_rgb())).astype(int) for name in ("clip", "finished")]
+    assert np.abs(pictures[0] - pictures[1]).max() > 0
+
+
+def test_shift_stands_beside_the_path_and_needs_a_truth_there(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
+    clip, _ = made(shop, shift, "FRONT", tmp_path / "clip", number=1)
+    last, recorded = clip.frames[-1].shot, source.log.frames_of("FRONT")[-1]
+    assert last is not None
+    away = last.world_from_camera[:3, 3] - recorded.world_from_camera[:3, 3]
+    assert source.log.ego.at(last.mid_us)[:3, 1] @ away == pytest.approx(-2.0 * _eased(0.4 / 0.5), abs=0.05)
+    with pytest.raises(UserError, match="needs a truth beside the path"):
+        shift.plans(CONFIG, replace(source, sees_everything=False), "FRONT")
+
+
+def _eased(share: float) -> float:
+    return share * share * (3 - 2 * share)
+
+
+def test_cycle_fits_renders_from_beside_and_comes_back(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
+    clip, _ = made(shop, cycle, "FRONT", tmp_path / "clip")
+    assert is_recorded(clip, source, "FRONT")
+    second = load_scene(shop.fits / "cycle-left2")
+    assert set(second.cameras) == {"FRONT", "FRONT_LEFT"}  # all cameras are fitted from over there
+    for recorded, frame in zip(second.shots_of("FRONT"), source.log.frames_of("FRONT"), strict=True):
+        away = recorded.shot.world_from_camera[:3, 3] - frame.world_from_camera[:3, 3]
+        assert np.linalg.norm(away) == pytest.approx(2.0, abs=1e-6)
+        assert source.log.ego.at(frame.mid_us)[:3, 1] @ away == pytest.approx(2.0, abs=0.01)
+    # What is fitted are renders of the first scene, not photos.
+    log = cycle.log_from_beside(shop, shop.whole(), 2.0)
+    seen = next(open_clip(shop.fits / "seen-left2-FRONT").iter_rgb())
+    assert np.array_equal(next(frame for frame in log.frames if frame.camera == "FRONT").read_image(), seen)
+    assert log.sweeps == source.log.sweeps
+
+
+def test_a_camera_is_shown_by_the_others(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
+    clip, _ = made(shop, cross_camera, "FRONT_LEFT", tmp_path / "clip")
+    assert is_recorded(clip, source, "FRONT_LEFT")
+    assert load_scene(shop.fits / "without-FRONT_LEFT").cameras == ("FRONT",)
+    alone = replace(source, log=replace(source.log, cameras={"FRONT": source.log.cameras["FRONT"]}))
+    with pytest.raises(UserError, match="fits the other cameras to show FRONT, and there is no other"):
+        cross_camera.plans(CONFIG, alone, "FRONT")
+
+
+def test_low_resolution_is_drawn_at_full_size(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
+    config = replace(CONFIG, reductions=(2.0,))
+    clip, _ = made(replace(shop, config=config), low_resolution, "FRONT", tmp_path / "clip")
+    assert is_recorded(clip, source, "FRONT")
+    assert {shot.shot.camera.width for shot in load_scene(shop.fits / "low2").shots} == {32}
+    with pytest.raises(UserError, match="reduced 3 times would have 21x16 pixels, where 17 rows and columns are needed"):
+        low_resolution.plans(CONFIG, source, "FRONT")
+
+
+def test_an_actor_is_cut_out(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
+    names = [plan.name for plan in inpaint.plans(CONFIG, source, "FRONT")]
+    assert names == ["FRONT-hole-actor", "FRONT-hole-region"]
+    clip, trajectory = made(shop, inpaint, "FRONT", tmp_path / "clip")
+    shop.render(shop.whole(), trajectory, tmp_path / "whole")
+    actor = inpaint.actor_to_cut(source, "FRONT")
+    assert actor is not None
+    assert isinstance(source.truth, StreetTruth)
+    label = 0
+    cut_pixels = 0
+    for index, (cut, whole, frame) in enumerate(zip(clip.iter_rgb(), open_clip(tmp_path / "whole").iter_rgb(), clip.frames)):
+        mask, opacity = clip.read_channel(f"masks/{inpaint.MASK}", index), clip.read_channel("opacity", index)
+        assert mask is not None
+        assert opacity is not None
+        assert (cut[mask] == inpaint.GREY).all()
+        assert (opacity[mask] == 0).all()
+        assert np.array_equal(cut[~mask], whole[~mask])
+        assert frame.shot is not None
+        seen = source.truth.street.render(frame.shot)
+        without = source.truth.street.render(frame.shot, without=(actor.actor_id,))
+        its_pixels = seen.ids != without.ids
+        label += int(its_pixels.sum())
+        cut_pixels += int((its_pixels & mask).sum())
+    assert label > 20
+    assert cut_pixels > 0.97 * label
+
+
+def test_regions_drift_and_are_found_again(source: PairSource, shop: Workshop) -> None:
+    shots = shop.recorded("FRONT")
+    masks = inpaint.region_masks("street-5", shots)
+    assert all(0.02 < mask.mean() < 0.25 for mask in masks)
+    assert not np.array_equal(masks[0], masks[-1])
+    assert all(np.array_equal(a, b) for a, b in zip(masks, inpaint.region_masks("street-5", shots)))
+    assert not np.array_equal(masks[0], inpaint.region_masks("street-6", shots)[0])
+    empty = replace(source, log=replace(source.log, actors=()))
+    assert [plan.name for plan in inpaint.plans(CONFIG, empty, "FRONT")] == ["FRONT-hole-region"]
+    with pytest.raises(UserError, match="FRONT sees no labelled actor"):
+        inpaint.plans(replace(CONFIG, holes=("actor",)), empty, "FRONT")
