@@ -41,7 +41,7 @@ class Surface:
 
 
 def outside_surface(mesh: ReadMesh, vertices: np.ndarray, faces: np.ndarray, count: int, generator: np.random.Generator) -> Surface:
-    """About `count` places on what one sees of a mesh from outside; `vertices [V, 3]` (frame of the body) and `faces [F, 3]` of all parts."""
+    """About `count` places on the outside of a mesh; `vertices [V, 3]` (frame of the body) and `faces [F, 3]` of all parts."""
     tries, area = scattered(vertices, faces, _TRIES_PER_PLACE * count, generator)
     mean_distance = math.sqrt(area / len(tries.xyz))
     front, back = seen_from_outside(tries.xyz, tries.flat_normals, mean_distance)
