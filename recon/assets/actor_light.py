@@ -1,6 +1,7 @@
 """An actor as its recorded views show it, and the light that fell on it then: what its own colours are made of.
 
-It is the inverse of `splatmend.recon.light.relight`, by the same parts, so that an actor lit again by the light it was seen in looks as it did.
+It is the inverse of `splatmend.recon.light.relight`, by the same parts, so that an actor lit again by the light it was seen in looks as it
+did.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _MOST_PLACES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class LitView:
-    """What one view says of N Gaussians: `colour [N, 3]` linear, as seen from there, `weight [N]` how well they are seen, `to_eye [N, 3]` and
-    `turn [3, 3]` (axes of the actor to those of the world); the `light` around, and the shares of sun and environment that reach them."""
+    """What one view says of N Gaussians: `colour [N, 3]` linear, as seen from there, `weight [N]` how well they are seen,
+    `to_eye_world [N, 3]` and `turn [3, 3]` (axes of the actor to those of the world); the `light` around, and the shares of sun and environment that reach them."""
 
     colour: Float[Tensor, "N 3"]
     weight: Float[Tensor, "N"]

@@ -25,11 +25,12 @@ from splatmend.recon.scene_files import file_name
 
 _MARGIN_M, _BELOW_M = 0.15, 0.03
 """How far Gaussians may lie outside the box, and below it, where the road begins."""
-_SEE_THROUGH = 0.05
+_SEE_THROUGH = 1 / 255
+"""Less is never drawn. More may be needed: panels can be many thin layers."""
 _LARGEST = 0.25
 """Longest standard deviation over the length of the box; larger ones are haze."""
 _LONELY = 6.0
-"""A Gaussian whose eighth neighbour is so many times farther than most Gaussians' is a floater."""
+"""A Gaussian whose eighth neighbour is so many times farther than most Gaussians', and than its own size, is a floater."""
 _FEWEST = 60
 _SYMMETRIC = ("vehicle",)
 
@@ -93,7 +94,7 @@ def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, back
         "light": None if light is None else light.made_by,
     }
     return Asset(
-        asset_id=file_name(f"{scene.log_id}-{actor_id}"),
+        asset_id=asset_name(scene, actor_id),
         actor_class=actor_class,
         size_m=size_m,
         gaussians=whole,
@@ -101,6 +102,11 @@ def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, back
         quality=quality.score,
         facts=facts,
     )
+
+
+def asset_name(scene: Scene, actor_id: str) -> str:
+    """What an actor is called as an asset."""
+    return file_name(f"{scene.log_id}-{actor_id}")
 
 
 def _belongs(gaussians: Gaussians, size_m: tuple[float, float, float]) -> Bool[Tensor, "N"]:
@@ -113,7 +119,7 @@ def _belongs(gaussians: Gaussians, size_m: tuple[float, float, float]) -> Bool[T
     if len(rows) > 16:
         means = gaussians.means[rows]
         gap = (means[nearest(means, 9)[:, -1]] - means).norm(dim=1)
-        keep[rows[gap > _LONELY * gap.median()]] = False
+        keep[rows[(gap > _LONELY * gap.median()) & (gap > _LONELY * gaussians.scales[rows].amax(dim=1))]] = False
     return keep
 
 

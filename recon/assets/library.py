@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,18 @@ class AssetLibrary:
         Raises:
             UserError: where an asset of that name is there and `overwrite` is not given, or the folder cannot be written.
         """
-        out = self.folder / asset.asset_id
-        if out.exists() and not _is_asset(out):
-            raise UserError(f"{out}: this is there and no asset, so it is not replaced; remove it yourself or choose another name.")
-        if out.exists() and not overwrite:
-            raise UserError(f"{out}: the library has an asset of this name already; choose another name, or --overwrite to replace it.")
-        return save_asset(out, asset, thumbnail=asset_picture(asset), config=config, overwrite=overwrite)
+        self.refuse_existing((asset.asset_id,), overwrite=overwrite)
+        return save_asset(self.folder / asset.asset_id, asset, thumbnail=asset_picture(asset), config=config, overwrite=overwrite)
+
+    def refuse_existing(self, names: Sequence[str], *, overwrite: bool) -> None:
+        """`UserError` where one of the names is taken, so that nobody waits for a refusal at the end."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: this is a file, but a library is a folder; give another --out.")
+        for out in (self.folder / name for name in names):
+            if out.exists() and not _is_asset(out):
+                raise UserError(f"{out}: this is there and no asset, so it is not replaced; remove it yourself or choose another name.")
+            if out.exists() and not overwrite:
+                raise UserError(f"{out}: the library has an asset of this name already; choose another name, or --overwrite to replace it.")
 
     def write_sheet(self) -> Path:
         """A picture of all assets with their names, sizes and qualities (`contact_sheet.png` in the library); its path."""

@@ -52,8 +52,8 @@ def quality_of(
     symmetric: bool,
     backend: Backend | None = None,
 ) -> Quality:
-    """Quality of a body from the views of it. `gaussians` are the finished ones; `weights` (as `seen_from` gives them) and the most pixels per
-    metre belong to the recorded ones; `symmetric` bodies take the one side for the other."""
+    """Quality of a body from the views of it. `gaussians` are the finished ones; `weights` (as `seen_from` gives them) and the most
+    pixels per metre belong to the recorded ones; `symmetric` bodies take the one side for the other."""
     seen = weights.sum(dim=0) >= WELL_SEEN
     fine = float(px_per_m[seen].median()) if bool(seen.any()) else 0.0
     return Quality(

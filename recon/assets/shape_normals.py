@@ -1,4 +1,4 @@
-"""Normals of fitted Gaussians: from how they lie about each other and from how each of them lies, which both know no side, turned outwards."""
+"""Normals of fitted Gaussians: from how they lie about each other and from how each of them lies, which know no side, turned outwards."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def nearest(means: Float[Tensor, "N 3"], count: int = _NEAR) -> Int[Tensor, "N k
 
 
 def outwards(means: Float[Tensor, "N 3"], size_m: tuple[float, float, float]) -> Float[Tensor, "N 3"]:
-    """Unit directions from the core of a box to places in or about it: the core reaches as far along the longer sides as keeps it equally far
-    from all faces."""
+    """Unit directions from the core of a box to places in or about it: the core reaches as far along the longer sides as keeps
+    it equally far from all faces."""
     half = means.new_tensor(size_m) / 2
     core = (half - _INNER * half.min()).clamp_min(0.0)
     away = means - means.clamp(-core, core)

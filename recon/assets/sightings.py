@@ -21,7 +21,7 @@ from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
 MOST_VIEWS = 24
-_WIDTH_PX = 320
+_WIDTH_PX = 160
 """Depth is drawn no wider than this."""
 _NEAR_BY_M, _NEAR_BY = 0.25, 0.03
 """A place this much behind what is drawn there, in metres and as a share of its distance, still counts as seen."""

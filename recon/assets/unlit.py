@@ -1,8 +1,9 @@
 """Materials from colours and the light that made them.
 
 A Gaussian's colour along a view is its albedo times the diffuse light on it plus what it mirrors. Roughness and what is mirrored straight
-on follow a simple rule, for pictures of a drive say little about them: paint (roughness 0.4, lower where the colour changes with the eye; 0.04
-mirrored), windows (dark, in the upper half, of a surface that is no roof: 0.1 and 0.06), tyres and underside (dark, in the lowest third: 0.9).
+on follow a simple rule, for pictures of a drive say little about them: paint (roughness 0.4, lower where the colour changes with the
+eye; 0.04 mirrored), windows (dark, in the upper half, of a surface that is no roof: 0.1 and 0.06), tyres and underside (dark, in the lowest
+third: 0.9).
 """
 
 from __future__ import annotations
