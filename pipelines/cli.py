@@ -31,6 +31,7 @@ VERBS = {
     "report": "Put a run's pictures, scores and times into one HTML file.",
     "export": "Write a scene's Gaussians to a PLY file.",
     "import": "Make a scene of a PLY file of Gaussians.",
+    "assets": "Keep a library of vehicles: harvest them from scenes, import meshes, list, export.",
     "run": "Run a recipe: demo, kitti-raw, kitti-odometry, photos, waymo.",
     "doctor": "Say what works on this machine and what to do about the rest.",
 }

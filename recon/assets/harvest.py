@@ -1,0 +1,159 @@
+"""Actors of a scene as assets: cleaned, completed by symmetry, and with materials where the scene's light is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from splatmend.datasets.errors import UserError
+from splatmend.recon.assets.actor_light import LitView, lit_views
+from splatmend.recon.assets.asset import Asset, Material
+from splatmend.recon.assets.completion import Halves, completed, completed_material, halves, recoloured
+from splatmend.recon.assets.quality import quality_of
+from splatmend.recon.assets.shape_normals import nearest, shape_normals
+from splatmend.recon.assets.sightings import View, seen_from, views_of
+from splatmend.recon.assets.unlit import unlit_material
+from splatmend.recon.gaussians import Gaussians, concatenate
+from splatmend.recon.light.colour import srgb_from_linear
+from splatmend.recon.light.scene_light import SceneLight
+from splatmend.recon.raster.api import Backend
+from splatmend.recon.scene import Scene
+from splatmend.recon.scene_files import file_name
+
+_MARGIN_M, _BELOW_M = 0.15, 0.03
+"""How far Gaussians may lie outside the box, and below it, where the road begins."""
+_SEE_THROUGH = 1 / 255
+"""Less is never drawn. More may be needed: panels can be many thin layers."""
+_LARGEST = 0.25
+"""Longest standard deviation over the length of the box; larger ones are haze."""
+_LONELY = 6.0
+"""A Gaussian whose eighth neighbour is so many times farther than most Gaussians', and than its own size, is a floater."""
+_FEWEST = 60
+_SYMMETRIC = ("vehicle",)
+
+
+@torch.no_grad()
+def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, backend: Backend | None = None) -> Asset:
+    """An actor of a scene as an asset in the frame of its box, on the scene's device.
+
+    Gaussians outside the box, see-through ones, haze and floaters are left out. Of vehicles, places that no recorded shot saw take the
+    mirror image of the other side where that was seen (`completion.halves`). With a light the asset has a material, and mirrored parts have
+    the colours that they would have had in that light on their side; without one, colours stay as they were seen.
+
+    Args:
+        scene: a fitted scene; its recorded shots say what was seen.
+        actor_id: one of its actors.
+        light: the scene's light, or None for an asset without material.
+        backend: rasteriser; by default the one of the device.
+
+    Raises:
+        UserError: for an unknown actor, one that no shot saw, or one with too few Gaussians to be a body.
+    """
+    if actor_id not in scene.actors:
+        known = ", ".join(sorted(scene.actors)[:8]) or "none"
+        raise UserError(f"actor {actor_id}: the scene has no such actor; its actors are {known}{' ...' if len(scene.actors) > 8 else ''}.")
+    actor = scene.actors[actor_id]
+    size_m, actor_class = actor.track.size_m, actor.track.actor_class
+    recorded = actor.gaussians.detached()
+    body = recorded.select(_belongs(recorded, size_m))
+    if len(body) < _FEWEST:
+        raise UserError(
+            f"actor {actor_id}: only {len(body)} Gaussians are left of it, too few for a body; choose one that was seen better."
+        )
+    views = views_of(scene, actor_id, backend=backend)
+    if not views:
+        raise UserError(f"actor {actor_id}: no fitted picture of the scene shows it; choose another actor.")
+    normals = _oriented_normals(body, size_m, views)
+    weights = seen_from(views, body.means, normals)
+    symmetric = actor_class in _SYMMETRIC
+    sides = _sides(body, normals, views, weights) if symmetric else None
+    material = None
+    whole = body if sides is None else completed(body, sides)
+    if light is not None:
+        lit = lit_views(scene, actor_id, body, normals, views, weights, light, backend=backend)
+        material = unlit_material(body, normals, size_m, lit, nearest(body.means))
+        if sides is not None:
+            whole = _in_its_own_light(body, sides, material, lit)
+            material = completed_material(material, sides)
+    per_metre = torch.stack([view.shows(body.means)[1] for view in views]).amax(dim=0)
+    quality = quality_of(whole, size_m, views, weights, px_per_m=per_metre, symmetric=symmetric, backend=backend)
+    facts: dict[str, Any] = {
+        "made_from": "scene",
+        "log_id": scene.log_id,
+        "actor_id": actor_id,
+        "views": len(views),
+        "left_out": len(recorded) - len(body),
+        "mirrored": 0 if sides is None else int(sides.copied.sum()),
+        "coverage": quality.coverage,
+        "fineness": quality.fineness,
+        "solidity": quality.solidity,
+        "px_per_m": quality.px_per_m,
+        "light": None if light is None else light.made_by,
+    }
+    return Asset(
+        asset_id=asset_name(scene, actor_id),
+        actor_class=actor_class,
+        size_m=size_m,
+        gaussians=whole,
+        material=material,
+        quality=quality.score,
+        facts=facts,
+    )
+
+
+def asset_name(scene: Scene, actor_id: str) -> str:
+    """What an actor is called as an asset."""
+    return file_name(f"{scene.log_id}-{actor_id}")
+
+
+def _belongs(gaussians: Gaussians, size_m: tuple[float, float, float]) -> Bool[Tensor, "N"]:
+    """Which Gaussians are part of the body."""
+    half = gaussians.means.new_tensor(size_m) / 2
+    inside = (gaussians.means.abs() <= half + _MARGIN_M).all(dim=1) & (gaussians.means[:, 2] >= -half[2] - _BELOW_M)
+    solid = (gaussians.opacities > _SEE_THROUGH) & (gaussians.scales.amax(dim=1) < _LARGEST * max(size_m))
+    keep = inside & solid
+    rows = keep.nonzero()[:, 0]
+    if len(rows) > 16:
+        means = gaussians.means[rows]
+        gap = (means[nearest(means, 9)[:, -1]] - means).norm(dim=1)
+        keep[rows[(gap > _LONELY * gap.median()) & (gap > _LONELY * gaussians.scales[rows].amax(dim=1))]] = False
+    return keep
+
+
+def _oriented_normals(body: Gaussians, size_m: tuple[float, float, float], views: tuple[View, ...]) -> Float[Tensor, "N 3"]:
+    """Normals by shape, their side by the box and by where the cameras stood that had the places before them."""
+    towards = torch.zeros_like(body.means)
+    for view in views:
+        to_eye = torch.nn.functional.normalize(body.means.new_tensor(view.eye_m.tolist()) - body.means, dim=1)
+        towards += to_eye * view.shows(body.means)[0][:, None]
+    return shape_normals(body, size_m, towards / len(views))
+
+
+def _sides(body: Gaussians, normals: Float[Tensor, "N 3"], views: tuple[View, ...], weights: Float[Tensor, "V N"]) -> Halves:
+    """Who stays and who is copied to the other side, by looks that are smoothed over neighbours."""
+    flip = body.means.new_tensor([1.0, -1.0, 1.0])
+    near = nearest(body.means, 8)
+    seen = weights.sum(dim=0)
+    mirror_seen = seen_from(views, body.means * flip, normals * flip).sum(dim=0)
+    return halves(seen[near].mean(dim=1), mirror_seen[near].mean(dim=1))
+
+
+def _in_its_own_light(body: Gaussians, sides: Halves, material: Material, views: tuple[LitView, ...]) -> Gaussians:
+    """The completed body; mirror images are as bright as their material makes them on their side, in the light of the views."""
+    flip = body.means.new_tensor([1.0, -1.0, 1.0])
+    there, here, colour = (torch.zeros_like(body.means) for _ in range(3))
+    for view in views:
+        # Of the other side no more is known than which way it faces.
+        there += view.light.diffuse((material.normals * flip) @ view.turn.T, None, view.sky_seen)
+        here += view.diffuse(material.normals)
+        colour += view.colour * (view.weight[:, None] + 1e-3)
+    colour = colour / sum(view.weight + 1e-3 for view in views)[:, None]
+    change = material.albedo * (there - here) / len(views)
+    factors = srgb_from_linear((colour + change).clamp_min(0.05 * colour)) / srgb_from_linear(colour).clamp_min(1e-3)
+    shaded = recoloured(body, factors.clamp(0.1, 6.0))
+    copied = completed(shaded, Halves(stays=torch.zeros_like(sides.stays), copied=sides.copied))
+    kept = completed(body, Halves(stays=sides.stays, copied=torch.zeros_like(sides.copied)))
+    return concatenate([kept, copied])
