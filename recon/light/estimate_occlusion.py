@@ -6,7 +6,7 @@ that direction, and fine enough cells (20 cm) blur the edge of a shadow by less 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ _FREE_M = 0.3
 _AROUND_M = 12.0
 _TOP_M = 25.0
 _FAR_M = 60.0
+_WALL_M = 2.5
+_COLUMN = 5
 _OPAQUE = 5.0
 """Optical depth at which a walk ends."""
 
@@ -43,10 +45,13 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class Occluders:
-    """The standing scene's cells, and those (flat numbers, optical depths) of what is an actor in each of the samples' pictures."""
+    """The standing scene's cells, and those (flat numbers, optical depths) of what is an actor in each of the samples' pictures; over each
+    column of five by five cells the height of the ground, and that up to which any picture has looked through it."""
 
     cells: Cells
     moving: tuple[tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K"]], ...]
+    ground_m: Float[np.ndarray, "X5 Y5"]
+    seen_to_m: Float[np.ndarray, "X5 Y5"]
 
     @staticmethod
     def of(scene: Scene, samples: Samples, side_m: float) -> Occluders:
@@ -61,7 +66,8 @@ class Occluders:
         turn = samples.level_from_world
         numbers, depths = _filled(cells, scene.background.gaussians, turn, np.zeros(3))
         np.maximum.at(cells.depth.reshape(-1), numbers, depths)
-        _clear_ground(cells, samples)
+        ground = _ground(cells, samples)
+        _clear_ground(cells, ground, _FREE_M * samples.unit_m)
         moving = []
         for t_us in samples.times_us:
             parts = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))]
@@ -71,21 +77,35 @@ class Occluders:
                     shift = turn @ (pose[:3, 3] - scene.origin_world_m)
                     parts.append(_filled(cells, actor.gaussians_at(t_us), turn @ pose[:3, :3], shift))
             moving.append((np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])))
-        return Occluders(cells=cells, moving=tuple(moving))
+        return Occluders(cells=cells, moving=tuple(moving), ground_m=ground, seen_to_m=_seen_to(cells, samples))
+
+    def with_roofs(self, height_m: float, unit_m: float) -> Occluders:
+        """With walls whose tops no picture shows carried on to a height above the ground: cameras look below roofs, which yet shadow
+        the street."""
+        depth, side = self.cells.depth, self.cells.side_m
+        filled = _coarse(depth > 0.5)
+        low = self.cells.low_m[2]
+        top_m = low + side * np.where(filled.any(axis=2), depth.shape[2] - np.argmax(filled[:, :, ::-1], axis=2), 0)
+        # Walls are occupied for much of their height, wires and crowns are not.
+        tall = (filled.sum(axis=2) * side > _WALL_M * unit_m) & (top_m > self.ground_m + _WALL_M * unit_m)
+        unknown = tall & (self.seen_to_m < top_m + 0.5 * unit_m)
+        heights = low + side * (np.arange(depth.shape[2]) + 0.5)
+        added = unknown[..., None] & (heights > top_m[..., None] - 1e-6) & (heights < self.ground_m[..., None] + height_m)
+        return replace(self, cells=replace(self.cells, depth=np.where(_fine(added, self.cells), np.float32(_OPAQUE), depth)))
 
     def seen(self, samples: Samples, directions: Float[np.ndarray, "D 3"]) -> Float[np.ndarray, "N D"]:
         """The share of the light from each direction that reaches each sample."""
         out = np.empty((len(samples.points_m), len(directions)), dtype=np.float32)
-        # Off the surface by two cells, for its own Gaussians fill some to both sides.
-        starts = samples.points_m + 2 * self.cells.side_m * samples.normals
+        side, far = self.cells.side_m, _FAR_M * samples.unit_m / self.cells.side_m
+        # Off the surface, for its own Gaussians fill cells to both sides; more so off walls, which are rougher than roads.
+        starts = samples.points_m + np.where(samples.ground, 2, 4)[:, None] * side * samples.normals
+        starts = (starts - self.cells.low_m) / side
         flat = self.cells.depth.reshape(-1)
         for number, (places, depths) in enumerate(self.moving):
             rows = np.flatnonzero(samples.shot == number)
-            if not len(rows):
-                continue
             before = flat[places].copy()
             np.maximum.at(flat, places, depths)
-            out[rows] = _walk(self.cells.depth, (starts[rows] - self.cells.low_m) / self.cells.side_m, directions, _FAR_M * samples.unit_m / self.cells.side_m)
+            out[rows] = _walk(self.cells.depth, starts[rows].astype(np.float32), directions.astype(np.float32), np.float32(far))
             flat[places] = before
         return out
 
@@ -118,23 +138,63 @@ def _filled(
     return numbers, -np.log1p(-0.99 * opacities[owner[inside]]).astype(np.float32)
 
 
-def _clear_ground(cells: Cells, samples: Samples) -> None:
-    """Empty the cells at and little above the ground."""
+def _ground(cells: Cells, samples: Samples) -> Float[np.ndarray, "X Y"]:
+    """Height of the nearest ground over every column; that of the lowest cells where there is none at all."""
     ground = samples.points_m[samples.ground]
-    if not len(ground):
-        return
-    coarse = 5
-    shape = tuple(-(-side // coarse) for side in cells.depth.shape[:2])
-    column = np.floor((ground[:, :2] - cells.low_m[:2]) / (coarse * cells.side_m)).astype(np.int64)
+    shape = _columns(cells)
+    column = np.floor((ground[:, :2] - cells.low_m[:2]) / (_COLUMN * cells.side_m)).astype(np.int64)
     inside = ((column >= 0) & (column < shape)).all(axis=1)
+    if not inside.any():
+        return np.full(shape, cells.low_m[2])
     sums, counts = np.zeros(shape), np.zeros(shape)
     np.add.at(sums, tuple(column[inside].T), ground[inside, 2])
     np.add.at(counts, tuple(column[inside].T), 1)
     nearest = distance_transform_edt(counts == 0, return_distances=False, return_indices=True)
-    height = (sums / np.maximum(counts, 1))[tuple(nearest)]
-    height = np.repeat(np.repeat(height, coarse, 0), coarse, 1)[: cells.depth.shape[0], : cells.depth.shape[1]]
-    tops = cells.low_m[2] + cells.side_m * np.arange(cells.depth.shape[2])
-    cells.depth[tops[None, None] < height[..., None] + _FREE_M * samples.unit_m] = 0
+    return (sums / np.maximum(counts, 1))[tuple(nearest)]
+
+
+def _columns(cells: Cells) -> tuple[int, int]:
+    return -(-cells.depth.shape[0] // _COLUMN), -(-cells.depth.shape[1] // _COLUMN)
+
+
+def _coarse(filled: np.ndarray) -> np.ndarray:
+    """Which heights of each column any of its cells fills."""
+    return np.logical_or.reduceat(
+        np.logical_or.reduceat(filled, np.arange(0, filled.shape[0], _COLUMN), 0), np.arange(0, filled.shape[1], _COLUMN), 1
+    )
+
+
+def _fine(columns: np.ndarray, cells: Cells) -> np.ndarray:
+    return np.repeat(np.repeat(columns, _COLUMN, 0), _COLUMN, 1)[: cells.depth.shape[0], : cells.depth.shape[1]]
+
+
+def _clear_ground(cells: Cells, ground_m: np.ndarray, free_m: float) -> None:
+    """Empty the cells at and little above the ground."""
+    bottoms = cells.low_m[2] + cells.side_m * np.arange(cells.depth.shape[2])
+    cells.depth[bottoms[None, None] < _fine(ground_m, cells)[..., None] + free_m] = 0
+
+
+def _seen_to(cells: Cells, samples: Samples) -> Float[np.ndarray, "X Y"]:
+    """The greatest height at which a ray of the samples or of their sky crosses each column (in squares of some cells)."""
+    ends = np.concatenate([samples.points_m, samples.eyes_m[samples.sky_shot] + 80 * samples.unit_m * samples.sky_directions])
+    starts = samples.eyes_m[np.concatenate([samples.shot, samples.sky_shot])]
+    side = _COLUMN * cells.side_m
+    top = _highest((starts - cells.low_m) / side, (ends - cells.low_m) / side, *_columns(cells))
+    return np.where(np.isfinite(top), cells.low_m[2] + side * top, -np.inf)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _highest(starts: np.ndarray, ends: np.ndarray, nx: int, ny: int) -> np.ndarray:
+    out = np.full((nx, ny), -np.inf)
+    for i in range(len(starts)):
+        dx, dy, dz = ends[i, 0] - starts[i, 0], ends[i, 1] - starts[i, 1], ends[i, 2] - starts[i, 2]
+        steps = int(np.sqrt(dx * dx + dy * dy) * 2) + 1
+        for k in range(steps):
+            share = (k + 0.5) / steps
+            x, y = starts[i, 0] + share * dx, starts[i, 1] + share * dy
+            if x >= 0 and y >= 0 and x < nx and y < ny:
+                out[int(x), int(y)] = max(out[int(x), int(y)], starts[i, 2] + share * dz)
+    return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -146,7 +206,7 @@ def _walk(depth: np.ndarray, starts: np.ndarray, directions: np.ndarray, far: fl
         for j in range(len(directions)):
             x, y, z = starts[i, 0], starts[i, 1], starts[i, 2]
             dx, dy, dz = directions[j, 0], directions[j, 1], directions[j, 2]
-            gone, total, step = 0.0, 0.0, 1.0
+            gone, total, step = np.float32(0), np.float32(0), np.float32(1)
             while gone < far:
                 x += dx * step
                 y += dy * step
@@ -158,6 +218,6 @@ def _walk(depth: np.ndarray, starts: np.ndarray, directions: np.ndarray, far: fl
                 if total > _OPAQUE:
                     break
                 if gone >= 16:
-                    step = 2.0
+                    step = np.float32(2)
             out[i, j] = np.exp(-total)
     return out

@@ -21,8 +21,10 @@ from splatmend.recon.sky import ray_directions, rotation_to_z
 
 _SOLID = 0.9
 """Opacity above which a pixel shows a surface."""
-_CLEAR = 0.1
+_CLEAR = 0.5
 """Opacity below which it shows the sky."""
+_SKY_M = 120.0
+"""Where a scene draws sky with Gaussians, they are farther than this."""
 _FLAT = 0.85
 """Cosine to the vertical above which a surface is level."""
 _SECTORS = 8
@@ -35,7 +37,7 @@ class Samples:
     """All in the level frame: that of the background turned by `level_from_world`, so that z is up.
 
     Of N points: `points_m`, unit `normals` towards the camera, `linear` colours without exposure, `shot`
-    numbers the picture (its time is `times_us[shot]`), `ground` says whether it is level and below the camera, and `block` which points
+    numbers the picture (taken at `times_us[shot]` from `eyes_m[shot]`), `ground` says whether it is level and below the camera, and `block` which points
     are likely to be of one material: neighbours that face one way, or one actor. Of M pixels of the sky: unit `sky_directions` and their `sky_linear` colours. `unit_m` is a metre in the scene's units, by guess where the scene is not metric.
     """
 
@@ -46,6 +48,8 @@ class Samples:
     ground: Bool[np.ndarray, "N"]
     block: Int[np.ndarray, "N"]
     times_us: tuple[int, ...]
+    eyes_m: Float[np.ndarray, "S 3"]
+    sky_shot: Int[np.ndarray, "M"]
     sky_directions: Float[np.ndarray, "M 3"]
     sky_linear: Float[np.ndarray, "M 3"]
     level_from_world: Float[np.ndarray, "3 3"]
@@ -68,12 +72,14 @@ def samples_of(
     block = _blocks(points, normals, ground, actor, block_m * unit_m)
     return Samples(
         points_m=points,
-        normals=_level_ground(normals, ground, block),
+        normals=_evened(normals, actor < 0, block),
         linear=linear,
         shot=shot,
         ground=ground,
         block=block,
         times_us=tuple(recorded.shot.mid_us for recorded in chosen),
+        eyes_m=np.stack([picture.centre_m for picture in pictures]),
+        sky_shot=np.repeat(np.arange(len(pictures)), [len(picture.sky_directions) for picture in pictures]),
         sky_directions=np.concatenate([picture.sky_directions for picture in pictures]),
         sky_linear=np.concatenate([picture.sky_linear for picture in pictures]),
         level_from_world=level_from_world,
@@ -111,9 +117,8 @@ class _Picture:
         smoothed = centre + directions / np.maximum(inverse_depth, 1e-6)[..., None]
         normals = _normals(smoothed, directions)
         linear = linear_from_srgb(drawn.rgb.clamp(0, 1)).cpu().double().numpy()
-        sky = (opacity < _CLEAR).numpy()
-        if scene.sky is None:
-            sky = np.zeros_like(sky)
+        far = depth.numpy() > _SKY_M if scene.metric else np.zeros_like(solid)
+        sky = ((opacity < _CLEAR).numpy() | far) & (scene.sky is not None)
         unit = directions / np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), 1e-12)
         points = centre + directions * depth.numpy()[..., None]
         return _Picture(
@@ -125,8 +130,8 @@ class _Picture:
             smooth=_smooth(depth.numpy(), solid),
             actor=_actor_of(scene, shot, points @ level_from_world, drawn.extra["actors"].cpu().numpy() > 0.5),
             centre_m=centre,
-            sky_directions=unit[sky][::7],
-            sky_linear=linear[sky][::7],
+            sky_directions=unit[sky][::5],
+            sky_linear=linear[sky][::5],
         )
 
     def points(self, number: int, most: int, far_m: float, unit_m: float) -> tuple[np.ndarray, ...]:
@@ -163,7 +168,9 @@ def _small(shot: Shot, width_px: int) -> Shot:
 
 def _mean_where(values: Float[Tensor, "H W"], where: Bool[Tensor, "H W"], side: int = 5) -> Float[Tensor, "H W"]:
     weights = where.double()[None, None]
-    pooled = [torch.nn.functional.avg_pool2d(x, side, 1, side // 2, count_include_pad=False) for x in (values[None, None] * weights, weights)]
+    pooled = [
+        torch.nn.functional.avg_pool2d(x, side, 1, side // 2, count_include_pad=False) for x in (values[None, None] * weights, weights)
+    ]
     return (pooled[0] / pooled[1].clamp_min(1e-9))[0, 0]
 
 
@@ -205,9 +212,7 @@ def _actor_of(scene: Scene, shot: Shot, points: np.ndarray, moving: np.ndarray) 
     return out
 
 
-def _blocks(
-    points: np.ndarray, normals: np.ndarray, ground: np.ndarray, actor: np.ndarray, cell_m: float
-) -> Int[np.ndarray, "N"]:
+def _blocks(points: np.ndarray, normals: np.ndarray, ground: np.ndarray, actor: np.ndarray, cell_m: float) -> Int[np.ndarray, "N"]:
     """Numbers of blocks from 0 on."""
     sector = np.floor((np.arctan2(normals[:, 1], normals[:, 0]) / (2 * np.pi) + 0.5) * _SECTORS).clip(0, _SECTORS - 1)
     kind = np.where(ground, _SECTORS, np.where(np.abs(normals[:, 2]) > _FLAT, _SECTORS + 1, sector)).astype(np.int64)
@@ -219,11 +224,9 @@ def _blocks(
     return np.unique(key, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _level_ground(normals: np.ndarray, ground: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Normals with those of ground replaced by their block's mean: under a low sun small tilts count much."""
-    if not ground.any():
-        return normals
-    sums = np.zeros((int(block.max()) + 1, 3))
-    np.add.at(sums, block[ground], normals[ground])
+def _evened(normals: np.ndarray, standing: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Normals with those of what stands replaced by their block's mean: under a low sun small tilts of the ground count much."""
+    sums = np.zeros((int(block.max(initial=0)) + 1, 3))
+    np.add.at(sums, block, normals)
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    return np.where(ground[:, None], means[block], normals)
+    return np.where(standing[:, None], means[block], normals)
