@@ -24,6 +24,7 @@ from splatmend.recon.transfer import upload
 _STANDING_M = 0.2
 """Gaussians higher above the ground than this stand on it."""
 _DEEP_M = 0.3
+_AROUND_M = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def heal(scene: Scene, removed: Collection[str], config: HealConfig | None = Non
     """A new scene without some actors, whose background is mended where they were. The given one stays as it is.
 
     * Background Gaussians that stand where a removed actor's box went through are taken out: nothing that stands still can be there.
+    * So are those above the ground that only the boxes hid from the recorded shots: no picture says anything of them.
     * Ground that no recorded shot saw but through a removed actor's box, and ground in its shadow (near it, connected with it, and darker
       than ground like it), is made anew of flat Gaussians: heights from the ground around, colours copied along its way.
     * Above the ground, cells that were never seen and would stand open are given the Gaussians of cells as far beside the way and as high.
@@ -108,6 +110,8 @@ class _Mending:
         if not shots:
             return
         views = Views(scene, emptied, self.actors, shots, self._level_from_world)
+        self._take_out_unseen(actor, ground, views)
+        views.emptied_again(emptied.with_gaussians(self.background()))
         if config.copy_uprights:
             kept = self._kept.nonzero()[:, 0]
             uprights = new_uprights(actor, ground, views, self._old.select(kept), self._level[kept], self._axes[2])
@@ -115,6 +119,16 @@ class _Mending:
             self._new.append(replace(uprights.gaussians, means=uprights.level @ self._axes))
         for made in (near_ground(actor, ground, views, self._taken), far_ground(actor, ground, views, self._taken)):
             self._take(made, ground)
+
+    def _take_out_unseen(self, actor: RemovedActor, ground: GroundField, views: Views) -> None:
+        """Takes out what only the actor hid: no shot said anything of it."""
+        along, left = actor.way.locate(self._level[:, :2])
+        end = float(actor.way.along_m[-1])
+        near = self._kept & (along > -_AROUND_M) & (along < end + _AROUND_M) & (left.abs() < _AROUND_M)
+        near &= self._level[:, 2] - ground.at(along, left) > _STANDING_M
+        numbers = near.nonzero()[:, 0]
+        for part in numbers.split(1 << 18):
+            self._kept[part[views.look_at(self._level[part]).exposed]] = False
 
     def _take(self, made: NewGround, ground: GroundField) -> None:
         along, left = made.grid.way.locate(self._level[:, :2])

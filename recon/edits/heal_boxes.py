@@ -20,9 +20,9 @@ from splatmend.recon.transfer import upload
 _STEP_M = 0.15
 _MARGIN_M = 0.2
 """Boxes are labelled tightly or loosely by about this."""
-_TALLER, _CLEARANCE_M = 1.75, 4.2
-"""LiDAR from a car's roof does not see the tops of lorries, so that boxes of found movers are too low by up to this factor; below this
-clearance nothing hangs over a lane that vehicles use."""
+_FOUND, _LORRY_M, _TALLER, _CLEARANCE_M = "mover-", 2.0, 1.75, 4.2
+"""Movers that were found (their ids begin so) have boxes of what LiDAR met, and from a car's roof it does not meet the tops of lorries: boxes
+at least as high as the second number are taken to be too low by up to the factor, but not to reach higher than lorries may."""
 _STANDS_M = 1.0
 """An actor that moved less stood still."""
 
@@ -30,12 +30,13 @@ _STANDS_M = 1.0
 @dataclass(frozen=True, kw_only=True)
 class RemovedActor:
     """An actor that is taken out, in level coordinates of the scene's frame: distinct poses `level_from_box [T, 4, 4]` of its track and half
-    its size; `way` is where it drove, or the ego's direction beside it if it stood."""
+    its size; its top may lie higher above the centre than that: at `top_m`. `way` is where it drove, or the ego's direction beside it if it stood."""
 
     track: ActorTrack
     level_from_world: np.ndarray
     poses: Float[Tensor, "T 4 4"]
     half_m: Float[Tensor, "3"]
+    top_m: float
     way: Way
     feet_m: Float[Tensor, "T 3"]
 
@@ -62,26 +63,22 @@ class RemovedActor:
             heading, line = ego[nearest, :2, 0], feet[:1, :2]
         else:
             heading, line = swept[0, :2, 0], feet[:, :2]
+        top_m = half[2]
+        if actor_id.startswith(_FOUND) and track.actor_class == "vehicle" and track.size_m[2] >= _LORRY_M:
+            top_m = max(top_m, min(_TALLER * track.size_m[2], _CLEARANCE_M) - half[2])
         return RemovedActor(
             track=track,
             level_from_world=level_from_world,
             poses=upload(swept, scene.device),
             half_m=upload(half, scene.device),
+            top_m=float(top_m),
             way=Way.through(line, heading, scene.device),
             feet_m=upload(feet, scene.device),
         )
 
-    @property
-    def moved(self) -> bool:
-        return float((self.feet_m.amax(dim=0) - self.feet_m.amin(dim=0)).norm()) >= _STANDS_M
-
     def swept(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
         """Points in the volume that it went through."""
-        top = 2 * self.half_m[2]
-        if self.moved and self.track.actor_class == "vehicle":
-            top = torch.maximum(top, (top * _TALLER).clamp_max(_CLEARANCE_M))
-        low = torch.cat([-self.half_m[:2] - _MARGIN_M, -self.half_m[2:] - _MARGIN_M])
-        high = torch.cat([self.half_m[:2] + _MARGIN_M, (top - self.half_m[2] + _MARGIN_M)[None]])
+        low, high = -self.half_m - _MARGIN_M, self._high + _MARGIN_M
         reach = torch.maximum(-low, high).norm()
         centres = self.poses[:, :3, 3]
         near = ((points > centres.amin(dim=0) - reach) & (points < centres.amax(dim=0) + reach)).all(dim=1).nonzero()[:, 0]
@@ -109,11 +106,11 @@ class RemovedActor:
 
     def hides(self, pose: Tensor, eye: Float[Tensor, "3"], points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
         """Points that its box at a pose stands before, or holds, as seen from an eye."""
-        half = self.half_m + 0.05
+        low, high = -self.half_m - 0.05, self._high + 0.05
         start = (eye - pose[:3, 3]) @ pose[:3, :3]
         step = (points - eye) @ pose[:3, :3]
         step = torch.where(step.abs() < 1e-6, torch.full_like(step, 1e-6), step)
-        first, second = (-half - start) / step, (half - start) / step
+        first, second = (low - start) / step, (high - start) / step
         enters = torch.minimum(first, second).amax(dim=1)
         leaves = torch.maximum(first, second).amin(dim=1)
         return (enters < leaves) & (enters < 1.0) & (leaves > 0.0)
@@ -121,6 +118,10 @@ class RemovedActor:
     def is_near(self, pose: Tensor, points: Float[Tensor, "N 3"], reach_m: float) -> Bool[Tensor, "N"]:
         """Points that lie beside its box at a pose within a distance on the ground."""
         return self._beside(points[:, :2], pose) <= reach_m
+
+    @property
+    def _high(self) -> Float[Tensor, "3"]:
+        return torch.cat([self.half_m[:2], self.half_m.new_tensor([self.top_m])])
 
     def _beside(self, xy: Float[Tensor, "N 2"], pose: Tensor) -> Float[Tensor, "N"]:
         forward = torch.nn.functional.normalize(pose[:2, 0], dim=0)

@@ -24,7 +24,8 @@ _COPIED_FROM_M = 25.0
 """Ground is copied from at most so far along the way, and only where it was seen from nearer than this."""
 _SHADED = 0.88
 """Ground near an actor that is darker than this share of what it should be is its shadow."""
-_MOST_CORRECTION = 0.25
+_EVEN_M = 3.0
+"""What varies over more than this along or across the road is light and wear, which is not copied."""
 _LOGIT = 4.0
 _WIDTH, _THICKNESS_M = 0.7, 0.004
 """Standard deviation in cells of a new Gaussian across, and in metres through the ground."""
@@ -57,8 +58,8 @@ class NewGround:
 def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: Tensor | None) -> NewGround:
     """Ground around an actor's way in fine cells: what no shot saw, what lay under the actor, and its shadow.
 
-    Its look is copied from ground at the same distance beside the way, then brought to the colours of the ground around the hole by a
-    smooth field of differences (as seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already.
+    Details of its look are copied from ground at the same distance beside the way; what varies slowly goes on from around the hole (which is
+    what seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already.
     """
     beside = float(actor.half_m[1]) + 6.5
     grid = Grid.over(actor.way, 14.0, 45.0, beside, _CELL_M)
@@ -72,8 +73,9 @@ def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: T
     source = clean & (seen.distance_m.view(shape) < _COPIED_FROM_M) & (looks.sum(dim=0) > 0)
     shade = good & ~seen.clean.view(shape)
     wanted = hole | (shade & spread(hole | under, round(4.0 / _CELL_M)))
-    copied, has = _copied(wanted, source, looks, clean, grid)
-    corrected = copied + _difference(looks, copied, clean & has, grid)
+    detail = looks - _even(looks, source, grid)
+    copied, has = _copied(wanted, source, detail, clean, grid)
+    corrected = (copied + filled(_even(looks, source, grid), source.float())).clamp(0, 1)
     dark = shade & has & (_smooth(looks.mean(dim=0)) < _SHADED * _smooth(corrected.mean(dim=0)))
     hole = _connected(hole | under & wanted, dark & wanted) & ~_taken(grid, taken)
     return _new(grid, hole, corrected, looks, has, points, good)
@@ -106,13 +108,12 @@ def _copied(wanted: Tensor, source: Tensor, looks: Tensor, known: Tensor, grid: 
     return taken, rows >= 0
 
 
-def _difference(looks: Tensor, copied: Tensor, both: Tensor, grid: Grid) -> Tensor:
-    """Smooth difference between what is around the hole and what was copied to there, carried on into the hole."""
-    width = 2 * round(0.6 / grid.cell_m) + 1
-    weight = both.float()
-    sums = functional.avg_pool2d(torch.cat([(looks - copied) * weight, weight[None]])[None], width, 1, width // 2)[0]
-    mean = sums[:3] / sums[3:].clamp_min(1e-6)
-    return filled(mean, (sums[3] * 4).clamp_max(1.0) * weight).clamp(-_MOST_CORRECTION, _MOST_CORRECTION)
+def _even(looks: Tensor, source: Tensor, grid: Grid) -> Tensor:
+    """Means of the source cells around."""
+    width = 2 * round(_EVEN_M / 2 / grid.cell_m) + 1
+    weight = source.float()
+    sums = functional.avg_pool2d(torch.cat([looks * weight, weight[None]])[None], width, 1, width // 2)[0]
+    return sums[:3] / sums[3:].clamp_min(1e-6)
 
 
 def _smooth(values: Tensor) -> Tensor:

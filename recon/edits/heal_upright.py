@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from splatmend.recon.edits.heal_boxes import RemovedActor
 from splatmend.recon.edits.heal_copy import block_shifts, source_rows
@@ -20,6 +21,7 @@ _CELL_M = 0.5
 _LOWEST_M, _LAYERS = 0.2, 14
 _BLOCK_M, _COPIED_FROM_M = 2.0, 20.0
 _BESIDE_M = 14.0
+_GOES_ON_M, _MOSTLY = 8.0, 0.6
 _LARGEST_M = 1.0
 """Larger Gaussians are not copied: they reach too far beyond their cell."""
 
@@ -37,12 +39,13 @@ def new_uprights(
     actor: RemovedActor, ground: GroundField, views: Views, gaussians: Gaussians, level: Float[Tensor, "N 3"], up: Float[Tensor, "3"]
 ) -> NewUprights:
     """Cells above the ground that no shot saw and that stand open without the actor take the Gaussians of seen cells as far beside the way
-    and as high, from near by along it; so walls, hedges and kerbs go on. What the actor's own volume holds stays empty."""
+    and as high, from near by along it, if most seen cells along there hold something: walls, hedges and kerbs go on, other things are not
+    repeated. What the actor's own volume holds stays empty."""
     grid = Grid.over(actor.way, 15.0, 30.0, _BESIDE_M, _CELL_M)
     along, left = grid.middles()
     floor = torch.cat([grid.way.place(along, left), ground.at(along, left)[:, None]], dim=1)
     lifts = _LOWEST_M + (torch.arange(_LAYERS, device=level.device) + 0.5) * _CELL_M
-    cells = floor[:, None] + torch.nn.functional.pad(lifts[:, None], (2, 0))[None]
+    cells = floor[:, None] + functional.pad(lifts[:, None], (2, 0))[None]
     seen = views.look_at(cells.reshape(-1, 3))
     shape = (grid.rows, grid.columns * _LAYERS)
     own = actor.under(floor[:, :2], 0.3).repeat_interleave(_LAYERS).view(shape)
@@ -59,10 +62,11 @@ def new_uprights(
         return NewUprights(out=torch.zeros_like(held), gaussians=nothing, level=level[:0])
     solid = torch.zeros(cells.shape[0] * _LAYERS, device=level.device)
     solid.index_add_(0, cell[held], gaussians.opacities[held])
-    looks = (solid.clamp_max(1.0)).view(1, *shape)
+    filled_cells = solid.clamp_max(1.0).view(1, grid.rows, grid.columns, _LAYERS)
+    wanted_rows, looks = wanted & _goes_on(filled_cells[0], source), filled_cells.view(1, *shape)
     block, most = round(_BLOCK_M / _CELL_M), round(_COPIED_FROM_M / _CELL_M)
     shifts = block_shifts(wanted, source, looks, source, block=block, most=most, cell_m=_CELL_M)
-    rows = source_rows(wanted, source, shifts, block=block, most=most).view(-1)
+    rows = source_rows(wanted_rows, source, shifts, block=block, most=most).view(-1)
     wanted_cells = (rows >= 0).nonzero()[:, 0]
     from_cells = rows[wanted_cells] * shape[1] + wanted_cells % shape[1]
     picks, targets = _in_cells(cell, gaussians.scales.amax(dim=1) < _LARGEST_M, from_cells, cells.shape[0] * _LAYERS)
@@ -70,6 +74,15 @@ def new_uprights(
     copies, places = _moved(gaussians, level, grid, ground, picks, at[picks], beside[picks], height[picks], moved_m.float(), up)
     hollow = held & wanted.view(-1)[cell.clamp_min(0)]
     return NewUprights(out=hollow, gaussians=copies, level=places)
+
+
+def _goes_on(solid: Float[Tensor, "S D L"], source: Bool[Tensor, "S DL"]) -> Bool[Tensor, "S DL"]:
+    """Cells along which most seen ones, or ones next to these across the way, hold something."""
+    wide = functional.max_pool2d(solid[:, None], 3, stride=1, padding=1)[:, 0].reshape(source.shape)
+    reach = round(_GOES_ON_M / _CELL_M)
+    sums = torch.stack([wide * source, source.float()])
+    held, seen = functional.avg_pool2d(sums[None], (2 * reach + 1, 1), stride=1, padding=(reach, 0))[0]
+    return held > _MOSTLY * seen.clamp_min(1e-3)
 
 
 def _in_cells(cell: Tensor, usable: Tensor, asked: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -105,7 +118,7 @@ def _moved(
     turn = torch.cat([(angle / 2).cos()[:, None], (angle / 2).sin()[:, None] * up[None]], dim=1)
     quats = (left_matrices(turn) @ copies.quats_wxyz[..., None])[..., 0]
     # Only the mean colour is turned rightly without turning harmonics.
-    sh = torch.where((angle.abs() < math.radians(3))[:, None, None], copies.sh, torch.nn.functional.pad(copies.sh[:, :1], (0, 0, 0, copies.sh.shape[1] - 1)))
+    sh = torch.where((angle.abs() < math.radians(3))[:, None, None], copies.sh, functional.pad(copies.sh[:, :1], (0, 0, 0, copies.sh.shape[1] - 1)))
     return (
         Gaussians(means=places, quats_wxyz=quats, log_scales=copies.log_scales, opacity_logits=copies.opacity_logits, sh=sh),
         places,

@@ -63,6 +63,10 @@ class Views:
         self._actors, self._level_from_world = actors, level_from_world
         self._views = [self._drawn(scene, emptied, shot) for shot in shots]
 
+    def emptied_again(self, emptied: Scene) -> None:
+        """Draws the scene without the removed actors once more, after something was taken out of it."""
+        self._views = [replace(view, emptied=_emptied(emptied, view.shot)) for view in self._views]
+
     def look_at(self, points: Float[Tensor, "N 3"]) -> Seen:
         """What the views saw of points in level coordinates."""
         count, device = len(points), points.device
@@ -97,23 +101,16 @@ class Views:
 
     def _drawn(self, scene: Scene, emptied: Scene, shot: Shot) -> _View:
         shot = _pinhole(shot)
-        channels = ("rgb", "depth")
-        full = render(scene, shot, channels, exposure=None)
-        empty = render(emptied, shot, ("depth",), exposure=None)
-        assert full.rgb is not None and full.depth_m is not None and empty.depth_m is not None
-
-        def depth(depth_m: Tensor, opacity: Tensor) -> Tensor:
-            return torch.where(opacity < _SOLID, torch.inf, depth_m)
-
-        recorded = torch.cat([full.rgb, depth(full.depth_m, full.opacity)[..., None], full.opacity[..., None]], dim=2)
-        emptied_picture = torch.stack([depth(empty.depth_m, empty.opacity), empty.opacity])
+        full = render(scene, shot, ("rgb", "depth"), exposure=None)
+        assert full.rgb is not None and full.depth_m is not None
+        recorded = torch.cat([full.rgb, _depth(full.depth_m, full.opacity)[..., None], full.opacity[..., None]], dim=2)
         level_from_camera = self._level_from_world @ shot.world_from_camera
         return _View(
             shot=shot,
             camera_from_level=upload(inverse(level_from_camera)[:3], scene.device),
             eye=upload(level_from_camera[:3, 3], scene.device),
             recorded=recorded.permute(2, 0, 1)[None],
-            emptied=emptied_picture[None],
+            emptied=_emptied(emptied, shot),
         )
 
 
@@ -145,6 +142,16 @@ def chosen_shots(
         best = torch.maximum(best, value[pick])
         chosen.append(pick)
     return [shots[number] for number in sorted(chosen)]
+
+
+def _emptied(emptied: Scene, shot: Shot) -> Float[Tensor, "1 2 H W"]:
+    drawn = render(emptied, shot, ("depth",))
+    assert drawn.depth_m is not None
+    return torch.stack([_depth(drawn.depth_m, drawn.opacity), drawn.opacity])[None]
+
+
+def _depth(depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    return torch.where(opacity < _SOLID, torch.inf, depth_m)
 
 
 def _pinhole(shot: Shot) -> Shot:
