@@ -32,7 +32,7 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.edits.apply import EditedScene, Inserted
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
-from splatmend.recon.light.colour import linear_from_srgb
+from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.estimate import estimate_light
 from splatmend.recon.light.finish import Finisher
 from splatmend.recon.light.scene_light import SceneLight, environment_directions
@@ -161,7 +161,7 @@ def known_light(street: Street) -> SceneLight:
             normals = seen.normals_world[good]
             facing = np.clip(normals @ to_sun, 0, None) * (1 - seen.shadow[good])
             rows.append(np.stack([facing, 0.5 + 0.5 * normals[:, 2], 0.5 - 0.5 * normals[:, 2]], axis=1))
-            values.append(linear_from_srgb(torch.from_numpy(seen.rgb)).numpy()[good] / seen.albedo[good])
+            values.append(light_from_picture(torch.from_numpy(seen.rgb)).numpy()[good] / seen.albedo[good])
     found = np.linalg.lstsq(np.concatenate(rows), np.concatenate(values), rcond=None)[0].clip(min=0.0)
     directions, _ = environment_directions(16)
     halves = torch.from_numpy(np.where(directions[:, 2:].numpy() > 0, found[1], found[2])).float()

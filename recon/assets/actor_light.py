@@ -18,9 +18,9 @@ from splatmend.recon.assets.sightings import View
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.harmonics import colours
 from splatmend.recon.light.body_light import BodyLight, BodyShape
-from splatmend.recon.light.colour import linear_from_srgb
+from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.probe import light_at
-from splatmend.recon.light.relight import mirrored_light
+from splatmend.recon.light.relight import mirrored_surroundings, sun_highlight
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.light.scene_sun import SceneSun
 from splatmend.recon.raster.api import Backend
@@ -28,7 +28,7 @@ from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
 _SKY_DIRECTIONS, _MAP_ROWS = 48, 128
-_OWN_BIAS_M, _SCENE_BIAS_M = 0.12, 0.5
+_OWN_BIAS_M, _SCENE_BIAS_M = 0.06, 0.25
 _MOST_PLACES = 6
 """Places along the actor's way at which light is worked out; views in between take the nearest."""
 
@@ -52,7 +52,9 @@ class LitView:
 
     def mirrored(self, material: Material) -> Float[Tensor, "N 3"]:
         """What the surfaces mirror towards the eye."""
-        return mirrored_light(material.normals @ self.turn.T, self.to_eye_world, material, self.light, self.sun_seen, self.sky_seen)
+        normals = material.normals @ self.turn.T
+        around = mirrored_surroundings(normals, self.to_eye_world, material, self.light, self.sky_seen)
+        return around + sun_highlight(normals, self.to_eye_world, material, self.light, self.sun_seen)
 
 
 def lit_views(
@@ -69,7 +71,7 @@ def lit_views(
     """The views with the light of their moments: shadows of the actor on itself and of the standing scene on it, and around it what the
     scene shows. `gaussians` and unit `normals` are in the actor's frame, `weights` as `seen_from` gives them."""
     light = light.to(scene.device)
-    shape = BodyShape(gaussians, sky_directions=_SKY_DIRECTIONS, rows=_MAP_ROWS, bias_m=_OWN_BIAS_M, backend=backend)
+    shape = BodyShape(gaussians, normals, sky_directions=_SKY_DIRECTIONS, rows=_MAP_ROWS, bias_m=_OWN_BIAS_M, backend=backend)
     scene_from_world = np.eye(4)
     scene_from_world[:3, 3] = -scene.origin_world_m
     poses = np.stack([scene_from_world @ view.world_from_actor for view in views])
@@ -96,7 +98,7 @@ def lit_views(
         turn = upload(pose[:3, :3], scene.device)
         found.append(
             LitView(
-                colour=linear_from_srgb(colours(gaussians.sh, towards)),
+                colour=light_from_picture(colours(gaussians.sh, towards)),
                 weight=weight,
                 to_eye_world=normalize(-towards, dim=1) @ turn.T,
                 turn=turn,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,7 +47,8 @@ def completed_material(material: Material, which: Halves) -> Material:
     """Likewise materials."""
     copies = mirrored_material(material.select(which.copied))
     stays = material.select(which.stays)
-    return Material(**{f.name: torch.cat([getattr(stays, f.name), getattr(copies, f.name)]) for f in fields(Material)})
+    added = copies.tensors()
+    return Material(**{name: torch.cat([tensor, added[name]]) for name, tensor in stays.tensors().items()})
 
 
 def mirrored_material(material: Material) -> Material:

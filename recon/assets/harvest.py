@@ -17,7 +17,7 @@ from splatmend.recon.assets.shape_normals import nearest, shape_normals
 from splatmend.recon.assets.sightings import View, seen_from, views_of
 from splatmend.recon.assets.unlit import unlit_material
 from splatmend.recon.gaussians import Gaussians, concatenate
-from splatmend.recon.light.colour import srgb_from_linear
+from splatmend.recon.light.colour import picture_from_light
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene import Scene
@@ -76,7 +76,6 @@ def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, back
         lit = lit_views(scene, actor_id, body, normals, views, weights, light, backend=backend)
         material = unlit_material(body, normals, size_m, lit, nearest(body.means))
         if sides is not None:
-            whole = _in_its_own_light(body, sides, material, lit)
             material = completed_material(material, sides)
     per_metre = torch.stack([view.shows(body.means)[1] for view in views]).amax(dim=0)
     quality = quality_of(whole, size_m, views, weights, px_per_m=per_metre, symmetric=symmetric, backend=backend)
@@ -152,7 +151,7 @@ def _in_its_own_light(body: Gaussians, sides: Halves, material: Material, views:
         colour += view.colour * (view.weight[:, None] + 1e-3)
     colour = colour / sum(view.weight + 1e-3 for view in views)[:, None]
     change = material.albedo * (there - here) / len(views)
-    factors = srgb_from_linear((colour + change).clamp_min(0.05 * colour)) / srgb_from_linear(colour).clamp_min(1e-3)
+    factors = picture_from_light((colour + change).clamp_min(0.05 * colour)) / picture_from_light(colour).clamp_min(1e-3)
     shaded = recoloured(body, factors.clamp(0.1, 6.0))
     copied = completed(shaded, Halves(stays=torch.zeros_like(sides.stays), copied=sides.copied))
     kept = completed(body, Halves(stays=sides.stays, copied=torch.zeros_like(sides.copied)))

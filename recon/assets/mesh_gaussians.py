@@ -18,7 +18,7 @@ from splatmend.recon.assets.mesh_surface import SurfacePoints, scattered, seen_f
 from splatmend.recon.assets.neutral_light import own_colours
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.harmonics import from_rgb
-from splatmend.recon.light.colour import srgb_from_linear
+from splatmend.recon.light.colour import picture_from_light
 
 _TRIES_PER_PLACE = 6
 _WIDTH, _FLATNESS = 0.65, 0.1
@@ -89,7 +89,7 @@ def flat_gaussians(surface: Surface) -> Gaussians:
         quats_wxyz=torch.from_numpy(quats).float(),
         log_scales=scales,
         opacity_logits=torch.full((count,), math.log(_OPACITY / (1 - _OPACITY))),
-        sh=from_rgb(srgb_from_linear(own_colours(surface.material)))[:, None],
+        sh=from_rgb(picture_from_light(own_colours(surface.material)))[:, None],
     )
 
 

@@ -60,7 +60,15 @@ def unlit_material(
     specular = torch.where(glass[:, None], _GLASS_MIRRORS, first.specular)
     again = replace(first, roughness=roughness, specular=specular)
     albedo, sureness = _solved(again, views)
-    return replace(again, albedo=_leaning_on_neighbours(albedo, sureness, near).clamp(LEAST, MOST))
+    albedo = _leaning_on_neighbours(albedo, sureness, near).clamp(LEAST, MOST)
+    return replace(again, albedo=albedo, lit_by=_mean_light(normals, views))
+
+
+def _mean_light(normals: Float[Tensor, "N 3"], views: tuple[LitView, ...]) -> Float[Tensor, "N 3"]:
+    """The diffuse light in which the views together show surfaces, each view counted by how well it sees them."""
+    weights = torch.stack([view.weight + 1e-3 for view in views])
+    light = torch.stack([view.diffuse(normals) for view in views])
+    return (weights[..., None] * light).sum(dim=0) / weights.sum(dim=0)[:, None]
 
 
 def _solved(material: Material, views: tuple[LitView, ...]) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N"]]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from splatmend.recon.assets.shape_normals import nearest
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.light.colour import luminance
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, dome
@@ -23,6 +24,7 @@ from splatmend.recon.transfer import upload
 SceneOpen = Callable[[Float[Tensor, "P 3"]], Float[Tensor, "P"]]
 _SOLID = 0.1
 """Gaussians below this opacity do not count towards a body's extent."""
+_SMOOTH = 12
 _UNDERSIDE = 0.2
 """Share of the ground's light that a surface facing straight down gets: it sees the ground that the body itself keeps dark."""
 
@@ -49,12 +51,17 @@ class BodyShape:
         self.sky = dome(sky_directions, gaussians.device)
         self._maps = self.seen_from(self.sky)
         self.off_surface = gaussians.means if normals is None else gaussians.means + bias_m * normals
+        self.near = nearest(gaussians.means, _SMOOTH)
         self._own_open = self._maps.open_to(self.off_surface, bias_m)
 
     def seen_from(self, sources: Float[Tensor, "K 3"]) -> OcclusionMaps:
         """The body as far sources see it."""
         centre = torch.zeros(3, device=self.gaussians.device)
         return cast(self.gaussians, sources, centre, self.reach_m, self.rows, backend=self.backend)
+
+    def smooth(self, shares: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """Means over neighbours: what lies in several layers over one place is lit alike."""
+        return shares[self.near].mean(dim=1)
 
     def sky_beside(self, points: Float[Tensor, "P 3"], normals: Float[Tensor, "P 3"], radiance: Float[Tensor, "K"]) -> Float[Tensor, "P"]:
         """Share of the sky's light, of that `radiance` by direction, that the body leaves to surfaces beside and below it."""
@@ -66,7 +73,7 @@ class BodyShape:
         weights = (normals @ self.sky.T).clamp_min(0.0) * radiance * (2 / len(self.sky))
         below = ground * (1 - normals[:, 2]) / 2
         dark = 1 - (1 - _UNDERSIDE) * (-normals[:, 2]).clamp(0, 1)
-        return ((weights * self._own_open).sum(dim=1) + below * dark + 1e-6) / (weights.sum(dim=1) + below + 1e-6)
+        return self.smooth(((weights * self._own_open).sum(dim=1) + below * dark + 1e-6) / (weights.sum(dim=1) + below + 1e-6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +111,7 @@ class BodyLight:
         """Share of the sun's light that reaches the body's Gaussians, past itself and the scene."""
         points = self.shape.off_surface
         past_itself = self.own_sun.open_to(points, self.shape.bias_m)[:, 0]
-        return past_itself * self.scene_open(points @ self.turn.T + self.centre)
+        return self.shape.smooth(past_itself * self.scene_open(points @ self.turn.T + self.centre))
 
     def sky_on_body(self, normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Share of the environment's light that does; normals in the body's frame."""

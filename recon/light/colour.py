@@ -1,4 +1,9 @@
-"""Colours as pictures hold them (sRGB) and as light adds up (linear), after IEC 61966-2-1."""
+"""Colours as pictures hold them and as light adds up.
+
+Pictures are sRGB (IEC 61966-2-1), but cameras also compress what is bright: a white wall in the sun gets many times the light of one in
+the shade and looks half as bright again. `light_from_picture` undoes both, with the shoulder of Reinhard et al. (2002), "Photographic tone
+reproduction"; how strong it is differs from camera to camera, and `SHOULDER` is a middle.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,10 @@ from torch import Tensor
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 """Weights of linear red, green and blue in luminance (ITU-R BT.709)."""
+SHOULDER = 0.75
+"""Light L shows as the linear value L / (1 + SHOULDER L)."""
+_MOST = 0.97
+"""No picture is taken to come closer than this to the shoulder's end, where light would have no bound."""
 
 
 def linear_from_srgb(rgb: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
@@ -25,3 +34,15 @@ def srgb_from_linear(linear: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch
 def luminance(linear: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     """Luminance of linear colours."""
     return (linear * linear.new_tensor(LUMINANCE)).sum(dim=-1)
+
+
+def light_from_picture(rgb: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Light that colours of a picture (without exposure) show: linear, not compressed; negative ones become 0."""
+    shown = linear_from_srgb(rgb).clamp_max(_MOST / SHOULDER)
+    return shown / (1 - SHOULDER * shown)
+
+
+def picture_from_light(light: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """The inverse of `light_from_picture`."""
+    light = light.clamp_min(0.0)
+    return srgb_from_linear(light / (1 + SHOULDER * light))

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from splatmend.datasets.shot import Shot
-from splatmend.recon.light.colour import linear_from_srgb
+from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.render import render
 from splatmend.recon.scene import RecordedShot, Scene
@@ -116,7 +116,7 @@ class _Picture:
         inverse_depth = _mean_where(1 / depth.clamp_min(1e-6), torch.from_numpy(solid)).numpy()
         smoothed = centre + directions / np.maximum(inverse_depth, 1e-6)[..., None]
         normals = _normals(smoothed, directions)
-        linear = linear_from_srgb(drawn.rgb.clamp(0, 1)).cpu().double().numpy()
+        linear = light_from_picture(drawn.rgb.clamp(0, 1)).cpu().double().numpy()
         far = depth.numpy() > _SKY_M if scene.metric else np.zeros_like(solid)
         sky = ((opacity < _CLEAR).numpy() | far) & (scene.sky is not None)
         unit = directions / np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), 1e-12)

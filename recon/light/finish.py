@@ -20,7 +20,7 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.gaussians import Gaussians, concatenate, left_matrices
 from splatmend.recon.light.body_light import BodyLight, BodyShape, SceneOpen
-from splatmend.recon.light.colour import linear_from_srgb, luminance, srgb_from_linear
+from splatmend.recon.light.colour import light_from_picture, luminance, picture_from_light
 from splatmend.recon.light.occlusion import OcclusionMaps, cast
 from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.receivers import Receivers, receivers
@@ -130,6 +130,7 @@ class Finisher:
                     light,
                     sun_seen=lighting.sun_on_body(),
                     sky_seen=lighting.sky_on_body(asset.material.normals),
+                    near=shape.near,
                 )
                 actors[name] = replace(actor, gaussians=lit)
         drawn = render(replace(scene, actors=actors), shot, ("rgb",), backend=self._backend, exposure=None)
@@ -137,7 +138,7 @@ class Finisher:
         kept = torch.where(kept > 1 - _UNSEEN, 1.0, kept)
         inserted = sum(frame.shares.values(), torch.zeros_like(frame.opacity)).clamp(0, 1)
         factor = 1 - (1 - kept) * (1 - inserted)[..., None]
-        rgb = apply_exposure(srgb_from_linear(linear_from_srgb(drawn.rgb) * factor), frame.exposure)
+        rgb = apply_exposure(picture_from_light(light_from_picture(drawn.rgb) * factor), frame.exposure)
         # What is neither a body nor its shadow stays the same number.
         changed = (inserted > 0) | (kept < 1).any(dim=-1)
         return FinishedFrame(rgb=torch.where(changed[..., None], rgb, frame.rgb), kept=kept)

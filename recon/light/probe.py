@@ -16,7 +16,7 @@ from torch import Tensor
 from splatmend.datasets.geometry import pose
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
-from splatmend.recon.light.colour import linear_from_srgb, luminance
+from splatmend.recon.light.colour import light_from_picture, luminance
 from splatmend.recon.light.scene_light import SceneLight, environment_directions
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.render import render
@@ -41,7 +41,8 @@ def light_at(
     world = directions @ upload(light.environment_from_world, scene.device)
     colour, opacity = _seen_around(scene, place_world_m, t_us, world, backend)
     sky = light.environment_at(world)
-    environment = (linear_from_srgb(colour) + (1 - opacity)[:, None] * sky).view(_ROWS * _FINE, 2 * _ROWS * _FINE, 3)
+    shown = light_from_picture(colour / opacity.clamp_min(1e-3)[:, None]) * opacity[:, None]
+    environment = (shown + (1 - opacity)[:, None] * sky).view(_ROWS * _FINE, 2 * _ROWS * _FINE, 3)
     environment = torch.nn.functional.avg_pool2d(environment.permute(2, 0, 1)[None], _FINE)[0].permute(1, 2, 0).contiguous()
     there = replace(light, environment=environment)
     up = upload(light.up_world, scene.device)[None]

@@ -11,18 +11,19 @@ import math
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from splatmend.recon.assets.asset import Material
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.harmonics import C0, from_rgb
-from splatmend.recon.light.colour import linear_from_srgb, srgb_from_linear
+from splatmend.recon.light.colour import light_from_picture, picture_from_light
 from splatmend.recon.light.scene_light import SceneLight
 
 BRIGHTEST = 4.0
 """Highlights brighter than so many times white are cut: a picture shows white from 1 on, and a Gaussian blurs what it shows."""
-_GREY = 0.2
+_DARKEST = 0.02
+"""sRGB below which a place counts as black, so that factors stay bounded."""
 _MOST_CHANGE = 20.0
 """Light changes by no more than this factor: what was black of night says little about noon."""
 
@@ -36,6 +37,7 @@ def relit(
     *,
     sun_seen: Float[Tensor, "N"],
     sky_seen: Float[Tensor, "N"],
+    near: Int[Tensor, "N k"],
 ) -> Gaussians:
     """The Gaussians with the colours that a light gives them for an eye.
 
@@ -51,6 +53,7 @@ def relit(
         light: what lights it.
         sun_seen: share of the sun's light that reaches each Gaussian.
         sky_seen: share of the environment's light that does.
+        near: each Gaussian's nearest ones.
     """
     turn = world_from_body[:3, :3]
     normals = material.normals @ turn.T
@@ -58,21 +61,26 @@ def relit(
     matt = light.diffuse(normals, sun_seen, sky_seen)
     highlight = sun_highlight(normals, to_eye, material, light, sun_seen)
     if material.lit_by is not None:
-        return _changed(gaussians, matt / material.lit_by.clamp_min(1e-4), highlight)
+        # Layers over one place face this way and that; what changes them must not.
+        ratio = matt[near].mean(dim=1) / material.lit_by[near].mean(dim=1).clamp_min(1e-4)
+        return _changed(gaussians, ratio, highlight, near)
     colour = material.albedo * matt + highlight + mirrored_surroundings(normals, to_eye, material, light, sky_seen)
-    return replace(gaussians, sh=from_rgb(srgb_from_linear(colour))[:, None])
+    return replace(gaussians, sh=from_rgb(picture_from_light(colour))[:, None])
 
 
-def _changed(gaussians: Gaussians, ratio: Float[Tensor, "N 3"], added: Float[Tensor, "N 3"]) -> Gaussians:
-    """Gaussians in so many times the light, with something added to it: factors of sRGB as they are for a middle grey."""
-    grey = ratio.new_tensor(_GREY)
-    factors = srgb_from_linear(_GREY * ratio.clamp(1 / _MOST_CHANGE, _MOST_CHANGE)) / srgb_from_linear(grey)
-    # (sh . basis + 1/2) * factor, and the constant's share of what is added.
-    sh = gaussians.sh * factors[:, None]
-    own = linear_from_srgb((gaussians.sh[:, 0] * C0 + 0.5) * factors)
-    brighter = srgb_from_linear(own + added) - srgb_from_linear(own)
-    constant = sh[:, 0] + (0.5 * (factors - 1) + brighter) / C0
-    return replace(gaussians, sh=torch.cat([constant[:, None], sh[:, 1:]], dim=1))
+def _changed(gaussians: Gaussians, ratio: Float[Tensor, "N 3"], added: Float[Tensor, "N 3"], near: Int[Tensor, "N k"]) -> Gaussians:
+    """Gaussians in so many times the light, with something added to it. Their sRGB colours take the factors that the colour of the
+    place around them takes."""
+    own = gaussians.sh[:, 0] * C0 + 0.5
+    weights = gaussians.opacities[near, None]
+    around = ((own[near] * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-6)).clamp(_DARKEST, 1.0)
+    before = light_from_picture(around)
+    changed = before * ratio.clamp(1 / _MOST_CHANGE, _MOST_CHANGE)
+    after = picture_from_light(changed)
+    factors = after / around
+    # The colour is one half more than the sum of harmonics.
+    constant = gaussians.sh[:, 0] * factors + (0.5 * (factors - 1) + picture_from_light(changed + added) - after) / C0
+    return replace(gaussians, sh=torch.cat([constant[:, None], gaussians.sh[:, 1:] * factors[:, None]], dim=1))
 
 
 def sun_highlight(

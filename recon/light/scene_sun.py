@@ -14,7 +14,7 @@ from torch import Tensor
 
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.harmonics import colours
-from splatmend.recon.light.colour import linear_from_srgb, luminance
+from splatmend.recon.light.colour import light_from_picture, luminance
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, far_axes, far_picture
 from splatmend.recon.light.scene_light import GROUND_ALBEDO, SceneLight
 from splatmend.recon.raster.api import Backend
@@ -87,7 +87,7 @@ class SceneSun:
         ground = around.select(low)
         rgb = colours(ground.sh, -self._up.expand(len(ground), 3), 0)
         picture, opacity = far_picture(ground, self._axes, self._centre, self._reach_m, rows, rgb, backend=self._backend)
-        seen = luminance(linear_from_srgb(picture / opacity[..., None].clamp_min(1e-3)))
+        seen = luminance(light_from_picture(picture / opacity[..., None].clamp_min(1e-3)))
         up = self._up[None]
         shaded = GROUND_ALBEDO * luminance(self._light.ambient(up)).clamp_min(1e-4)
         lit = GROUND_ALBEDO * luminance(self._light.diffuse(up)).clamp_min(1e-4)

@@ -14,7 +14,7 @@ from splatmend.recon.assets.asset import Asset, Material
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.harmonics import from_rgb
-from splatmend.recon.light.colour import srgb_from_linear
+from splatmend.recon.light.colour import picture_from_light
 from splatmend.recon.light.scene_light import GROUND_ALBEDO, SceneLight
 from splatmend.recon.nodes import RigidActor, StaticNode
 from splatmend.recon.scene import RecordedShot, Scene
@@ -49,7 +49,7 @@ def scene() -> Scene:
         quats_wxyz=torch.tensor([1.0, 0, 0, 0]).repeat(len(x), 1),
         log_scales=torch.tensor([0.07, 0.07, 0.004]).log().repeat(len(x), 1),
         opacity_logits=torch.full((len(x),), 4.0),
-        sh=from_rgb(srgb_from_linear(linear))[:, None],
+        sh=from_rgb(picture_from_light(linear))[:, None],
     )
     ego = PoseTrack(times_us=np.array([0, 2 * T_US]), world_from_body=np.stack([yaw_pose(0.0, ORIGIN_M)] * 2))
     return Scene(

@@ -15,7 +15,7 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.edits.apply import EditedScene, Inserted
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
-from splatmend.recon.light.colour import linear_from_srgb
+from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.finish import FinishConfig, FinishedFrame, Finisher
 
 
@@ -47,7 +47,7 @@ def test_the_ground_is_darker_in_the_shadow_and_the_same_elsewhere() -> None:
     long = RADIUS_M / TO_SUN[2]
     landing = -RADIUS_M * TO_SUN[0] / TO_SUN[2]
     row, column = pixel_of(landing - 0.85 * long, 0.0)
-    shaded = linear_from_srgb(lit.rgb[row - 1 : row + 2, column - 1 : column + 2]).mean()
+    shaded = light_from_picture(lit.rgb[row - 1 : row + 2, column - 1 : column + 2]).mean()
     assert float(shaded) == pytest.approx(GROUND_ALBEDO * SKY, rel=0.3), "the sky's light is left there, but for what the ball covers"
     untouched = (lit.kept == 1).all(dim=-1) & (frame.shares["ball"] == 0)
     assert float(untouched.float().mean()) > 0.3
@@ -60,19 +60,19 @@ def test_the_ball_is_lit_from_the_suns_side() -> None:
     frame, lit = finished(lit_world.ball())
     ball = frame.shares["ball"] > 0.9
     rows, columns = torch.nonzero(ball, as_tuple=True)
-    linear = linear_from_srgb(lit.rgb)[rows, columns, 1]
+    linear = light_from_picture(lit.rgb)[rows, columns, 1]
     right = columns > columns.float().mean() + 3
     left = columns < columns.float().mean() - 3
     assert float(linear[right].mean()) > 1.25 * float(linear[left].mean())
     assert float(linear.max()) == pytest.approx(SUN + SKY * 0.9, rel=0.15)
-    naive = linear_from_srgb(frame.rgb)[rows, columns, 1]
+    naive = light_from_picture(frame.rgb)[rows, columns, 1]
     assert float(naive.std()) < 0.02 < float(linear.std())
 
 
 def test_in_the_shade_of_the_scene_a_body_casts_no_sun_shadow_and_gets_no_sun() -> None:
     frame, lit = finished(lit_world.ball(), x=9.0)
     ball = frame.shares["ball"] > 0.9
-    assert float(linear_from_srgb(lit.rgb)[ball].max()) < 1.15 * SKY
+    assert float(light_from_picture(lit.rgb)[ball].max()) < 1.15 * SKY
     row, column = pixel_of(-RADIUS_M * TO_SUN[0] / TO_SUN[2] - 0.85 * RADIUS_M / TO_SUN[2], 0.0)
     assert float(lit.kept[row, column].min()) > 0.6
 
