@@ -36,7 +36,8 @@ _MOST_PLACES = 6
 @dataclass(frozen=True, kw_only=True)
 class LitView:
     """What one view says of N Gaussians: `colour [N, 3]` linear, as seen from there, `weight [N]` how well they are seen,
-    `to_eye_world [N, 3]` and `turn [3, 3]` (axes of the actor to those of the world); the `light` around, and the shares of sun and environment that reach them."""
+    `to_eye_world [N, 3]` and `turn [3, 3]` (axes of the actor to those of the world); the `light` around, and the shares of sun and
+    environment that reach them."""
 
     colour: Float[Tensor, "N 3"]
     weight: Float[Tensor, "N"]
@@ -69,7 +70,7 @@ def lit_views(
     """The views with the light of their moments: shadows of the actor on itself and of the standing scene on it, and around it what the
     scene shows. `gaussians` and unit `normals` are in the actor's frame, `weights` as `seen_from` gives them."""
     light = light.to(scene.device)
-    shape = BodyShape(gaussians, sky_directions=_SKY_DIRECTIONS, rows=_MAP_ROWS, bias_m=_OWN_BIAS_M, backend=backend)
+    shape = BodyShape(gaussians, normals, sky_directions=_SKY_DIRECTIONS, rows=_MAP_ROWS, bias_m=_OWN_BIAS_M, backend=backend)
     scene_from_world = np.eye(4)
     scene_from_world[:3, 3] = -scene.origin_world_m
     poses = np.stack([scene_from_world @ view.world_from_actor for view in views])
