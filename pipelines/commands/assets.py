@@ -26,7 +26,7 @@ ACTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class HarvestOptions:
-    """Put actors of a scene into a library: cleaned, completed by symmetry where one side was never seen, with a quality and a thumbnail."""
+    """Put actors of a scene into a library: cleaned, completed by symmetry where one side was not seen, with a quality and a thumbnail."""
 
     scene: Positional[Path]
     """Scene folder."""

@@ -36,7 +36,8 @@ _MOST_PLACES = 6
 @dataclass(frozen=True, kw_only=True)
 class LitView:
     """What one view says of N Gaussians: `colour [N, 3]` linear, as seen from there, `weight [N]` how well they are seen,
-    `to_eye_world [N, 3]` and `turn [3, 3]` (axes of the actor to those of the world); the `light` around, and the shares of sun and environment that reach them."""
+    `to_eye_world [N, 3]` and `turn [3, 3]` (axes of the actor to those of the world); the `light` around, and the shares of sun and
+    environment that reach them."""
 
     colour: Float[Tensor, "N 3"]
     weight: Float[Tensor, "N"]

@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from splatmend.datasets.errors import UserError
 from splatmend.recon.assets.actor_light import LitView, lit_views
 from splatmend.recon.assets.asset import Asset, Material
 from splatmend.recon.assets.completion import Halves, completed, completed_material, halves, recoloured
 from splatmend.recon.assets.quality import quality_of
-from splatmend.recon.assets.shape_normals import nearest, shape_normals
-from splatmend.recon.assets.sightings import View, seen_from, views_of
+from splatmend.recon.assets.shape_normals import nearest, nearest_distance, outwards, shape_normals
+from splatmend.recon.assets.sightings import WELL_SEEN, View, seen_from, views_of
 from splatmend.recon.assets.unlit import unlit_material
+from splatmend.recon.densify import rotated
 from splatmend.recon.gaussians import Gaussians, concatenate
 from splatmend.recon.light.colour import picture_from_light
 from splatmend.recon.light.scene_light import SceneLight
@@ -25,6 +27,8 @@ from splatmend.recon.scene_files import file_name
 
 _MARGIN_M, _BELOW_M = 0.15, 0.03
 """How far Gaussians may lie outside the box, and below it, where the road begins."""
+_STICKS_OUT_M = 0.4
+"""How far out of the box one and a half standard deviations may reach."""
 _SEE_THROUGH = 1 / 255
 """Less is never drawn. More may be needed: panels can be many thin layers."""
 _LARGEST = 0.25
@@ -69,7 +73,7 @@ def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, back
     normals = _oriented_normals(body, size_m, views)
     weights = seen_from(views, body.means, normals)
     symmetric = actor_class in _SYMMETRIC
-    sides = _sides(body, normals, views, weights) if symmetric else None
+    sides = _sides(body, size_m, normals, views, weights) if symmetric else None
     material = None
     whole = body if sides is None else completed(body, sides)
     if light is not None:
@@ -112,6 +116,12 @@ def _belongs(gaussians: Gaussians, size_m: tuple[float, float, float]) -> Bool[T
     """Which Gaussians are part of the body."""
     half = gaussians.means.new_tensor(size_m) / 2
     inside = (gaussians.means.abs() <= half + _MARGIN_M).all(dim=1) & (gaussians.means[:, 2] >= -half[2] - _BELOW_M)
+    # What sticks far out of the box is a haze around the body, or its shadow.
+    axes = rotated(
+        normalize(gaussians.quats_wxyz, dim=1).repeat_interleave(3, dim=0), torch.eye(3, device=half.device).repeat(len(gaussians), 1)
+    ).view(-1, 3, 3)
+    deviation = (axes * gaussians.scales[:, :, None]).square().sum(dim=1).sqrt()
+    inside &= (gaussians.means.abs() + 1.5 * deviation <= half + _STICKS_OUT_M).all(dim=1)
     solid = (gaussians.opacities > _SEE_THROUGH) & (gaussians.scales.amax(dim=1) < _LARGEST * max(size_m))
     keep = inside & solid
     rows = keep.nonzero()[:, 0]
@@ -126,18 +136,32 @@ def _oriented_normals(body: Gaussians, size_m: tuple[float, float, float], views
     """Normals by shape, their side by the box and by where the cameras stood that had the places before them."""
     towards = torch.zeros_like(body.means)
     for view in views:
-        to_eye = torch.nn.functional.normalize(body.means.new_tensor(view.eye_m.tolist()) - body.means, dim=1)
+        to_eye = normalize(body.means.new_tensor(view.eye_m.tolist()) - body.means, dim=1)
         towards += to_eye * view.shows(body.means)[0][:, None]
     return shape_normals(body, size_m, towards / len(views))
 
 
-def _sides(body: Gaussians, normals: Float[Tensor, "N 3"], views: tuple[View, ...], weights: Float[Tensor, "V N"]) -> Halves:
-    """Who stays and who is copied to the other side, by looks that are smoothed over neighbours."""
+def _sides(
+    body: Gaussians,
+    size_m: tuple[float, float, float],
+    normals: Float[Tensor, "N 3"],
+    views: tuple[View, ...],
+    weights: Float[Tensor, "V N"],
+) -> Halves:
+    """Who stays and who is copied to the other side, by looks smoothed over neighbours. Nothing is copied to where seen parts lie."""
     flip = body.means.new_tensor([1.0, -1.0, 1.0])
     near = nearest(body.means, 8)
     seen = weights.sum(dim=0)
     mirror_seen = seen_from(views, body.means * flip, normals * flip).sum(dim=0)
-    return halves(seen[near].mean(dim=1), mirror_seen[near].mean(dim=1))
+    found = halves(seen[near].mean(dim=1), mirror_seen[near].mean(dim=1))
+    beyond = body.means[seen >= WELL_SEEN]
+    if not len(beyond):
+        return found
+    gap = nearest_distance(body.means * flip, beyond)
+    # The inside of a far wheel, seen below the floor, is no outside of the near one.
+    facing_out = (normals * outwards(body.means, size_m)).sum(dim=1) > 0.2
+    usual = (body.means[near[:, -1]] - body.means).norm(dim=1).median()
+    return Halves(stays=found.stays, copied=found.copied & (gap > usual) & facing_out)
 
 
 def _in_its_own_light(body: Gaussians, sides: Halves, material: Material, views: tuple[LitView, ...]) -> Gaussians:

@@ -14,18 +14,21 @@ from torch.nn.functional import normalize
 from splatmend.recon.assets.asset import Material
 from splatmend.recon.assets.mesh_material import PlacedMaterial, material_at
 from splatmend.recon.assets.mesh_reading import ReadMesh
-from splatmend.recon.assets.mesh_surface import SurfacePoints, scattered, seen_from_outside, spread, thinned
+from splatmend.recon.assets.mesh_surface import LEAST_SEEN, SurfacePoints, scattered, seen_from_outside, spread, thinned
 from splatmend.recon.assets.neutral_light import own_colours
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.harmonics import from_rgb
 from splatmend.recon.light.colour import picture_from_light
 
-_TRIES_PER_PLACE = 6
+_TRIES_PER_PLACE, _FEWEST_TRIES = 6, 60_000
+"""Places that are tried; fewer would leave gaps through which the inside is seen."""
 _WIDTH, _FLATNESS = 0.65, 0.1
 """Standard deviations in the plane over the spacing, and across it over those."""
 _OPACITY = 0.98
-_BOTH_SIDES = 0.35
+_BOTH_SIDES = 0.6
 """Views of the worse seen side of a sheet, over those of the other, from which on it gets Gaussians for both."""
+_SURELY_SEEN = 6.0
+"""Sum of cosines over directions; edges of closed bodies seem to show less of their inside than that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +45,23 @@ class Surface:
 
 def outside_surface(mesh: ReadMesh, vertices: np.ndarray, faces: np.ndarray, count: int, generator: np.random.Generator) -> Surface:
     """About `count` places on the outside of a mesh; `vertices [V, 3]` (frame of the body) and `faces [F, 3]` of all parts."""
-    tries, area = scattered(vertices, faces, _TRIES_PER_PLACE * count, generator)
+    tries, area = scattered(vertices, faces, max(_TRIES_PER_PLACE * count, _FEWEST_TRIES), generator)
     mean_distance = math.sqrt(area / len(tries.xyz))
     front, back = seen_from_outside(tries.xyz, tries.flat_normals, mean_distance)
     found = material_at(mesh.parts, tries)
     solid = ~((found.alpha < 0.5) & _cut_out(mesh, tries))
-    outside = (np.maximum(front, back) > 0) & solid
+    outside = (np.maximum(front, back) > LEAST_SEEN) & solid
     # Something is always seen, but by numbers as coarse as these perhaps not.
     outside = outside if outside.any() else solid if solid.any() else np.ones(len(solid), dtype=bool)
     sign = np.where(back > front, -1.0, 1.0)
-    both = outside & (np.minimum(front, back) > _BOTH_SIDES * np.maximum(front, back))
+    both = outside & (np.minimum(front, back) > np.maximum(_BOTH_SIDES * np.maximum(front, back), _SURELY_SEEN))
     rows, sides = np.flatnonzero(outside), sign[outside]
     rows, sides = np.concatenate([rows, np.flatnonzero(both)]), np.concatenate([sides, -sign[both]])
     order = generator.permutation(len(rows))
     rows, sides = rows[order], sides[order]
-    facing = tries.flat_normals[rows] * sides[:, None]
     seen_area = area * len(rows) / len(tries.xyz)
+    rows, sides = rows[: _TRIES_PER_PLACE * count], sides[: _TRIES_PER_PLACE * count]
+    facing = tries.flat_normals[rows] * sides[:, None]
     kept = thinned(tries.xyz[rows], facing, spread(count, seen_area))
     spacing = math.sqrt(seen_area / int(kept.sum()))
     shading = _smoothed(tries.xyz[rows], found.normals[rows] * sides[:, None], facing, kept, spacing)

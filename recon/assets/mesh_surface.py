@@ -14,7 +14,11 @@ from scipy.spatial import cKDTree
 _DIRECTIONS = 64
 _LOWEST = -0.6
 """Sine of the elevation of the lowest direction looked from: bodies stand on the ground, and an open floor shows its inside."""
-_LEAST_COSINE = 0.2
+_LEAST_COSINE = 0.25
+_CELL = 2.5
+"""Side of a pixel over the distance of places: one in five hundred is empty by chance where something lies."""
+LEAST_SEEN = 1.0
+"""Sum of cosines over the directions from which on a place counts as seen; less comes from empty pixels."""
 _PACKING = 0.8
 """Distance between places, over the square root of the area of each, at which random placing with this minimum fills up."""
 
@@ -64,7 +68,7 @@ def seen_from_outside(xyz: np.ndarray, normals: np.ndarray, spacing: float) -> t
     """How much of each place `[M]` is seen from outside on the side of its normal and on the other: sums of cosines over directions from
     which nothing lies before it. `spacing` is the mean distance between the places; z is up."""
     front, back = np.zeros(len(xyz)), np.zeros(len(xyz))
-    cell = 2.0 * spacing
+    cell = _CELL * spacing
     for direction in _directions():
         cosine = normals @ direction
         u = np.cross(direction, [0.0, 0.0, 1.0] if abs(direction[2]) < 0.9 else [1.0, 0.0, 0.0])
@@ -76,7 +80,7 @@ def seen_from_outside(xyz: np.ndarray, normals: np.ndarray, spacing: float) -> t
         nearest = np.full(int(where.max()) + 1, -np.inf)
         np.maximum.at(nearest, where, nearness)
         steep = np.sqrt(np.maximum(1 - cosine**2, 0)) / np.maximum(np.abs(cosine), 1e-6)
-        seen = (np.abs(cosine) > _LEAST_COSINE) & (nearness >= nearest[where] - cell * (0.6 + 1.2 * steep))
+        seen = (np.abs(cosine) > _LEAST_COSINE) & (nearness >= nearest[where] - cell * (0.5 + 0.9 * steep))
         front += np.where(seen & (cosine > 0), cosine, 0)
         back += np.where(seen & (cosine < 0), -cosine, 0)
     return front, back

@@ -13,7 +13,7 @@ from splatmend.recon.densify import rotated
 from splatmend.recon.gaussians import Gaussians
 
 _NEAR = 16
-_ROUNDS = 2
+_ROUNDS = 1
 _INNER = 0.75
 """Half sides of the box that all normals point away from, as shares of the body's box (less in long directions: see `outwards`)."""
 
@@ -23,6 +23,12 @@ def nearest(means: Float[Tensor, "N 3"], count: int = _NEAR) -> Int[Tensor, "N k
     points = means.detach().cpu().numpy()
     index = cKDTree(points).query(points, k=min(count, len(points)))[1]
     return torch.from_numpy(np.asarray(index, dtype=np.int64).reshape(len(points), -1)).to(means.device)
+
+
+def nearest_distance(points: Float[Tensor, "P 3"], means: Float[Tensor, "N 3"]) -> Float[Tensor, "P"]:
+    """From each of P points to the nearest of N."""
+    distance = cKDTree(means.detach().cpu().numpy()).query(points.detach().cpu().numpy())[0]
+    return torch.from_numpy(np.asarray(distance)).to(points)
 
 
 def outwards(means: Float[Tensor, "N 3"], size_m: tuple[float, float, float]) -> Float[Tensor, "N 3"]:
