@@ -1,15 +1,20 @@
-"""`splatmend insert`: a scene with edits of a file along a trajectory, as clips with masks and boxes."""
+"""`splatmend insert`: a scene with edits of a file along a trajectory, as clips with masks and boxes, lit by the scene."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from splatmend.datasets.clip import Encoding
+from splatmend.recon.light.finish import FinishConfig
 from splatmend.recon.trajectory import TrajectoryConfig
+
+if TYPE_CHECKING:
+    from splatmend.recon.light.scene_light import SceneLight
+    from splatmend.recon.scene import Scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,16 @@ class Options:
     """Folder of the clips to write."""
     assets: Path | None = None
     """Library that the file's assets come from (`splatmend assets`)."""
+    light: str = "auto"
+    """"auto" estimates the scene's light, "none" leaves the finished clip out; else a folder of `splatmend light`, or a panorama (.hdr) at
+    the level of the scene's light, its middle along the world's x axis."""
+    sun: tuple[float, float] | None = None
+    """Azimuth (counter-clockwise from the world's x axis) and elevation of the sun in degrees, instead of the light's own: what is inserted
+    or harvested is lit by it, the rest of the scene stays as it was recorded."""
+    heal: bool = True
+    """Mend the background where recorded actors are taken out or moved away."""
+    finish: Annotated[FinishConfig, arg(name="finish")] = field(default_factory=FinishConfig)
+    """How light and shadows are drawn."""
     trajectory: Annotated[TrajectoryConfig, arg(name="trajectory")] = field(default_factory=TrajectoryConfig)
     """The camera's path."""
     encoding: Encoding = "png"
@@ -46,17 +61,26 @@ def run(options: Options) -> int:
     from splatmend.recon.edits.asset_names import asset_loader
     from splatmend.recon.edits.reading import read_edits
     from splatmend.recon.insertion.clips import render_insertion
+    from splatmend.recon.insertion.prepare import healed, with_materials
+    from splatmend.recon.light.finish import Finisher
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory, length_unit
 
     refuse_existing(options.out, options.overwrite)
     if options.trajectory.edits_actors:
         raise UserError(f"{options.edits}: the trajectory edits actors as well; write what is removed and shifted into this file.")
+    _check_light(options)
     edits = read_edits(options.edits)
     scene = load_scene(options.scene, device=torch_device(options.device))
     unit = length_unit(scene, options.trajectory)
     edited = apply_edits(scene, edits, asset_loader(options.assets, options.edits.parent, scene.device), unit=unit)
     trajectory = build_trajectory(scene, options.trajectory)
+    light = _light(options, scene)
+    if options.heal:
+        edited = healed(edited)
+    if light is not None:
+        print(f"light: sun at azimuth {light.sun_azimuth_deg:.1f}, elevation {light.sun_elevation_deg:.1f} degrees ({light.made_by})")
+        edited = with_materials(edited, edits, light)
     for note in (*trajectory.notes, *edited.notes):
         print(f"note: {note}")
     with ConsoleBar("insert", len(trajectory)) as bar:
@@ -64,11 +88,55 @@ def run(options: Options) -> int:
             edited,
             trajectory,
             options.out,
+            finisher=None
+            if light is None
+            else Finisher(edited.scene, {name: one.asset for name, one in edited.inserted.items()}, light, options.finish),
             encoding=options.encoding,
             depth=options.depth,
-            config={"edits": plain(edits.edits), "edits_file": options.edits, "assets": options.assets},
+            config={
+                "edits": plain(edits.edits),
+                "edits_file": options.edits,
+                "assets": options.assets,
+                "light": options.light,
+                "sun": options.sun,
+            },
             overwrite=options.overwrite,
             on_progress=bar.show,
         )
     print(f"clips: {options.out} ({len(trajectory)} frames at {trajectory.rate_hz:.3g} Hz, {len(edited.inserted)} bodies put in or moved)")
     return 0
+
+
+def _check_light(options: Options) -> None:
+    """`UserError` for a light that cannot be, before anything is loaded."""
+    import math
+
+    from splatmend.datasets.errors import UserError
+
+    if options.light not in ("auto", "none") and not Path(options.light).exists():
+        raise UserError(f"{options.light}: there is no such light; give a folder of `splatmend light`, a panorama (.hdr), auto or none.")
+    if options.sun is None:
+        return
+    azimuth, elevation = options.sun
+    if options.light == "none":
+        raise UserError("light: --sun belongs to a light, and --light none leaves it out; leave one of them out.")
+    if not (math.isfinite(azimuth) and 0 < elevation <= 90):
+        raise UserError(
+            f"light: a sun at azimuth {azimuth} and elevation {elevation} does not shine; give an elevation in 0 to 90 degrees."
+        )
+
+
+def _light(options: Options, scene: Scene) -> SceneLight | None:
+    from splatmend.recon.light.estimate import estimate_light
+    from splatmend.recon.light.hdr import light_from_hdr
+    from splatmend.recon.light.light_files import load_light
+
+    if options.light == "none":
+        return None
+    if options.light == "auto":
+        light = estimate_light(scene)
+    elif Path(options.light).is_dir():
+        light = load_light(Path(options.light), scene.device)
+    else:
+        light = light_from_hdr(Path(options.light), scene.up_world, like=estimate_light(scene)).to(scene.device)
+    return light if options.sun is None else light.with_sun(*options.sun)

@@ -10,16 +10,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.assets.actor_light import LitView, lit_views
-from splatmend.recon.assets.asset import Asset, Material
-from splatmend.recon.assets.completion import Halves, completed, completed_material, halves, recoloured
+from splatmend.recon.assets.actor_light import lit_views
+from splatmend.recon.assets.asset import Asset
+from splatmend.recon.assets.completion import Halves, completed, completed_material, halves
 from splatmend.recon.assets.quality import quality_of
 from splatmend.recon.assets.shape_normals import nearest, nearest_distance, outwards, shape_normals
 from splatmend.recon.assets.sightings import WELL_SEEN, View, seen_from, views_of
 from splatmend.recon.assets.unlit import unlit_material
 from splatmend.recon.densify import rotated
-from splatmend.recon.gaussians import Gaussians, concatenate
-from splatmend.recon.light.colour import picture_from_light
+from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene import Scene
@@ -44,8 +43,8 @@ def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, back
     """An actor of a scene as an asset in the frame of its box, on the scene's device.
 
     Gaussians outside the box, see-through ones, haze and floaters are left out. Of vehicles, places that no recorded shot saw take the
-    mirror image of the other side where that was seen (`completion.halves`). With a light the asset has a material, and mirrored parts have
-    the colours that they would have had in that light on their side; without one, colours stay as they were seen.
+    mirror image of the other side where that was seen (`completion.halves`), colours and all. With a light the asset has a material, which
+    keeps the light that those colours show.
 
     Args:
         scene: a fitted scene; its recorded shots say what was seen.
@@ -162,21 +161,3 @@ def _sides(
     facing_out = (normals * outwards(body.means, size_m)).sum(dim=1) > 0.2
     usual = (body.means[near[:, -1]] - body.means).norm(dim=1).median()
     return Halves(stays=found.stays, copied=found.copied & (gap > usual) & facing_out)
-
-
-def _in_its_own_light(body: Gaussians, sides: Halves, material: Material, views: tuple[LitView, ...]) -> Gaussians:
-    """The completed body; mirror images are as bright as their material makes them on their side, in the light of the views."""
-    flip = body.means.new_tensor([1.0, -1.0, 1.0])
-    there, here, colour = (torch.zeros_like(body.means) for _ in range(3))
-    for view in views:
-        # Of the other side no more is known than which way it faces.
-        there += view.light.diffuse((material.normals * flip) @ view.turn.T, None, view.sky_seen)
-        here += view.diffuse(material.normals)
-        colour += view.colour * (view.weight[:, None] + 1e-3)
-    colour = colour / sum(view.weight + 1e-3 for view in views)[:, None]
-    change = material.albedo * (there - here) / len(views)
-    factors = picture_from_light((colour + change).clamp_min(0.05 * colour)) / picture_from_light(colour).clamp_min(1e-3)
-    shaded = recoloured(body, factors.clamp(0.1, 6.0))
-    copied = completed(shaded, Halves(stays=torch.zeros_like(sides.stays), copied=sides.copied))
-    kept = completed(body, Halves(stays=sides.stays, copied=torch.zeros_like(sides.copied)))
-    return concatenate([kept, copied])

@@ -118,7 +118,9 @@ def _moved(
     turn = torch.cat([(angle / 2).cos()[:, None], (angle / 2).sin()[:, None] * up[None]], dim=1)
     quats = (left_matrices(turn) @ copies.quats_wxyz[..., None])[..., 0]
     # Only the mean colour is turned rightly without turning harmonics.
-    sh = torch.where((angle.abs() < math.radians(3))[:, None, None], copies.sh, functional.pad(copies.sh[:, :1], (0, 0, 0, copies.sh.shape[1] - 1)))
+    sh = torch.where(
+        (angle.abs() < math.radians(3))[:, None, None], copies.sh, functional.pad(copies.sh[:, :1], (0, 0, 0, copies.sh.shape[1] - 1))
+    )
     return (
         Gaussians(means=places, quats_wxyz=quats, log_scales=copies.log_scales, opacity_logits=copies.opacity_logits, sh=sh),
         places,

@@ -95,9 +95,7 @@ class Views:
             would = inside & hidden & (depth < empty[0] * _BEHIND + _BEHIND_M)
             exposed |= would
             open_ |= would & (empty[1] < 0.9)
-        return Seen(
-            seen=seen, exposed=exposed & ~seen, open=open_ & ~seen, clean=clean, rgb=rgb / weights[:, None], distance_m=distance
-        )
+        return Seen(seen=seen, exposed=exposed & ~seen, open=open_ & ~seen, clean=clean, rgb=rgb / weights[:, None], distance_m=distance)
 
     def _drawn(self, scene: Scene, emptied: Scene, shot: Shot) -> _View:
         shot = _pinhole(shot)
