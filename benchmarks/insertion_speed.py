@@ -1,4 +1,4 @@
-"""Times naive pictures of an edited scene and prints a table: `python benchmarks/insertion.py --device cuda`.
+"""Times naive pictures of an edited scene and prints a table: `python benchmarks/insertion_speed.py --device cuda`.
 
 Without `--scene` and `--edits` a made-up street is drawn: a road between walls, 20 labelled cars, two more put in. Every picture is two
 passes, with and without what was put in, with the share of each pixel that each of them has.
