@@ -40,8 +40,8 @@ from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import load_scene
 
 LEAST_PIXELS = 120
-SUNS = ((70.0, 40.0), (-70.0, 40.0), (150.0, 25.0), (20.0, 60.0))
-"""Turn from the recorded sun's azimuth, and elevation, in degrees."""
+SUNS = ((20.0, 40.0), (-25.0, 55.0), (160.0, 35.0), (205.0, 60.0))
+"""Azimuth from the street's first direction, and elevation, in degrees: along the road, where houses leave it open."""
 
 
 def main() -> None:
@@ -75,24 +75,23 @@ def measure(folder: Path, how: str, most_cars: int, pictures: Path | None) -> It
         if not in_the_sun(before, street, car, street.sun):
             continue
         frame = unexposed(draw_insertion(edited, shot))
-        for turn_deg, elevation_deg in SUNS:
-            azimuth_deg = float(np.degrees(street.sun.azimuth_rad)) + turn_deg
+        for azimuth_deg, elevation_deg in SUNS:
             sun = Sun(azimuth_rad=np.radians(azimuth_deg), elevation_rad=np.radians(elevation_deg))
             truth = street.render(shot, sun=sun, exposure=kept_exposure(street, sun))
             if not in_the_sun(truth, street, car, sun):
                 continue
-            moved = light.with_sun(light.sun_azimuth_deg + turn_deg, elevation_deg)
+            moved = light.with_sun(azimuth_deg, elevation_deg)
             lit = Finisher(edited.scene, {car: asset}, moved).finish(frame).rgb.numpy()
             mine = (truth.ids == street.actor_label(car)) & (frame.shares[car].numpy() > 0.7)
             if mine.sum() < LEAST_PIXELS:
                 continue
             if pictures is not None:
                 pictures.mkdir(parents=True, exist_ok=True)
-                strip(pictures / f"{folder.name}-{car}-{turn_deg:+.0f}.png", before.rgb, frame.rgb.numpy(), lit, truth.rgb)
+                strip(pictures / f"{folder.name}-{car}-{azimuth_deg:+.0f}.png", before.rgb, frame.rgb.numpy(), lit, truth.rgb)
             yield {
                 "street": folder.name,
                 "car": car,
-                "turn_deg": turn_deg,
+                "azimuth_deg": azimuth_deg,
                 "elevation_deg": elevation_deg,
                 "pixels": int(mine.sum()),
                 "unlit_db": round(psnr(frame.rgb.numpy(), truth.rgb, mine), 2),
