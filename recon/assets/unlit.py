@@ -27,7 +27,7 @@ _RUBBER_ROUGHNESS = 0.9
 _DARK = 0.09
 _MIRRORED_AT_MOST = 0.6
 """Share of a colour that may be put down to what is mirrored."""
-_POOR_LIGHT = 0.15
+_POOR_LIGHT = 0.03
 """Light, as a share of the body's brightest, by which a division is half believed."""
 _ALIKE = 0.08
 """Distance of chromaticities at which neighbours still count fully as being of the same stuff."""
