@@ -76,6 +76,11 @@ class RemovedActor:
             feet_m=upload(feet, scene.device),
         )
 
+    @property
+    def moved(self) -> bool:
+        """Whether it went anywhere."""
+        return float((self.feet_m.amax(dim=0) - self.feet_m.amin(dim=0)).norm()) >= _STANDS_M
+
     def swept(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
         """Points in the volume that it went through."""
         low, high = -self.half_m - _MARGIN_M, self._high + _MARGIN_M
@@ -114,10 +119,6 @@ class RemovedActor:
         enters = torch.minimum(first, second).amax(dim=1)
         leaves = torch.maximum(first, second).amin(dim=1)
         return (enters < leaves) & (enters < 1.0) & (leaves > 0.0)
-
-    def is_near(self, pose: Tensor, points: Float[Tensor, "N 3"], reach_m: float) -> Bool[Tensor, "N"]:
-        """Points that lie beside its box at a pose within a distance on the ground."""
-        return self._beside(points[:, :2], pose) <= reach_m
 
     @property
     def _high(self) -> Float[Tensor, "3"]:

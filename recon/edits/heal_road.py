@@ -20,12 +20,12 @@ from splatmend.recon.harmonics import from_rgb
 _CELL_M = 0.2
 _FAR_CELL_M = 1.0
 _BLOCK_M = 3.0
-_COPIED_FROM_M = 25.0
-"""Ground is copied from at most so far along the way, and only where it was seen from nearer than this."""
-_SHADED = 0.88
-"""Ground near an actor that is darker than this share of what it should be is its shadow."""
-_EVEN_M = 3.0
-"""What varies over more than this along or across the road is light and wear, which is not copied."""
+_COPIED_FROM_M, _SEEN_FROM_M = 40.0, 25.0
+"""Ground is copied from at most so far along the way, and only where it was seen from nearer than the second length."""
+_CONTACT_M, _SHADED = 1.2, 0.65
+"""Ground within this of where an actor stood that is darker than this share of what it should be is its contact shadow. A longer shadow
+cannot be told from those of houses or from markings by its look alone, and is left."""
+_MOST_CORRECTION = 0.25
 _LOGIT = 4.0
 _WIDTH, _THICKNESS_M = 0.7, 0.004
 """Standard deviation in cells of a new Gaussian across, and in metres through the ground."""
@@ -56,28 +56,26 @@ class NewGround:
 
 
 def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: Tensor | None) -> NewGround:
-    """Ground around an actor's way in fine cells: what no shot saw, what lay under the actor, and its shadow.
+    """Ground around an actor's way in fine cells: what no shot saw, and the contact shadow of an actor that stood.
 
-    Details of its look are copied from ground at the same distance beside the way; what varies slowly goes on from around the hole (which is
-    what seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already.
+    Its look is copied from ground at the same distance beside the way, then brought to the colours of the ground around the hole by a
+    smooth field of differences (as seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already.
     """
     beside = float(actor.half_m[1]) + 6.5
     grid = Grid.over(actor.way, 14.0, 45.0, beside, _CELL_M)
     points, seen = _looked_at(grid, ground, views)
     shape = (grid.rows, grid.columns)
     under = actor.under(points[:, :2], 0.0).view(shape)
-    good = seen.seen.view(shape)
-    hole = (seen.exposed.view(shape) | (under & ~good)) & ~_taken(grid, taken)
     looks = seen.rgb.T.view(3, *shape)
-    clean = good & seen.clean.view(shape) & ~spread(under, 5)
-    source = clean & (seen.distance_m.view(shape) < _COPIED_FROM_M) & (looks.sum(dim=0) > 0)
-    shade = good & ~seen.clean.view(shape)
-    wanted = hole | (shade & spread(hole | under, round(4.0 / _CELL_M)))
-    detail = looks - _even(looks, source, grid)
-    copied, has = _copied(wanted, source, detail, clean, grid)
-    corrected = (copied + filled(_even(looks, source, grid), source.float())).clamp(0, 1)
-    dark = shade & has & (_smooth(looks.mean(dim=0)) < _SHADED * _smooth(corrected.mean(dim=0)))
-    hole = _connected(hole | under & wanted, dark & wanted) & ~_taken(grid, taken)
+    good = seen.seen.view(shape) & (looks.sum(dim=0) > 0.02)
+    hole = (seen.exposed.view(shape) | (under & ~seen.seen.view(shape))) & ~_taken(grid, taken)
+    ring = spread(under, round(_CONTACT_M / grid.cell_m)) if not actor.moved else under
+    source = good & ~ring & (seen.distance_m.view(shape) < _SEEN_FROM_M)
+    wanted = hole | ring & good
+    copied, has = _copied(wanted, source, looks, good & ~ring, grid)
+    corrected = (copied + _difference(looks, copied, good & ~ring & has, grid)).clamp(0, 1)
+    dark = ring & good & has & (_smooth(looks.mean(dim=0)) < _SHADED * _smooth(corrected.mean(dim=0)))
+    hole = _connected(hole, dark) & ~_taken(grid, taken)
     return _new(grid, hole, corrected, looks, has, points, good)
 
 
@@ -108,12 +106,12 @@ def _copied(wanted: Tensor, source: Tensor, looks: Tensor, known: Tensor, grid: 
     return taken, rows >= 0
 
 
-def _even(looks: Tensor, source: Tensor, grid: Grid) -> Tensor:
-    """Means of the source cells around."""
-    width = 2 * round(_EVEN_M / 2 / grid.cell_m) + 1
-    weight = source.float()
-    sums = functional.avg_pool2d(torch.cat([looks * weight, weight[None]])[None], width, 1, width // 2)[0]
-    return sums[:3] / sums[3:].clamp_min(1e-6)
+def _difference(looks: Tensor, copied: Tensor, both: Tensor, grid: Grid) -> Tensor:
+    """Smooth difference between what is around the hole and what was copied to there, carried on into the hole."""
+    width = 2 * round(0.6 / grid.cell_m) + 1
+    weight = both.float()
+    sums = functional.avg_pool2d(torch.cat([(looks - copied) * weight, weight[None]])[None], width, 1, width // 2)[0]
+    return filled(sums[:3] / sums[3:].clamp_min(1e-6), weight).clamp(-_MOST_CORRECTION, _MOST_CORRECTION)
 
 
 def _smooth(values: Tensor) -> Tensor:
@@ -128,7 +126,7 @@ def _connected(start: Tensor, through: Tensor) -> Tensor:
         if bool((more == grown).all()):
             break
         grown = more
-    return start | spread(grown & ~start, 2)
+    return start | (spread(grown & ~start, 1) & (start | through | spread(start, 1)))
 
 
 def _new(grid: Grid, hole: Tensor, inside: Tensor, looks: Tensor, has: Tensor, points: Tensor, good: Tensor) -> NewGround:
