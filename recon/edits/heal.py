@@ -47,7 +47,8 @@ def heal(scene: Scene, removed: Collection[str], config: HealConfig | None = Non
 
     * Background Gaussians that stand where a removed actor's box went through are taken out: nothing that stands still can be there.
     * So are those above the ground that only the boxes hid from the recorded shots: no picture says anything of them.
-    * Ground that no recorded shot saw but through a removed actor's box, and its contact shadow if it stood, is made anew of flat Gaussians: heights from the ground around, colours copied along its way.
+    * Ground that no recorded shot saw but through a removed actor's box, and its contact shadow if it stood, is made
+      anew of flat Gaussians: heights from the ground around, colours copied along its way.
     * Above the ground, cells that were never seen and would stand open are given the Gaussians of cells as far beside the way and as high.
       Beyond what that finds, ground goes on in coarse cells, so that no sky shows below the horizon; above it holes stay see-through,
       for a video model to fill (its opacity mode).
@@ -116,8 +117,8 @@ class _Mending:
             uprights = new_uprights(actor, ground, views, self._old.select(kept), self._level[kept], self._axes[2])
             self._kept[kept[uprights.out]] = False
             self._new.append(replace(uprights.gaussians, means=uprights.level @ self._axes))
-        for made in (near_ground(actor, ground, views, self._taken), far_ground(actor, ground, views, self._taken)):
-            self._take(made, ground)
+        self._take(near_ground(actor, ground, views, self._taken), ground)
+        self._take(far_ground(actor, ground, views, self._taken), ground)
 
     def _take_out_unseen(self, actor: RemovedActor, ground: GroundField, views: Views) -> None:
         """Takes out what only the actor hid: no shot said anything of it."""

@@ -20,12 +20,13 @@ from splatmend.recon.harmonics import from_rgb
 _CELL_M = 0.2
 _FAR_CELL_M = 1.0
 _BLOCK_M = 3.0
-_COPIED_FROM_M, _SEEN_FROM_M = 40.0, 25.0
-"""Ground is copied from at most so far along the way, and only where it was seen from nearer than the second length."""
+_COPIED_FROM_M, _SEEN_FROM_M, _WELL_SEEN_M = 40.0, 25.0, 5.0
+"""Ground is copied from at most so far along the way, only where it was seen from nearer than the second length, best from the third."""
 _CONTACT_M, _SHADED = 1.2, 0.65
 """Ground within this of where an actor stood that is darker than this share of what it should be is its contact shadow. A longer shadow
 cannot be told from those of houses or from markings by its look alone, and is left."""
 _MOST_CORRECTION = 0.25
+_FAR_BELOW_M = 0.1
 _LOGIT = 4.0
 _WIDTH, _THICKNESS_M = 0.7, 0.004
 """Standard deviation in cells of a new Gaussian across, and in metres through the ground."""
@@ -72,7 +73,8 @@ def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: T
     ring = spread(under, round(_CONTACT_M / grid.cell_m)) if not actor.moved else under
     source = good & ~ring & (seen.distance_m.view(shape) < _SEEN_FROM_M)
     wanted = hole | ring & good
-    copied, has = _copied(wanted, source, looks, good & ~ring, grid)
+    quality = source * (_WELL_SEEN_M / seen.distance_m.view(shape)).clamp(0, 1)
+    copied, has = _copied(wanted, quality, looks, good & ~ring, grid)
     corrected = (copied + _difference(looks, copied, good & ~ring & has, grid)).clamp(0, 1)
     dark = ring & good & has & (_smooth(looks.mean(dim=0)) < _SHADED * _smooth(corrected.mean(dim=0)))
     hole = _connected(hole, dark) & ~_taken(grid, taken)
@@ -85,6 +87,8 @@ def far_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: Te
     points, seen = _looked_at(grid, ground, views)
     shape = (grid.rows, grid.columns)
     hole = seen.open.view(shape) & ~_taken(grid, taken)
+    # Coarse cells reach over the fine ones around, which must stay on top.
+    points[:, 2] -= _FAR_BELOW_M
     looks, good = seen.rgb.T.view(3, *shape), seen.seen.view(shape) & (seen.rgb.sum(dim=1) > 0).view(shape)
     smooth = filled(looks, good.float())
     return _new(grid, hole, smooth, looks, hole, points, good)
@@ -96,12 +100,12 @@ def _looked_at(grid: Grid, ground: GroundField, views: Views) -> tuple[Float[Ten
     return points, views.look_at(points)
 
 
-def _copied(wanted: Tensor, source: Tensor, looks: Tensor, known: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _copied(wanted: Tensor, quality: Tensor, looks: Tensor, known: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """For cells in and near what is wanted the look of their source cells, and whether they have one."""
     block, most = round(_BLOCK_M / grid.cell_m), round(_COPIED_FROM_M / grid.cell_m)
-    shifts = block_shifts(wanted, source, looks, known, block=block, most=most, cell_m=grid.cell_m)
+    shifts = block_shifts(wanted, quality, looks, known, block=block, most=most, cell_m=grid.cell_m)
     around = spread(wanted, round(1.0 / grid.cell_m))
-    rows = source_rows(around, source, shifts, block=block, most=most)
+    rows = source_rows(around, quality > 0, shifts, block=block, most=most)
     taken = torch.stack([channel.gather(0, rows.clamp_min(0)) for channel in looks])
     return taken, rows >= 0
 

@@ -65,7 +65,7 @@ def new_uprights(
     filled_cells = solid.clamp_max(1.0).view(1, grid.rows, grid.columns, _LAYERS)
     wanted_rows, looks = wanted & _goes_on(filled_cells[0], source), filled_cells.view(1, *shape)
     block, most = round(_BLOCK_M / _CELL_M), round(_COPIED_FROM_M / _CELL_M)
-    shifts = block_shifts(wanted, source, looks, source, block=block, most=most, cell_m=_CELL_M)
+    shifts = block_shifts(wanted, source.float(), looks, source, block=block, most=most, cell_m=_CELL_M)
     rows = source_rows(wanted_rows, source, shifts, block=block, most=most).view(-1)
     wanted_cells = (rows >= 0).nonzero()[:, 0]
     from_cells = rows[wanted_cells] * shape[1] + wanted_cells % shape[1]
@@ -118,7 +118,9 @@ def _moved(
     turn = torch.cat([(angle / 2).cos()[:, None], (angle / 2).sin()[:, None] * up[None]], dim=1)
     quats = (left_matrices(turn) @ copies.quats_wxyz[..., None])[..., 0]
     # Only the mean colour is turned rightly without turning harmonics.
-    sh = torch.where((angle.abs() < math.radians(3))[:, None, None], copies.sh, functional.pad(copies.sh[:, :1], (0, 0, 0, copies.sh.shape[1] - 1)))
+    sh = torch.where(
+        (angle.abs() < math.radians(3))[:, None, None], copies.sh, functional.pad(copies.sh[:, :1], (0, 0, 0, copies.sh.shape[1] - 1))
+    )
     return (
         Gaussians(means=places, quats_wxyz=quats, log_scales=copies.log_scales, opacity_logits=copies.opacity_logits, sh=sh),
         places,

@@ -31,8 +31,8 @@ _SOLID = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Of points: whether a recorded shot saw them; whether one would see them without the removed actors (`exposed`, only of those that none
-    saw); whether such a one shows nothing there (`open`); the colours that
+    """Of points: whether a recorded shot saw them; whether one would see them without the removed actors (`exposed`, only of those
+    that none saw); whether such a one shows nothing there (`open`); the colours that
     they were seen in (scene colours, without exposure); the shortest distance that they were seen from."""
 
     seen: Bool[Tensor, "N"]
@@ -89,14 +89,13 @@ class Views:
             would = inside & hidden & (depth < empty[0] * _BEHIND + _BEHIND_M)
             exposed |= would
             open_ |= would & (empty[1] < 0.9)
-        return Seen(
-            seen=seen, exposed=exposed & ~seen, open=open_ & ~seen, rgb=rgb / weights[:, None], distance_m=distance
-        )
+        return Seen(seen=seen, exposed=exposed & ~seen, open=open_ & ~seen, rgb=rgb / weights[:, None], distance_m=distance)
 
     def _drawn(self, scene: Scene, emptied: Scene, shot: Shot) -> _View:
         shot = _pinhole(shot)
         full = render(scene, shot, ("rgb", "depth"), exposure=None)
-        assert full.rgb is not None and full.depth_m is not None
+        assert full.rgb is not None
+        assert full.depth_m is not None
         recorded = torch.cat([full.rgb, _depth(full.depth_m, full.opacity)[..., None], full.opacity[..., None]], dim=2)
         level_from_camera = self._level_from_world @ shot.world_from_camera
         return _View(
