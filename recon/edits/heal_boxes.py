@@ -22,8 +22,8 @@ _STEP_M = 0.15
 _MARGIN_M = 0.2
 """Boxes are labelled tightly or loosely by about this."""
 _FOUND, _LORRY_M, _TALLER, _CLEARANCE_M = "mover-", 2.0, 1.75, 4.2
-"""Movers that were found (their ids begin so) have boxes of what LiDAR met, which from a car's roof are not the tops of lorries: boxes at least as
-high as the second number are taken to be too low by up to the factor, but not to reach higher than lorries may."""
+"""Movers that were found (their ids begin so) have boxes of what LiDAR met, which from a car's roof are not the tops of lorries: boxes at
+least as high as the second number are taken to be too low by up to the factor, but not to reach higher than lorries may."""
 _STANDS_M = 1.0
 """An actor that moved less stood still."""
 
@@ -31,8 +31,8 @@ _STANDS_M = 1.0
 @dataclass(frozen=True, kw_only=True)
 class RemovedActor:
     """An actor that is taken out, in level coordinates of the scene's frame: distinct poses `level_from_box [T, 4, 4]` of its track and
-    half its size; its top may lie higher above the centre than that, at `top_m`. `way` is where it drove, or the ego's direction beside it if
-    it stood."""
+    half its size; its top may lie higher above the centre than that, at `top_m`. `way` is where it drove, or the ego's direction beside
+    it if it stood."""
 
     track: ActorTrack
     level_from_world: np.ndarray
