@@ -24,8 +24,8 @@ def block_shifts(
     """How many rows along the way each block of rows is copied from, 0 where nothing is wanted.
 
     `source` says how good a source each cell is, in [0, 1]. A shift costs for wanted cells that it finds no good source for, for its
-    length, and for how little the cells around the hole look like those around the source, as in patch-based completion (Criminisi et al. 2004),
-    with whole blocks as patches, so that markings stay whole.
+    length, and for how little the cells around the hole look like those around the source, as in patch-based completion (Criminisi et
+    al. 2004), with whole blocks as patches, so that markings stay whole.
     """
     rows = wanted.shape[0]
     count = -(-rows // block)
