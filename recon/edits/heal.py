@@ -24,7 +24,7 @@ from splatmend.recon.transfer import upload
 _STANDING_M = 0.2
 """Gaussians higher above the ground than this stand on it."""
 _DEEP_M = 0.3
-_AROUND_M = 60.0
+_BEFORE_M, _AFTER_M = 14.0, 45.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ def heal(scene: Scene, removed: Collection[str], config: HealConfig | None = Non
 
     * Background Gaussians that stand where a removed actor's box went through are taken out: nothing that stands still can be there.
     * So are those above the ground that only the boxes hid from the recorded shots: no picture says anything of them.
-    * Ground that no recorded shot saw but through a removed actor's box, and ground in its shadow (near it, connected with it, and darker
-      than ground like it), is made anew of flat Gaussians: heights from the ground around, colours copied along its way.
+    * Ground that no recorded shot saw but through a removed actor's box, and its contact shadow if it stood, is made
+      anew of flat Gaussians: heights from the ground around, colours copied along its way.
     * Above the ground, cells that were never seen and would stand open are given the Gaussians of cells as far beside the way and as high.
       Beyond what that finds, ground goes on in coarse cells, so that no sky shows below the horizon; above it holes stay see-through,
       for a video model to fill (its opacity mode).
@@ -117,14 +117,14 @@ class _Mending:
             uprights = new_uprights(actor, ground, views, self._old.select(kept), self._level[kept], self._axes[2])
             self._kept[kept[uprights.out]] = False
             self._new.append(replace(uprights.gaussians, means=uprights.level @ self._axes))
-        for made in (near_ground(actor, ground, views, self._taken), far_ground(actor, ground, views, self._taken)):
-            self._take(made, ground)
+        self._take(near_ground(actor, ground, views, self._taken), ground)
+        self._take(far_ground(actor, ground, views, self._taken), ground)
 
     def _take_out_unseen(self, actor: RemovedActor, ground: GroundField, views: Views) -> None:
         """Takes out what only the actor hid: no shot said anything of it."""
         along, left = actor.way.locate(self._level[:, :2])
         end = float(actor.way.along_m[-1])
-        near = self._kept & (along > -_AROUND_M) & (along < end + _AROUND_M) & (left.abs() < _AROUND_M)
+        near = self._kept & (along > -_BEFORE_M) & (along < end + _AFTER_M) & (left.abs() < float(actor.half_m[1]) + 6)
         near &= self._level[:, 2] - ground.at(along, left) > _STANDING_M
         numbers = near.nonzero()[:, 0]
         for part in numbers.split(1 << 18):
@@ -143,7 +143,7 @@ class _Mending:
 
 def _places(actor: RemovedActor, ground: GroundField) -> Tensor:
     """Places on the ground around the actor's way, and a few above, to choose shots by."""
-    grid = Grid.over(actor.way, 12.0, 20.0, float(actor.half_m[1]) + 5.0, 1.5)
+    grid = Grid.over(actor.way, _BEFORE_M, _AFTER_M, float(actor.half_m[1]) + 6.0, 2.0)
     along, left = grid.middles()
     floor = torch.cat([grid.way.place(along, left), ground.at(along, left)[:, None]], dim=1)
     # What lay under the actor counts most: copies of it are dearest.

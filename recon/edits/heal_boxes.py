@@ -6,6 +6,7 @@ Shape letters: T poses, N points.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,16 +22,17 @@ _STEP_M = 0.15
 _MARGIN_M = 0.2
 """Boxes are labelled tightly or loosely by about this."""
 _FOUND, _LORRY_M, _TALLER, _CLEARANCE_M = "mover-", 2.0, 1.75, 4.2
-"""Movers that were found (their ids begin so) have boxes of what LiDAR met, and from a car's roof it does not meet the tops of lorries: boxes
-at least as high as the second number are taken to be too low by up to the factor, but not to reach higher than lorries may."""
+"""Movers that were found (their ids begin so) have boxes of what LiDAR met, which from a car's roof are not the tops of lorries: boxes at
+least as high as the second number are taken to be too low by up to the factor, but not to reach higher than lorries may."""
 _STANDS_M = 1.0
 """An actor that moved less stood still."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemovedActor:
-    """An actor that is taken out, in level coordinates of the scene's frame: distinct poses `level_from_box [T, 4, 4]` of its track and half
-    its size; its top may lie higher above the centre than that: at `top_m`. `way` is where it drove, or the ego's direction beside it if it stood."""
+    """An actor that is taken out, in level coordinates of the scene's frame: distinct poses `level_from_box [T, 4, 4]` of its track and
+    half its size; its top may lie higher above the centre than that, at `top_m`. `way` is where it drove, or the ego's direction beside
+    it if it stood."""
 
     track: ActorTrack
     level_from_world: np.ndarray
@@ -50,7 +52,7 @@ class RemovedActor:
             if np.linalg.norm(now[:3, 3] - before[:3, 3]) > _STEP_M or (now[:3, 0] @ before[:3, 0]) < 0.999:
                 kept.append(number)
         between = []
-        for first, second in zip(kept, kept[1:]):
+        for first, second in pairwise(kept):
             times = track.track.times_us[[first, second]]
             pieces = int(np.ceil(np.linalg.norm(poses[second, :3, 3] - poses[first, :3, 3]) / (4 * _STEP_M)))
             between += [int(t) for t in np.linspace(times[0], times[1], min(max(pieces, 1), 20), endpoint=False)]
@@ -75,6 +77,11 @@ class RemovedActor:
             way=Way.through(line, heading, scene.device),
             feet_m=upload(feet, scene.device),
         )
+
+    @property
+    def moved(self) -> bool:
+        """Whether it went anywhere."""
+        return float((self.feet_m.amax(dim=0) - self.feet_m.amin(dim=0)).norm()) >= _STANDS_M
 
     def swept(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
         """Points in the volume that it went through."""
@@ -114,10 +121,6 @@ class RemovedActor:
         enters = torch.minimum(first, second).amax(dim=1)
         leaves = torch.maximum(first, second).amin(dim=1)
         return (enters < leaves) & (enters < 1.0) & (leaves > 0.0)
-
-    def is_near(self, pose: Tensor, points: Float[Tensor, "N 3"], reach_m: float) -> Bool[Tensor, "N"]:
-        """Points that lie beside its box at a pose within a distance on the ground."""
-        return self._beside(points[:, :2], pose) <= reach_m
 
     @property
     def _high(self) -> Float[Tensor, "3"]:

@@ -13,7 +13,7 @@ _JITTER = 0.02
 
 def block_shifts(
     wanted: Bool[Tensor, "S D"],
-    source: Bool[Tensor, "S D"],
+    source: Float[Tensor, "S D"],
     looks: Float[Tensor, "C S D"],
     known: Bool[Tensor, "S D"],
     *,
@@ -23,8 +23,9 @@ def block_shifts(
 ) -> Int[Tensor, "B"]:
     """How many rows along the way each block of rows is copied from, 0 where nothing is wanted.
 
-    A shift costs for wanted cells that it finds no source for, for its length, and for how little the cells around the hole look like those
-    around the source, as in patch-based completion (Criminisi et al. 2004), with whole blocks as patches, so that markings stay whole.
+    `source` says how good a source each cell is, in [0, 1]. A shift costs for wanted cells that it finds no good source for, for its
+    length, and for how little the cells around the hole look like those around the source, as in patch-based completion (Criminisi et
+    al. 2004), with whole blocks as patches, so that markings stay whole.
     """
     rows = wanted.shape[0]
     count = -(-rows // block)
@@ -35,9 +36,9 @@ def block_shifts(
     out = torch.zeros(count, dtype=torch.long, device=wanted.device)
     compare = known.float()
     for rows_away in [k for step in range(2, most) for k in (step, -step)]:
-        there = _shifted(source.float(), rows_away)
+        there = _shifted(source, rows_away)
         found = _blocks(weight * there, block, 0) / per_block.clamp_min(1)
-        both = compare * there
+        both = compare * (there > 0)
         unlike = _blocks(both * (looks - _shifted(looks, rows_away)).abs().mean(dim=0), block, block) / (_blocks(both, block, block) + 1)
         cost = 1.5 * (1 - found) + 4.0 * unlike + _FAR_COST_PER_M * abs(rows_away) * cell_m
         cost = cost + _JITTER * torch.rand(count, generator=random).to(cost.device)

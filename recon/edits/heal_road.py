@@ -20,12 +20,13 @@ from splatmend.recon.harmonics import from_rgb
 _CELL_M = 0.2
 _FAR_CELL_M = 1.0
 _BLOCK_M = 3.0
-_COPIED_FROM_M = 25.0
-"""Ground is copied from at most so far along the way, and only where it was seen from nearer than this."""
-_SHADED = 0.88
-"""Ground near an actor that is darker than this share of what it should be is its shadow."""
-_EVEN_M = 3.0
-"""What varies over more than this along or across the road is light and wear, which is not copied."""
+_COPIED_FROM_M, _SEEN_FROM_M, _WELL_SEEN_M = 40.0, 25.0, 5.0
+"""Ground is copied from at most so far along the way, only where it was seen from nearer than the second length, best from the third."""
+_CONTACT_M, _SHADED = 1.2, 0.65
+"""Ground within this of where an actor stood that is darker than this share of what it should be is its contact shadow. A longer shadow
+cannot be told from those of houses or from markings by its look alone, and is left."""
+_MOST_CORRECTION = 0.25
+_FAR_BELOW_M = 0.1
 _LOGIT = 4.0
 _WIDTH, _THICKNESS_M = 0.7, 0.004
 """Standard deviation in cells of a new Gaussian across, and in metres through the ground."""
@@ -56,28 +57,27 @@ class NewGround:
 
 
 def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: Tensor | None) -> NewGround:
-    """Ground around an actor's way in fine cells: what no shot saw, what lay under the actor, and its shadow.
+    """Ground around an actor's way in fine cells: what no shot saw, and the contact shadow of an actor that stood.
 
-    Details of its look are copied from ground at the same distance beside the way; what varies slowly goes on from around the hole (which is
-    what seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already.
+    Its look is copied from ground at the same distance beside the way, then brought to the colours of the ground around the hole by a
+    smooth field of differences (as seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already.
     """
     beside = float(actor.half_m[1]) + 6.5
     grid = Grid.over(actor.way, 14.0, 45.0, beside, _CELL_M)
     points, seen = _looked_at(grid, ground, views)
     shape = (grid.rows, grid.columns)
     under = actor.under(points[:, :2], 0.0).view(shape)
-    good = seen.seen.view(shape)
-    hole = (seen.exposed.view(shape) | (under & ~good)) & ~_taken(grid, taken)
     looks = seen.rgb.T.view(3, *shape)
-    clean = good & seen.clean.view(shape) & ~spread(under, 5)
-    source = clean & (seen.distance_m.view(shape) < _COPIED_FROM_M) & (looks.sum(dim=0) > 0)
-    shade = good & ~seen.clean.view(shape)
-    wanted = hole | (shade & spread(hole | under, round(4.0 / _CELL_M)))
-    detail = looks - _even(looks, source, grid)
-    copied, has = _copied(wanted, source, detail, clean, grid)
-    corrected = (copied + filled(_even(looks, source, grid), source.float())).clamp(0, 1)
-    dark = shade & has & (_smooth(looks.mean(dim=0)) < _SHADED * _smooth(corrected.mean(dim=0)))
-    hole = _connected(hole | under & wanted, dark & wanted) & ~_taken(grid, taken)
+    good = seen.seen.view(shape) & (looks.sum(dim=0) > 0.02)
+    hole = (seen.exposed.view(shape) | (under & ~seen.seen.view(shape))) & ~_taken(grid, taken)
+    ring = spread(under, round(_CONTACT_M / grid.cell_m)) if not actor.moved else under
+    source = good & ~ring & (seen.distance_m.view(shape) < _SEEN_FROM_M)
+    wanted = hole | ring & good
+    quality = source * (_WELL_SEEN_M / seen.distance_m.view(shape)).clamp(0, 1)
+    copied, has = _copied(wanted, quality, looks, good & ~ring, grid)
+    corrected = (copied + _difference(looks, copied, good & ~ring & has, grid)).clamp(0, 1)
+    dark = ring & good & has & (_smooth(looks.mean(dim=0)) < _SHADED * _smooth(corrected.mean(dim=0)))
+    hole = _connected(hole, dark) & ~_taken(grid, taken)
     return _new(grid, hole, corrected, looks, has, points, good)
 
 
@@ -87,6 +87,8 @@ def far_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: Te
     points, seen = _looked_at(grid, ground, views)
     shape = (grid.rows, grid.columns)
     hole = seen.open.view(shape) & ~_taken(grid, taken)
+    # Coarse cells reach over the fine ones around, which must stay on top.
+    points[:, 2] -= _FAR_BELOW_M
     looks, good = seen.rgb.T.view(3, *shape), seen.seen.view(shape) & (seen.rgb.sum(dim=1) > 0).view(shape)
     smooth = filled(looks, good.float())
     return _new(grid, hole, smooth, looks, hole, points, good)
@@ -98,22 +100,22 @@ def _looked_at(grid: Grid, ground: GroundField, views: Views) -> tuple[Float[Ten
     return points, views.look_at(points)
 
 
-def _copied(wanted: Tensor, source: Tensor, looks: Tensor, known: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def _copied(wanted: Tensor, quality: Tensor, looks: Tensor, known: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """For cells in and near what is wanted the look of their source cells, and whether they have one."""
     block, most = round(_BLOCK_M / grid.cell_m), round(_COPIED_FROM_M / grid.cell_m)
-    shifts = block_shifts(wanted, source, looks, known, block=block, most=most, cell_m=grid.cell_m)
+    shifts = block_shifts(wanted, quality, looks, known, block=block, most=most, cell_m=grid.cell_m)
     around = spread(wanted, round(1.0 / grid.cell_m))
-    rows = source_rows(around, source, shifts, block=block, most=most)
+    rows = source_rows(around, quality > 0, shifts, block=block, most=most)
     taken = torch.stack([channel.gather(0, rows.clamp_min(0)) for channel in looks])
     return taken, rows >= 0
 
 
-def _even(looks: Tensor, source: Tensor, grid: Grid) -> Tensor:
-    """Means of the source cells around."""
-    width = 2 * round(_EVEN_M / 2 / grid.cell_m) + 1
-    weight = source.float()
-    sums = functional.avg_pool2d(torch.cat([looks * weight, weight[None]])[None], width, 1, width // 2)[0]
-    return sums[:3] / sums[3:].clamp_min(1e-6)
+def _difference(looks: Tensor, copied: Tensor, both: Tensor, grid: Grid) -> Tensor:
+    """Smooth difference between what is around the hole and what was copied to there, carried on into the hole."""
+    width = 2 * round(0.6 / grid.cell_m) + 1
+    weight = both.float()
+    sums = functional.avg_pool2d(torch.cat([(looks - copied) * weight, weight[None]])[None], width, 1, width // 2)[0]
+    return filled(sums[:3] / sums[3:].clamp_min(1e-6), weight).clamp(-_MOST_CORRECTION, _MOST_CORRECTION)
 
 
 def _smooth(values: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ def _connected(start: Tensor, through: Tensor) -> Tensor:
         if bool((more == grown).all()):
             break
         grown = more
-    return start | spread(grown & ~start, 2)
+    return start | (spread(grown & ~start, 1) & (start | through | spread(start, 1)))
 
 
 def _new(grid: Grid, hole: Tensor, inside: Tensor, looks: Tensor, has: Tensor, points: Tensor, good: Tensor) -> NewGround:

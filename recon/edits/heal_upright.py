@@ -65,7 +65,7 @@ def new_uprights(
     filled_cells = solid.clamp_max(1.0).view(1, grid.rows, grid.columns, _LAYERS)
     wanted_rows, looks = wanted & _goes_on(filled_cells[0], source), filled_cells.view(1, *shape)
     block, most = round(_BLOCK_M / _CELL_M), round(_COPIED_FROM_M / _CELL_M)
-    shifts = block_shifts(wanted, source, looks, source, block=block, most=most, cell_m=_CELL_M)
+    shifts = block_shifts(wanted, source.float(), looks, source, block=block, most=most, cell_m=_CELL_M)
     rows = source_rows(wanted_rows, source, shifts, block=block, most=most).view(-1)
     wanted_cells = (rows >= 0).nonzero()[:, 0]
     from_cells = rows[wanted_cells] * shape[1] + wanted_cells % shape[1]

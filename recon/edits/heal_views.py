@@ -27,20 +27,17 @@ _BEHIND, _BEHIND_M = 1.06, 0.25
 """A place is behind a surface if it is farther than its depth by this factor and length."""
 _SOLID = 0.5
 """Pixels of less opacity are see-through."""
-_SHADE_M = 4.0
-"""Shadows of an actor are looked for this near to its box."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Of points: whether a recorded shot saw them; whether one would see them without the removed actors (`exposed`, only of those that none
-    saw); whether such a one shows nothing there (`open`); whether one saw them while no removed actor was near (`clean`); the colours that
+    """Of points: whether a recorded shot saw them; whether one would see them without the removed actors (`exposed`, only of those
+    that none saw); whether such a one shows nothing there (`open`); the colours that
     they were seen in (scene colours, without exposure); the shortest distance that they were seen from."""
 
     seen: Bool[Tensor, "N"]
     exposed: Bool[Tensor, "N"]
     open: Bool[Tensor, "N"]
-    clean: Bool[Tensor, "N"]
     rgb: Float[Tensor, "N 3"]
     distance_m: Float[Tensor, "N"]
 
@@ -70,7 +67,7 @@ class Views:
     def look_at(self, points: Float[Tensor, "N 3"]) -> Seen:
         """What the views saw of points in level coordinates."""
         count, device = len(points), points.device
-        seen, clean, exposed, open_ = (torch.zeros(count, dtype=torch.bool, device=device) for _ in range(4))
+        seen, exposed, open_ = (torch.zeros(count, dtype=torch.bool, device=device) for _ in range(3))
         weights, rgb = torch.full((count,), 1e-12, device=device), torch.zeros(count, 3, device=device)
         distance = torch.full((count,), torch.inf, device=device)
         for view in self._views:
@@ -78,12 +75,10 @@ class Views:
             drawn = functional.grid_sample(view.recorded, pixels[None, None], mode="nearest", align_corners=False)[0, :, 0]
             empty = functional.grid_sample(view.emptied, pixels[None, None], mode="nearest", align_corners=False)[0, :, 0]
             hidden = torch.zeros(count, dtype=torch.bool, device=device)
-            near = torch.zeros(count, dtype=torch.bool, device=device)
             for actor in self._actors:
                 pose = actor.pose_at(view.shot.mid_us)
                 if pose is not None:
                     hidden |= actor.hides(pose, view.eye, points)
-                    near |= actor.is_near(pose, points, _SHADE_M)
             saw = inside & ~hidden & (depth < drawn[3] * _BEHIND + _BEHIND_M)
             # Pixels of open sky show no place; nothing was drawn there to take a colour from.
             weight = saw * (drawn[4] > _SOLID) * depth.clamp_min(1).pow(-4)
@@ -91,16 +86,16 @@ class Views:
             weights += weight
             distance = torch.where(saw, torch.minimum(distance, depth), distance)
             seen |= saw
-            clean |= saw & ~near
             would = inside & hidden & (depth < empty[0] * _BEHIND + _BEHIND_M)
             exposed |= would
             open_ |= would & (empty[1] < 0.9)
-        return Seen(seen=seen, exposed=exposed & ~seen, open=open_ & ~seen, clean=clean, rgb=rgb / weights[:, None], distance_m=distance)
+        return Seen(seen=seen, exposed=exposed & ~seen, open=open_ & ~seen, rgb=rgb / weights[:, None], distance_m=distance)
 
     def _drawn(self, scene: Scene, emptied: Scene, shot: Shot) -> _View:
         shot = _pinhole(shot)
         full = render(scene, shot, ("rgb", "depth"), exposure=None)
-        assert full.rgb is not None and full.depth_m is not None
+        assert full.rgb is not None
+        assert full.depth_m is not None
         recorded = torch.cat([full.rgb, _depth(full.depth_m, full.opacity)[..., None], full.opacity[..., None]], dim=2)
         level_from_camera = self._level_from_world @ shot.world_from_camera
         return _View(
