@@ -35,8 +35,9 @@ class Options:
     sun: tuple[float, float] | None = None
     """Azimuth (counter-clockwise from the world's x axis) and elevation of the sun in degrees, instead of the light's own: what is inserted
     or harvested is lit by it, the rest of the scene stays as it was recorded."""
-    heal: bool = True
-    """Mend the background where recorded actors are taken out or moved away."""
+    heal: bool = False
+    """Mend the background where recorded actors are taken out or moved away: takes ghosts away and makes ground anew that they always hid,
+    but may also blur what was seen beside them (docs/results.md)."""
     finish: Annotated[FinishConfig, arg(name="finish")] = field(default_factory=FinishConfig)
     """How light and shadows are drawn."""
     trajectory: Annotated[TrajectoryConfig, arg(name="trajectory")] = field(default_factory=TrajectoryConfig)
