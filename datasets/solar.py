@@ -1,8 +1,8 @@
 """Where the sun stands at a time and place.
 
 The Astronomical Almanac's low-precision formulas as Michalsky (1988, "The Astronomical Almanac's algorithm for approximate solar
-position (1950-2050)", Solar Energy 40) gives them: right to 0.01 degrees in these years. Refraction, at most half a degree at the horizon, is
-left out, for it bends light and not shadows of near things.
+position (1950-2050)", Solar Energy 40) gives them: right to 0.01 degrees in these years. Refraction, half a degree at the horizon and a
+tenth at ten degrees, is left out.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ VERBS = {
     "collage": "Make a scene of cut-out photos standing in space, with its pictures and poses, as a log folder.",
     "fit": "Fit a scene of Gaussians to a log.",
     "refine": "Improve a scene off its path with its own enhanced renders.",
+    "light": "Say what lights a scene: its sun, and the environment around it.",
     "render": "Render a scene along a trajectory into a clip.",
     "insert": "Remove, move, swap, copy and insert actors as a file says, and render the scene.",
     "pairs": "Make pairs of degraded and true clips for training.",

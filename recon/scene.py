@@ -18,6 +18,8 @@ from splatmend.recon.raster.api import Model
 from splatmend.recon.sky import SkyMap
 
 Role = Literal["train", "held_out", "left_out"]
+SUN_FACT = "sun_direction_world"
+"""The fact of a scene that holds the unit direction to the sun, where the log's time and place give it."""
 
 
 @dataclass(frozen=True, kw_only=True)

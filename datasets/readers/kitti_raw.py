@@ -8,6 +8,7 @@ Poses come from GPS/IMU packets (`oxts`) where there are any, else from `poses_v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,13 @@ from splatmend.datasets.readers.text_files import (
     read_timestamps_us,
 )
 from splatmend.datasets.readers.velodyne import TURN_US, numbered_sweeps, sweep_from_file
+from splatmend.datasets.solar import direction_east_north_up
 
+_CLOCK_AHEAD_US = 2 * 3_600_000_000
+"""`timestamps.txt` is taken to be in the local time of Karlsruhe: all drives are of 26 September to 3 October 2011, summer time, two hours
+ahead of UTC. The format's description names no zone."""
+_EARLIEST_US = 1_262_304_000_000_000
+"""The year 2010: earlier times are counted from the first frame, not from a clock."""
 CAMERA_NUMBERS = (("02", "03"), ("00", "01"))  # colour first, grey where there is no colour
 
 
@@ -59,7 +66,8 @@ def _drives(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Drive:
-    """A drive while it is being read. `frame_times_us [N]` holds the time of each frame number, `poses` is where the path was read from."""
+    """A drive while it is being read. `frame_times_us [N]` holds the time of each frame number, `poses` is where the path was read from,
+    `place` latitude and longitude in degrees where GPS packets say them."""
 
     folder: Path
     images: dict[str, dict[int, Path]]
@@ -67,6 +75,7 @@ class _Drive:
     frame_times_us: np.ndarray
     world_from_velodyne: PoseTrack
     poses: Path
+    place: tuple[float, float] | None
     notes: tuple[str, ...]
 
     @classmethod
@@ -81,7 +90,7 @@ class _Drive:
         if frame_times_us is None:
             frame_times_us = np.arange(last + 1, dtype=np.int64) * FRAME_STEP_US
             notes.append("There are no timestamps.txt: frames are taken to be 0.1 s apart.")
-        world_from_velodyne, poses = _ego_track(folder, frame_times_us, notes)
+        world_from_velodyne, poses, place = _ego_track(folder, frame_times_us, notes)
         return cls(
             folder=folder,
             images=images,
@@ -89,6 +98,7 @@ class _Drive:
             frame_times_us=frame_times_us,
             world_from_velodyne=world_from_velodyne,
             poses=poses,
+            place=place,
             notes=tuple(notes),
         )
 
@@ -111,8 +121,19 @@ class _Drive:
             actors=self._actors(),
             ego=self.world_from_velodyne,
             metric=True,
+            sun_direction_world=self._sun(),
             notes=tuple(notes),
         )
+
+    def _sun(self) -> tuple[float, float, float] | None:
+        """Where the sun was half-way through the drive, if packets say the place and `timestamps.txt` the time, and it was day."""
+        middle_us = (self.world_from_velodyne.start_us + self.world_from_velodyne.end_us) // 2
+        if self.place is None or middle_us < _EARLIEST_US:
+            return None
+        time = datetime.fromtimestamp((middle_us - _CLOCK_AHEAD_US) / 1e6, UTC)
+        # The world of packets has x east, y north and z up.
+        direction = direction_east_north_up(time, *self.place)
+        return direction if direction[2] > 0 else None
 
     def _frames(
         self, number: str, paths: dict[int, Path], camera: Camera, camera_from_velodyne: np.ndarray, notes: list[str]
@@ -185,8 +206,8 @@ def _turn_us(folder: Path) -> int:
     return turn_us
 
 
-def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> tuple[PoseTrack, Path]:
-    """world_from_velodyne over time, and the file or folder that says so."""
+def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> tuple[PoseTrack, Path, tuple[float, float] | None]:
+    """world_from_velodyne over time, the file or folder that says so, and latitude and longitude where it does."""
     calibration = _calibration_file(folder, "calib_imu_to_velo.txt")
     if (folder / "oxts" / "data").is_dir() and calibration.is_file():
         numbers, packets = read_packets(folder / "oxts" / "data")
@@ -199,7 +220,8 @@ def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> tu
             raise UserError(f"{folder / 'oxts' / 'data'}: no GPS packet is of one of the drive's frames; copy the packets of this drive.")
         velodyne_from_imu = read_rigid(calibration)
         poses = world_from_imu(packets[kept]) @ inverse(velodyne_from_imu)
-        return PoseTrack(times_us=times_us[numbers[kept]], world_from_body=poses), folder / "oxts" / "data"
+        latitude, longitude = packets[kept][kept.sum() // 2, :2].tolist()
+        return PoseTrack(times_us=times_us[numbers[kept]], world_from_body=poses), folder / "oxts" / "data", (latitude, longitude)
     path = folder / "poses_velodyne.txt"
     if not path.is_file():
         raise UserError(
@@ -210,7 +232,7 @@ def _ego_track(folder: Path, frame_times_us: np.ndarray, notes: list[str]) -> tu
     if not len(poses):
         raise UserError(f"{path}: there are no poses in the file; write one 3x4 world_from_velodyne per frame.")
     count = min(len(poses), len(frame_times_us))
-    return PoseTrack(times_us=frame_times_us[:count], world_from_body=poses[:count]), path
+    return PoseTrack(times_us=frame_times_us[:count], world_from_body=poses[:count]), path, None
 
 
 def _calibration_file(folder: Path, name: str) -> Path:

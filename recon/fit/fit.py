@@ -28,7 +28,7 @@ from splatmend.recon.fit.processes import joined_processes
 from splatmend.recon.fit.progress import FitBar
 from splatmend.recon.fit.sky_model import sky_labels
 from splatmend.recon.fit.trainer import Trainer
-from splatmend.recon.scene import Scene
+from splatmend.recon.scene import SUN_FACT, Scene
 from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
 
 CHECKPOINT = "checkpoint.pt"
@@ -114,7 +114,8 @@ def write_scored(
     rows = list(held_out_rows(scene.to(device), log, backend=config.backend))
     with (folder / "heldout.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    scene = replace(scene, facts={"held_out": mean_row(rows), **facts})
+    sun = {} if log.sun_direction_world is None else {SUN_FACT: list(log.sun_direction_world)}
+    scene = replace(scene, facts={"held_out": mean_row(rows), **sun, **facts})
     write_scene(folder, scene)
     return scene_facts(scene)
 

@@ -21,13 +21,13 @@ from splatmend.recon.light.estimate_samples import Samples, samples_of
 from splatmend.recon.light.estimate_sun import CUES, SunSearch, around
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.scene import Scene
+from splatmend.recon.scene import SUN_FACT, Scene
 
-SUN_FACT = "sun_direction_world"
-"""The scene's fact that holds the direction which time and place of the log give."""
 GROUND_ALBEDO = (0.08, 0.15, 0.30)
 """Least, expected and greatest albedo of streets: new asphalt has about 0.05 to 0.10, worn 0.10 to 0.18, concrete 0.20 to 0.35 (Levinson
 and Akbari 2002, Cement and Concrete Research 32)."""
+_LEAST_RATIO = 0.2
+"""A sun that gives less than this share of what the sky gives is one behind clouds."""
 _WITHIN_DEG = 15.0
 
 
@@ -39,7 +39,7 @@ class EstimateConfig:
     """Recorded shots that are drawn and looked at, spread over cameras and time."""
     width_px: int = 240
     """Most pixels across that a shot is drawn with."""
-    samples_per_shot: int = 700
+    samples_per_shot: int = 1000
     """Points of surfaces taken from each."""
     block_m: float = 4.0
     """Within so many metres surfaces that face one way are likely to be of one material."""
@@ -47,11 +47,11 @@ class EstimateConfig:
     """Farther surfaces are not looked at."""
     cell_m: float = 0.2
     """Side of the cells that keep the sun off."""
-    roofs_m: tuple[float, ...] = (0.0, 14.0)
+    roofs_m: tuple[float, ...] = (0.0, 10.0, 16.0)
     """Heights that houses are given whose roofs no picture shows; what explains most is taken."""
     step_deg: float = 7.0
     """First distance between directions that are tried; the best is refined to a twelfth of it."""
-    weights: Mapping[str, float] = field(default_factory=lambda: {"ground": 1.0, "walls": 1.0, "sides": 1.0, "warmth": 0.5, "glow": 0.3})
+    weights: Mapping[str, float] = field(default_factory=lambda: {"ground": 4.0, "walls": 1.0, "sides": 0.5, "warmth": 1.0, "glow": 0.1})
     """How many independent values a block stands for, by cue (for the glow, 20 pixels of the sky)."""
     least_gain: float = 4.0
     """Logarithm of the likelihood below which no sun explains enough, so that the sky is taken to be covered."""
@@ -118,9 +118,11 @@ def estimated_light(
         return _without_surfaces(environment, turn, known, made_by, scene)
     occluders = Occluders.of(scene, samples, config.cell_m)
     found = _found(samples, occluders, config, None if known is None else turn @ known)
-    if known is None:
-        made_by = "shadows, lit sides and sky of the scene" if found.gain >= config.least_gain else "the scene, under a covered sky"
     ratio = found.search.strength(found.direction) if found.gain >= config.least_gain else np.zeros(3)
+    if ratio.mean() < _LEAST_RATIO:
+        ratio = np.zeros(3)
+    if known is None:
+        made_by = "shadows, lit sides and sky of the scene" if ratio.any() else "the scene, under a covered sky"
     radiance, ambient = _level(samples, found, ratio, environment)
     light = SceneLight(
         to_sun_world=_triple(turn.T @ found.direction),
@@ -180,7 +182,8 @@ def _found(samples: Samples, occluders: Occluders, config: EstimateConfig, known
 def _known(scene: Scene, to_sun_world: tuple[float, float, float] | None) -> tuple[np.ndarray | None, str]:
     if to_sun_world is not None:
         return _unit(to_sun_world), "given sun"
-    if scene.facts.get(SUN_FACT) is not None:
+    # A procedural street's sun is the truth that estimates are measured against.
+    if scene.facts.get(SUN_FACT) is not None and scene.source != "street":
         return _unit(scene.facts[SUN_FACT]), "time and place"
     return None, ""
 

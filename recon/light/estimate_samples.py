@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from splatmend.datasets.shot import Shot
@@ -19,9 +20,9 @@ from splatmend.recon.render import render
 from splatmend.recon.scene import RecordedShot, Scene
 from splatmend.recon.sky import ray_directions, rotation_to_z
 
-_SOLID = 0.9
+_SOLID = 0.7
 """Opacity above which a pixel shows a surface."""
-_CLEAR = 0.5
+_CLEAR = 0.25
 """Opacity below which it shows the sky."""
 _SKY_M = 120.0
 """Where a scene draws sky with Gaussians, they are farther than this."""
@@ -36,9 +37,10 @@ _JUMP = 0.08
 class Samples:
     """All in the level frame: that of the background turned by `level_from_world`, so that z is up.
 
-    Of N points: `points_m`, unit `normals` towards the camera, `linear` colours without exposure, `shot`
-    numbers the picture (taken at `times_us[shot]` from `eyes_m[shot]`), `ground` says whether it is level and below the camera, and `block` which points
-    are likely to be of one material: neighbours that face one way, or one actor. Of M pixels of the sky: unit `sky_directions` and their `sky_linear` colours. `unit_m` is a metre in the scene's units, by guess where the scene is not metric.
+    Of N points: `points_m`, unit `normals` towards the camera, `linear` colours without exposure, `shot` numbers the picture (taken at
+    `times_us[shot]` from `eyes_m[shot]`), `ground` says whether it is level and below the camera, and `block` which points are likely to
+    be of one material: neighbours that face one way, or one actor. Of M pixels of the sky: unit `sky_directions` and their `sky_linear`
+    colours, and the picture's number. `unit_m` is a metre in the scene's units, by guess where the scene is not metric.
     """
 
     points_m: Float[np.ndarray, "N 3"]
@@ -106,7 +108,8 @@ class _Picture:
     def drawn(scene: Scene, shot: Shot, level_from_world: np.ndarray, backend: Backend | None) -> _Picture:
         with torch.no_grad():
             drawn = render(scene, shot, ("rgb", "depth", "opacity", "actors"), exposure=None, backend=backend)
-        assert drawn.rgb is not None and drawn.depth_m is not None
+        assert drawn.rgb is not None
+        assert drawn.depth_m is not None
         directions = ray_directions(shot, model=scene.camera_model).double().numpy() @ level_from_world.T
         depth = drawn.depth_m.double().cpu()
         opacity = drawn.opacity.double().cpu()
@@ -118,7 +121,8 @@ class _Picture:
         normals = _normals(smoothed, directions)
         linear = light_from_picture(drawn.rgb.clamp(0, 1)).cpu().double().numpy()
         far = depth.numpy() > _SKY_M if scene.metric else np.zeros_like(solid)
-        sky = ((opacity < _CLEAR).numpy() | far) & (scene.sky is not None)
+        # Not beside anything: what is half drawn there is not the sky's.
+        sky = binary_erosion((opacity < _CLEAR).numpy() | far, iterations=3, border_value=1) & (scene.sky is not None)
         unit = directions / np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), 1e-12)
         points = centre + directions * depth.numpy()[..., None]
         return _Picture(
@@ -136,15 +140,22 @@ class _Picture:
 
     def points(self, number: int, most: int, far_m: float, unit_m: float) -> tuple[np.ndarray, ...]:
         """Of at most so many good pixels: points, normals, linear colours, the picture's number, whether they are ground, actors."""
-        good = np.flatnonzero((self.solid & self.smooth & (self.depth_m < far_m)).ravel())
-        if len(good) > most:
-            # What is near fills many pixels: a pixel counts by how much of the world it shows, to a limit.
-            share = np.clip(self.depth_m.ravel()[good] / (10 * unit_m), 0.2, 1.0)
-            good = np.sort(np.random.default_rng([number, 7]).choice(good, most, replace=False, p=share / share.sum()))
+        flat = (self.normals[..., 2] > _FLAT) & (self.points_m[..., 2] < self.centre_m[2] - 0.5 * unit_m) & (self.actor < 0)
+        good = self.solid & self.smooth & (self.depth_m < far_m)
+        # Half of them on the ground: its albedo is the most even.
+        generator = np.random.default_rng([number, 7])
+        good = np.sort(np.concatenate([self._some(good & kind, most // 2, unit_m, generator) for kind in (flat, ~flat)]))
         points, normals, linear = (array.reshape(-1, 3)[good] for array in (self.points_m, self.normals, self.linear))
         actor = self.actor.ravel()[good]
-        ground = (normals[:, 2] > _FLAT) & (points[:, 2] < self.centre_m[2] - 0.5 * unit_m) & (actor < 0)
-        return points, normals, linear, np.full(len(good), number, dtype=np.int64), ground, actor
+        return points, normals, linear, np.full(len(good), number, dtype=np.int64), flat.ravel()[good], actor
+
+    def _some(self, good: np.ndarray, most: int, unit_m: float, generator: np.random.Generator) -> np.ndarray:
+        rows = np.flatnonzero(good)
+        if len(rows) <= most:
+            return rows
+        # What is near fills many pixels: a pixel counts by how much of the world it shows, to a limit.
+        share = np.clip(self.depth_m.ravel()[rows] / (10 * unit_m), 0.2, 1.0)
+        return generator.choice(rows, most, replace=False, p=share / share.sum())
 
 
 def _spread(scene: Scene, count: int) -> list[RecordedShot]:
@@ -167,11 +178,10 @@ def _small(shot: Shot, width_px: int) -> Shot:
 
 
 def _mean_where(values: Float[Tensor, "H W"], where: Bool[Tensor, "H W"], side: int = 5) -> Float[Tensor, "H W"]:
-    weights = where.double()[None, None]
-    pooled = [
-        torch.nn.functional.avg_pool2d(x, side, 1, side // 2, count_include_pad=False) for x in (values[None, None] * weights, weights)
-    ]
-    return (pooled[0] / pooled[1].clamp_min(1e-9))[0, 0]
+    weights = where.double()
+    stacked = torch.stack([values * weights, weights])[:, None]
+    pooled = torch.nn.functional.avg_pool2d(stacked, side, 1, side // 2, count_include_pad=False)[:, 0]
+    return pooled[0] / pooled[1].clamp_min(1e-9)
 
 
 def _normals(points: np.ndarray, directions: np.ndarray) -> np.ndarray:

@@ -27,6 +27,11 @@ _LEAST_ELEVATION_DEG = 4.0
 _BLOCK_SAMPLES = 6
 _DARK = 0.004
 """Added to linear colours before logarithms: below it pictures of 8 bits say nothing."""
+_CONTRAST = 1.5
+"""Logarithm of luminance from its block's mean that a shadow can be; what is beyond is another material."""
+_TINT = 0.5
+"""Likewise of red over blue."""
+_LEANS = (0.3, 0.8)
 _BETWEEN = 0.15
 """Share of the light from all around that reaches what sees no sky at all."""
 _BAND_DEG = 4.0
@@ -92,7 +97,10 @@ class SunSearch:
         self._ground = _Groups.of(samples.block, every[samples.ground], _BLOCK_SAMPLES)
         self._walls = _Groups.of(samples.block, every[~samples.ground], _BLOCK_SAMPLES)
         self._all = _Groups.of(samples.block, every, _BLOCK_SAMPLES)
-        self._sides = _Groups.of(samples.ground[self._all.rows[self._all.starts]].astype(np.int64), np.arange(len(self._all.starts)), 4)
+        # Light from all around does not care which way a wall looks, but whether something looks up.
+        lean = np.abs(self._all.means(samples.normals)[:, 2])
+        kind = np.where(samples.ground[self._all.rows[self._all.starts]], 0, 1 + np.digitize(lean, _LEANS))
+        self._sides = _Groups.of(kind, np.arange(len(kind)), 4)
         self._sky = _sky_left(samples)
 
     def evidence(self, directions: Float[np.ndarray, "D 3"] | None = None) -> Evidence:
@@ -132,15 +140,39 @@ class SunSearch:
         return self.occluders.seen(self.samples, direction[None])[:, 0] * (self.samples.normals @ direction).clip(min=0)
 
     def strength(self, direction: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
-        """Red, green and blue of the sun over those of the ambient light of an open level place: with which predicted logarithms of
-        each colour, taken as they are, leave the least."""
-        direct = self.direct(direction)[:, None]
-        predicted = [np.log(self.ambient[:, None] + ratio * direct) for ratio in _STRENGTHS]
-        logarithms = np.log(np.concatenate([self.samples.linear, self.samples.linear @ np.asarray(LUMINANCE)[:, None]], axis=1) + _DARK)
-        left = np.stack([np.stack([self._left(one, logarithms[:, c : c + 1]) for one in predicted]) for c in range(4)])
-        red, green, blue, whole = (_STRENGTHS[int(np.argmin(row))] for row in left)
+        """Red, green and blue of the sun over those of the ambient light of an open level place.
+
+        By sunlit against shaded ground, within blocks and of the whole scene, and by what predicted logarithms leave the least with.
+        Shadows that are misplaced make each of them too small, so the greatest counts.
+        """
+        direct = self.direct(direction)
+        linear = np.concatenate([self.samples.linear, self.samples.linear @ np.asarray(LUMINANCE)[:, None]], axis=1) + _DARK
+        found = [self._from_all(direct[:, None], np.log(linear))]
+        blocks = np.split(self._ground.rows, self._ground.starts[1:])
+        within = [ratio for rows in blocks if (ratio := self._brighter(direction, direct, linear, rows)) is not None]
+        if len(within) >= 3:
+            found.append(np.quantile(within, 0.75, axis=0))
+        if (whole := self._brighter(direction, direct, linear, self._ground.rows)) is not None:
+            found.append(whole)
+        *colours, level = max(found, key=lambda ratios: float(ratios[3])).clip(0, _STRENGTHS[-1])
         # A colour alone is less sure than the luminance: no tint beyond that of a low sun under a blue sky.
-        return whole * (np.array([red, green, blue]) / max(whole, 1e-6)).clip(0.5, 2.0) if whole > 0 else np.zeros(3)
+        return level * (np.array(colours) / max(level, 1e-6)).clip(0.5, 2.0) if level > 0 else np.zeros(3)
+
+    def _brighter(
+        self, direction: np.ndarray, direct: np.ndarray, linear: Float[np.ndarray, "N 4"], rows: np.ndarray
+    ) -> Float[np.ndarray, "4"] | None:
+        """The sun over the ambient light by the middles of sunlit and shaded samples; None where there are too few of either."""
+        facing = (self.samples.normals[rows] @ direction).clip(min=0)
+        lit, shaded = rows[direct[rows] > 0.9 * facing], rows[direct[rows] < 0.1 * facing]
+        if min(len(lit), len(shaded)) < 4:
+            return None
+        brighter = np.median(linear[lit], axis=0) / np.median(linear[shaded], axis=0)
+        return (brighter * np.median(self.ambient[shaded]) - np.median(self.ambient[lit])) / max(float(np.median(facing)), 0.05)
+
+    def _from_all(self, direct: Float[np.ndarray, "N 1"], logarithms: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "4"]:
+        predicted = [np.log(self.ambient[:, None] + ratio * direct) for ratio in _STRENGTHS]
+        left = [[self._left(one, logarithms[:, c : c + 1]) for one in predicted] for c in range(4)]
+        return np.array([_STRENGTHS[int(np.argmin(row))] for row in left])
 
     def _left(self, predicted: Float[np.ndarray, "N 1"], seen: Float[np.ndarray, "N 1"]) -> float:
         """What is left of the logarithms within blocks and of their means, each as likely as its middle deviation makes it."""
@@ -159,7 +191,7 @@ class SunSearch:
         shares = [_beside(g.within(predicted), g.within(self._luminance), g.within(by_sky)) for g in (self._ground, self._walls)]
         block_means = [self._all.means(values) for values in (predicted, self._luminance, by_sky)]
         shares.append(_beside(*(self._sides.within(values) for values in block_means)))
-        shares.append(_explained(self._all.within(warm), _clipped(self._all.within(self._warmth)[:, 0])))
+        shares.append(_explained(self._all.within(warm), self._all.within(self._warmth)[:, 0].clip(-_TINT, _TINT)))
         return np.stack(shares)
 
 
@@ -167,8 +199,8 @@ def _spread(left: np.ndarray, seen: np.ndarray) -> float:
     """Mean square of what is left over that of what was seen, without outliers of either."""
     if not len(seen):
         return 0.0
-    reach = 3 * 1.4826 * float(np.median(np.abs(seen))) + 1e-6
-    return float((left.clip(-reach, reach) ** 2).mean() / (seen.clip(-reach, reach) ** 2).mean().clip(min=1e-12))
+    squares = [(values.clip(-_CONTRAST, _CONTRAST) ** 2).mean() for values in (left, seen)]
+    return float(squares[0] / max(squares[1], 1e-12))
 
 
 def hemisphere(step_deg: float, least_deg: float = _LEAST_ELEVATION_DEG) -> tuple[Float[np.ndarray, "D 3"], float]:
@@ -194,17 +226,9 @@ def around(direction: Float[np.ndarray, "3"], step_deg: float, rings: int = 3) -
 
 def _beside(predicted: np.ndarray, seen: np.ndarray, by_sky: np.ndarray) -> Float[np.ndarray, "D"]:
     """Share explained of what the sky alone does not explain."""
-    seen, sky = _clipped(seen[:, 0]), by_sky[:, 0]
+    seen, sky = seen[:, 0].clip(-_CONTRAST, _CONTRAST), by_sky[:, 0]
     norm = max(float(sky @ sky), 1e-9)
     return _explained(predicted - np.outer(sky, sky @ predicted / norm), seen - sky * max(float(sky @ seen) / norm, 0.0))
-
-
-def _clipped(values: np.ndarray) -> np.ndarray:
-    """Within three times the middle deviation."""
-    if not len(values):
-        return values
-    reach = 3 * 1.4826 * float(np.median(np.abs(values))) + 1e-6
-    return values.clip(-reach, reach)
 
 
 def _explained(predicted: Float[np.ndarray, "R D"], seen: Float[np.ndarray, "R"]) -> Float[np.ndarray, "D"]:

@@ -160,6 +160,28 @@ def test_gps_packets_give_a_path_in_metres(tmp_path: Path) -> None:
     np.testing.assert_allclose(poses[1, :3, 0], [np.sqrt(0.5), np.sqrt(0.5), 0], atol=1e-6)
 
 
+def test_packets_and_time_stamps_give_the_sun(tmp_path: Path) -> None:
+    """At 13:17 in summer time it stands in the south of Karlsruhe, 90 - 49 degrees high less the season's tilt."""
+    drive = write_drive(tmp_path, straight(3))
+    assert open_log(drive).sun_direction_world is None
+    (drive.parent / "calib_imu_to_velo.txt").write_text(f"R: {row(np.eye(3))}\nT: 0 0 0\n")
+    (drive / "oxts" / "data").mkdir(parents=True)
+    for index in range(3):
+        packet = [49.0, 8.4, 100.0, 0.0, 0.0, 0.0, *[0.0] * 24]
+        (drive / "oxts" / "data" / f"{index:010d}.txt").write_text(" ".join(map(str, packet)))
+    hours = {"noon": "13:17", "night": "02:00"}
+    found = {}
+    for name, hour in hours.items():
+        for stream in ("image_02", "oxts"):
+            (drive / stream / "timestamps.txt").write_text("".join(f"2011-09-26 {hour}:25.{index}00000000\n" for index in range(3)))
+        found[name] = open_log(drive).sun_direction_world
+    assert found["night"] is None
+    assert found["noon"] is not None
+    east, north, up = found["noon"]
+    assert abs(np.degrees(np.arctan2(east, -north))) < 1.0
+    assert np.degrees(np.arcsin(up)) == pytest.approx(90 - 49.0 - 1.3, abs=0.3)
+
+
 def test_tracklets_become_actors(tmp_path: Path) -> None:
     drive = write_drive(tmp_path, straight(4))
     boxes = "".join(f"<item><tx>{20 - index}</tx><ty>3</ty><tz>-1.7</tz><rx>0</rx><ry>0</ry><rz>1.5</rz></item>" for index in range(2))
