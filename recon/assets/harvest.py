@@ -174,7 +174,7 @@ def _in_its_own_light(body: Gaussians, sides: Halves, material: Material, views:
         there += view.light.diffuse((material.normals * flip) @ view.turn.T, None, view.sky_seen)
         here += view.diffuse(material.normals)
         colour += view.colour * (view.weight[:, None] + 1e-3)
-    colour = colour / sum(view.weight + 1e-3 for view in views)[:, None]
+    colour = colour / torch.stack([view.weight + 1e-3 for view in views]).sum(dim=0)[:, None]
     change = material.albedo * (there - here) / len(views)
     factors = srgb_from_linear((colour + change).clamp_min(0.05 * colour)) / srgb_from_linear(colour).clamp_min(1e-3)
     shaded = recoloured(body, factors.clamp(0.1, 6.0))
