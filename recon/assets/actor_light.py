@@ -7,6 +7,7 @@ did.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -90,11 +91,11 @@ def lit_views(
     reaching: dict[int, tuple[Tensor, Tensor]] = {}
     for i in chosen:
         geometry = standing.geometry_around(upload(poses[i][:3, 3], scene.device), 1.2 * shape.reach_m, _MAP_ROWS)
-        moment = BodyLight.of(shape, poses[i], around[i], lambda points, geometry=geometry: standing.open_at(points, geometry))
+        moment = BodyLight.of(shape, poses[i], around[i], partial(standing.open_at, geometry=geometry))
         reaching[i] = (moment.sun_on_body(), moment.sky_on_body(normals))
     found = []
     for view, pose, weight in zip(views, poses, weights):
-        nearest = min(chosen, key=lambda i, pose=pose: float(np.linalg.norm(poses[i][:3, 3] - pose[:3, 3])))
+        nearest = chosen[int(np.linalg.norm(poses[chosen, :3, 3] - pose[:3, 3], axis=1).argmin())]
         towards = gaussians.means - upload(view.eye_m, scene.device)
         turn = upload(pose[:3, :3], scene.device)
         found.append(

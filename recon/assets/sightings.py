@@ -16,7 +16,7 @@ from splatmend.datasets.geometry import box_corners, inverse, project, transform
 from splatmend.datasets.shot import Shot
 from splatmend.recon.nodes import RigidActor
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
@@ -25,6 +25,7 @@ _WIDTH_PX = 160
 """Depth is drawn no wider than this."""
 _NEAR_BY_M, _NEAR_BY = 0.25, 0.03
 """A place this much behind what is drawn there, in metres and as a share of its distance, still counts as seen."""
+_DEPTH: tuple[Channel, ...] = ("depth",)
 _GRAZING = 0.1
 """Cosine below which a surface shows nothing of itself."""
 WELL_SEEN = 0.5
@@ -109,6 +110,6 @@ def _depth(scene: Scene, shot: Shot, backend: Backend | None) -> Float[Tensor, "
         camera = camera.resized(_WIDTH_PX, max(8, round(camera.height * _WIDTH_PX / camera.width)))
     still = Shot.still(camera, shot.world_from_camera, shot.mid_us)
     with torch.no_grad():
-        drawn = render(scene, still, ("depth",), backend=backend)
+        drawn = render(scene, still, _DEPTH, backend=backend)
     assert drawn.depth_m is not None
     return torch.where(drawn.opacity > 0.5, drawn.depth_m, 0.0)

@@ -37,7 +37,7 @@ def relit(
     *,
     sun_seen: Float[Tensor, "N"],
     sky_seen: Float[Tensor, "N"],
-    near: Int[Tensor, "N k"],
+    near: Int[Tensor, "N k"] | None = None,
 ) -> Gaussians:
     """The Gaussians with the colours that a light gives them for an eye.
 
@@ -53,7 +53,7 @@ def relit(
         light: what lights it.
         sun_seen: share of the sun's light that reaches each Gaussian.
         sky_seen: share of the environment's light that does.
-        near: each Gaussian's nearest ones.
+        near: each Gaussian's nearest ones, which are lit alike where colours change by the ratio; None leaves each alone.
     """
     turn = world_from_body[:3, :3]
     normals = material.normals @ turn.T
@@ -61,6 +61,7 @@ def relit(
     matt = light.diffuse(normals, sun_seen, sky_seen)
     highlight = sun_highlight(normals, to_eye, material, light, sun_seen)
     if material.lit_by is not None:
+        near = torch.arange(len(matt), device=matt.device)[:, None] if near is None else near
         # Layers over one place face this way and that; what changes them must not.
         ratio = matt[near].mean(dim=1) / material.lit_by[near].mean(dim=1).clamp_min(1e-4)
         return _changed(gaussians, ratio, highlight, near)

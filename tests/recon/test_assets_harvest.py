@@ -21,7 +21,9 @@ from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.assets.shape_normals import shape_normals
 from splatmend.recon.gaussians import concatenate
 from splatmend.recon.light.colour import linear_from_srgb
+from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.relight import relit
+from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.nodes import RigidActor
 from splatmend.recon.scene import RecordedShot, Scene
 
@@ -51,6 +53,12 @@ def around(azimuths_deg: tuple[float, ...], car: np.ndarray) -> tuple[RecordedSh
 
 
 @cache
+def light_there(centre_m: tuple[float, float, float]) -> SceneLight:
+    """The sun, and around a place the sky and the ground as the flat world shows them."""
+    return light_at(scene(), light(), np.array(centre_m), 0)
+
+
+@cache
 def lit_car(sides: str) -> tuple[Scene, np.ndarray]:
     """The flat world with a matt car on it in its light, seen from its left ("left") or from all around ("all"), and its true normals.
 
@@ -71,7 +79,7 @@ def lit_car(sides: str) -> tuple[Scene, np.ndarray]:
         replace(matt(normals, albedo), specular=torch.zeros(len(xyz), 3), roughness=ones),
         centre,
         eye,
-        light(),
+        light_there(tuple(place.tolist())),
         sun_seen=ones,
         sky_seen=ones,
     )
@@ -136,7 +144,7 @@ def test_the_light_is_taken_off_the_paint(left: Asset) -> None:
     side = (means[:, 1] > 0.4 * size[1]) & (material.normals[:, 1] > 0.9) & (means[:, 2].abs() > 0.12)
     own = linear_from_srgb(left.gaussians.sh[:, 0] * 0.28209479 + 0.5)
     baked = float(own[roof, 0].median() / own[side, 0].median())
-    assert baked > 3
+    assert baked > 2
     for part in (roof, side):
         found = material.albedo[part].median(0).values.numpy()
         np.testing.assert_allclose(found, PAINT, rtol=0.3, atol=0.03)
@@ -151,7 +159,8 @@ def test_an_actor_lit_as_it_was_looks_as_it_did_and_by_another_sun_as_it_would(l
     nearest = torch.cdist(left.gaussians.means, recorded.means).min(dim=1)
     direct = nearest.values < 1e-5  # not the mirror images
     true = torch.from_numpy(normals).float()[nearest.indices[direct]]
-    moved = replace(light(), to_sun_world=(0.0, 0.8, 0.6))
+    around_it = light_there(tuple(scene_.actors["car"].track.track.world_from_body[0, :3, 3].tolist()))
+    moved = replace(around_it, to_sun_world=(0.0, 0.8, 0.6))
     own = left.gaussians.select(direct)
     kept = material.select(direct)
     before = linear_from_srgb(own.sh[:, 0] * 0.28209479 + 0.5)
@@ -161,9 +170,9 @@ def test_an_actor_lit_as_it_was_looks_as_it_did_and_by_another_sun_as_it_would(l
     # Without the floor and what it shades: the true colours know no shadows.
     seen = (own.means[:, 1] > 0) & (own.means[:, 2] > -0.2 * left.size_m[2]) & (true[:, 2] > -0.3)
     error, baked = ((value[seen] - wanted[seen]).abs() for value in (lit_again, before))
-    assert float(error.median()) < 0.7 * float(baked.median())
-    assert float(error.square().mean()) < 0.7 * float(baked.square().mean())
-    as_it_was = kept.albedo * light().diffuse(kept.normals)
+    assert float(error.median()) < 0.65 * float(baked.median())
+    assert float(error.square().mean()) < 0.85 * float(baked.square().mean())
+    as_it_was = kept.albedo * around_it.diffuse(kept.normals)
     assert float((as_it_was[seen] - before[seen]).square().mean().sqrt()) < 0.3 * float(before[seen].mean())
 
 

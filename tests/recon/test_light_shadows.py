@@ -102,7 +102,7 @@ def test_ground_that_looks_shaded_says_that_the_sun_is_kept_off_above_it() -> No
 def test_matt_white_shows_the_light_and_follows_the_sun() -> None:
     asset = lit_world.ball()
     assert asset.material is not None
-    ones, alone = torch.ones(len(asset.gaussians)), torch.arange(len(asset.gaussians))[:, None]
+    ones = torch.ones(len(asset.gaussians))
     lit = relit(
         asset.gaussians,
         asset.material,
@@ -172,7 +172,6 @@ def test_colours_of_a_known_light_change_by_the_ratio_and_go_back() -> None:
     asset = lit_world.ball()
     assert asset.material is not None
     normals, ones = asset.material.normals, torch.ones(len(asset.gaussians))
-    alone = torch.arange(len(normals))[:, None]
     light = lit_world.light()
     there = light.diffuse(normals)
     generator = torch.Generator().manual_seed(0)
@@ -182,9 +181,9 @@ def test_colours_of_a_known_light_change_by_the_ratio_and_go_back() -> None:
     eye = torch.tensor([0.0, 0, 50])
     # Specular zero still shines at grazing angles, which are left out here.
     flat = (normals @ torch.tensor(TO_SUN) > 0.3) & (normals[:, 2] > 0.3)
-    again = relit(seen, material, torch.eye(4), eye, light, sun_seen=ones, sky_seen=ones, near=alone)
+    again = relit(seen, material, torch.eye(4), eye, light, sun_seen=ones, sky_seen=ones)
     assert torch.allclose(again.sh[flat], sh[flat], atol=0.02)
-    darker = relit(seen, material, torch.eye(4), eye, lit_world.light(sky=SKY / 4, sun=SUN / 4), sun_seen=ones, sky_seen=ones, near=alone)
+    darker = relit(seen, material, torch.eye(4), eye, lit_world.light(sky=SKY / 4, sun=SUN / 4), sun_seen=ones, sky_seen=ones)
     shown = light_from_picture(darker.sh[:, 0] * 0.28209479 + 0.5)[flat]
     assert torch.allclose(shown, light_from_picture(sh[:, 0] * 0.28209479 + 0.5)[flat] / 4, rtol=0.05)
     assert torch.allclose(darker.sh[flat, 1:], sh[flat, 1:] * 0.55, rtol=0.1)
