@@ -237,4 +237,5 @@ def test_meshes_of_others(name: str) -> None:
     assert 0.25 < height / length < 0.6
     assert (asset.facts["up"], asset.facts["forward"]) == (("+y", "+z") if name.endswith("glb") else ("+z", "+x"))
     away = (asset.material.normals * outwards(asset.gaussians.means, asset.size_m)).sum(1)
-    assert float((away > 0).float().mean()) > 0.8
+    # Wheel arches and bumpers look any way; above them what is outside is what looks away from the middle.
+    assert float((away[asset.gaussians.means[:, 2] > 0] > -0.1).float().mean()) > 0.94
