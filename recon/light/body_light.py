@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from splatmend.recon.assets.shape_normals import nearest
@@ -24,7 +24,8 @@ from splatmend.recon.transfer import upload
 SceneOpen = Callable[[Float[Tensor, "P 3"]], Float[Tensor, "P"]]
 _SOLID = 0.1
 """Gaussians below this opacity do not count towards a body's extent."""
-_SMOOTH = 12
+_CLOSE, _CLOSE_M = 12, 0.12
+"""Gaussians so close together, at most so many, are layers of one place."""
 _UNDERSIDE = 0.2
 """Share of the ground's light that a surface facing straight down gets: it sees the ground that the body itself keeps dark."""
 
@@ -51,7 +52,7 @@ class BodyShape:
         self.sky = dome(sky_directions, gaussians.device)
         self._maps = self.seen_from(self.sky)
         self.off_surface = gaussians.means if normals is None else gaussians.means + bias_m * normals
-        self.near = nearest(gaussians.means, _SMOOTH)
+        self.near = _close(gaussians.means)
         self._own_open = self._maps.open_to(self.off_surface, bias_m)
 
     def seen_from(self, sources: Float[Tensor, "K 3"]) -> OcclusionMaps:
@@ -74,6 +75,12 @@ class BodyShape:
         below = ground * (1 - normals[:, 2]) / 2
         dark = 1 - (1 - _UNDERSIDE) * (-normals[:, 2]).clamp(0, 1)
         return self.smooth(((weights * self._own_open).sum(dim=1) + below * dark + 1e-6) / (weights.sum(dim=1) + below + 1e-6))
+
+
+def _close(means: Float[Tensor, "N 3"]) -> Int[Tensor, "N k"]:
+    near = nearest(means, _CLOSE)
+    itself = torch.arange(len(means), device=means.device)[:, None]
+    return torch.where((means[near] - means[:, None]).norm(dim=2) < _CLOSE_M, near, itself)
 
 
 @dataclass(frozen=True, kw_only=True)

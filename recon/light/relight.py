@@ -22,6 +22,8 @@ from splatmend.recon.light.scene_light import SceneLight
 
 BRIGHTEST = 4.0
 """Highlights brighter than so many times white are cut: a picture shows white from 1 on, and a Gaussian blurs what it shows."""
+_LITTLE = 0.1
+"""Light counts as no less than this share of a body's mean: where hardly any was, little is known of what more would show."""
 _DARKEST = 0.02
 """sRGB below which a place counts as black, so that factors stay bounded."""
 _MOST_CHANGE = 20.0
@@ -63,7 +65,9 @@ def relit(
     if material.lit_by is not None:
         near = torch.arange(len(matt), device=matt.device)[:, None] if near is None else near
         # Layers over one place face this way and that; what changes them must not.
-        ratio = matt[near].mean(dim=1) / material.lit_by[near].mean(dim=1).clamp_min(1e-4)
+        then = material.lit_by[near].mean(dim=1)
+        little = _LITTLE * then.mean(dim=0)
+        ratio = torch.maximum(matt[near].mean(dim=1), little) / torch.maximum(then, little)
         return _changed(gaussians, ratio, highlight, near)
     colour = material.albedo * matt + highlight + mirrored_surroundings(normals, to_eye, material, light, sky_seen)
     return replace(gaussians, sh=from_rgb(picture_from_light(colour))[:, None])

@@ -187,7 +187,7 @@ def test_backward_passes_run_without_autocast(base_folder: Path, monkeypatch: py
     enhancer.vae.post_quant_conv.register_forward_hook(lambda _module, _inputs, out: Watch.apply(out, "decoder"))
     objective = OneStepObjective(config, enhancer)
     loss = objective.pixel_loss
-    monkeypatch.setattr(type(loss), "__call__", lambda self, frames, target: (Watch.apply(frames, "loss") - target).square().mean())
+    monkeypatch.setattr(type(loss), "__call__", lambda self, frames, target, motion: (Watch.apply(frames, "loss") - target).square().mean())
     with torch.autocast("cpu", torch.bfloat16):
         objective.add_gradients(byte_batch())
     assert {name for name, _ in states} == {"transformer", "decoder", "loss"}

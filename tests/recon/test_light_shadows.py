@@ -111,7 +111,6 @@ def test_matt_white_shows_the_light_and_follows_the_sun() -> None:
         lit_world.light(),
         sun_seen=ones,
         sky_seen=ones,
-        near=alone,
     )
     linear = light_from_picture(lit.sh[:, 0] * 0.28209479 + 0.5)[:, 0]
     normals = asset.material.normals
