@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -57,7 +57,7 @@ def run(options: Options) -> int:
     up_and_place = _sun_of_time(options)
     scene = load_scene(options.scene, device=torch_device(options.device))
     to_sun = None if up_and_place is None else _in_world(up_and_place, options.east_deg, scene.up_world)
-    facts = {"scene": str(options.scene)}
+    facts: dict[str, Any] = {"scene": str(options.scene)}
     if options.hdr is not None and options.hdr_scale is not None:
         light = light_from_hdr(options.hdr, scene.up_world, heading_deg=options.heading_deg, scale=options.hdr_scale)
     else:

@@ -261,7 +261,7 @@ def _without_surfaces(
     whole = np.full((64, 128, 3), 0.5) if environment is None else environment.copy()
     whole[len(whole) // 2 :] = GROUND_ALBEDO[1] * _upward(whole)
     light = SceneLight(
-        to_sun_world=_triple(scene.up_world / np.linalg.norm(scene.up_world) if known is None else known),
+        to_sun_world=_triple(_unit(scene.up_world) if known is None else known),
         sun=(0.0, 0.0, 0.0),
         environment=torch.from_numpy(whole).float().to(scene.device),
         environment_from_world=turn,

@@ -98,7 +98,7 @@ class Occluders:
     def seen(self, samples: Samples, directions: Float[np.ndarray, "D 3"]) -> Float[np.ndarray, "N D"]:
         """The share of the light from each direction that reaches each sample."""
         out = np.empty((len(samples.points_m), len(directions)), dtype=np.float32)
-        side, far = self.cells.side_m, _FAR_M * samples.unit_m / self.cells.side_m
+        side, far = self.cells.side_m, float(_FAR_M * samples.unit_m / self.cells.side_m)
         # Off the surface, for its own Gaussians fill cells to both sides; more so off walls, which are rougher than roads.
         starts = samples.points_m + np.where(samples.ground, 2, 4)[:, None] * side * samples.normals
         starts = (starts - self.cells.low_m) / side
@@ -112,7 +112,7 @@ class Occluders:
                 _blocks_filled(self.cells.depth),
                 starts[rows].astype(np.float32),
                 directions.astype(np.float32),
-                np.float32(far),
+                far,
             )
             flat[places] = before
         return out

@@ -105,17 +105,16 @@ def read_panorama(path: Path) -> np.ndarray:
 
 
 def _decoded(data: bytes) -> np.ndarray | None:
-    """OpenCV's answer without its own words on standard error."""
-    level = cv2.getLogLevel() if hasattr(cv2, "getLogLevel") else None
+    """OpenCV's answer, without its own words on standard error where it lets itself be silenced."""
+    logging = getattr(cv2.utils, "logging", None)
+    before = logging.setLogLevel(logging.LOG_LEVEL_SILENT) if logging is not None else None
     try:
-        if level is not None:
-            cv2.setLogLevel(0)
         return cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error:
         return None
     finally:
-        if level is not None:
-            cv2.setLogLevel(level)
+        if logging is not None:
+            logging.setLogLevel(before)
 
 
 def without_sun(panorama: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

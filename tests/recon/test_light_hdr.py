@@ -90,7 +90,7 @@ def test_the_level_is_that_of_the_scene_or_what_is_asked_for(tmp_path: Path) -> 
     assert float(light_from_hdr(path, like=like).environment.mean()) == pytest.approx(0.4, rel=0.01)
 
 
-def test_faults_are_one_sentence_with_the_file(tmp_path: Path) -> None:
+def test_faults_are_one_sentence_with_the_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     whole = _write(tmp_path / "whole.hdr", np.random.default_rng(0).random((_ROWS, 2 * _ROWS, 3))).read_bytes()
     cut = tmp_path / "cut.hdr"
     cut.write_bytes(whole[: len(whole) // 2])
@@ -114,5 +114,7 @@ def test_faults_are_one_sentence_with_the_file(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=says) as fault:
             light_from_hdr(path)
         assert str(path) in str(fault.value)
+    # OpenCV says nothing of its own beside it.
+    assert capfd.readouterr().err == ""
     with pytest.raises(UserError, match="scale"):
         light_from_hdr(square, scale=0.0)
