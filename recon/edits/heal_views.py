@@ -17,7 +17,7 @@ from torch.nn import functional
 from splatmend.datasets.geometry import inverse
 from splatmend.datasets.shot import Shot
 from splatmend.recon.edits.heal_boxes import RemovedActor
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
@@ -138,7 +138,8 @@ def chosen_shots(
 
 
 def _emptied(emptied: Scene, shot: Shot) -> Float[Tensor, "1 2 H W"]:
-    drawn = render(emptied, shot, ("depth",))
+    channels: tuple[Channel, ...] = ("depth",)
+    drawn = render(emptied, shot, channels)
     assert drawn.depth_m is not None
     return torch.stack([_depth(drawn.depth_m, drawn.opacity), drawn.opacity])[None]
 

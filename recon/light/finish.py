@@ -28,7 +28,7 @@ from splatmend.recon.light.relight import relit
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.light.scene_sun import SceneSun
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from splatmend.recon.insertion.frame import InsertedFrame
 
 
+_COLOUR: tuple[Channel, ...] = ("rgb",)
 _UNSEEN = 0.002
 """Less of a surface's light than this is no shadow."""
 
@@ -133,7 +134,7 @@ class Finisher:
                     near=shape.near,
                 )
                 actors[name] = replace(actor, gaussians=lit)
-        drawn = render(replace(scene, actors=actors), shot, ("rgb",), backend=self._backend, exposure=None)
+        drawn = render(replace(scene, actors=actors), shot, _COLOUR, backend=self._backend, exposure=None)
         assert drawn.rgb is not None
         kept = torch.where(kept > 1 - _UNSEEN, 1.0, kept)
         inserted = sum(frame.shares.values(), torch.zeros_like(frame.opacity)).clamp(0, 1)

@@ -19,10 +19,11 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.light.colour import light_from_picture, luminance
 from splatmend.recon.light.scene_light import SceneLight, environment_directions
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
+_COLOUR: tuple[Channel, ...] = ("rgb",)
 _FACE_PX = 32
 _ROWS = 16
 _FINE = 2
@@ -59,7 +60,7 @@ def _seen_around(
     bare = replace(scene, sky=None, actors={})
     colour, opacity = directions.new_zeros(len(directions), 3), directions.new_zeros(len(directions))
     for turn in _FACES:
-        drawn = render(bare, Shot.still(camera, pose(turn, place_world_m), t_us), ("rgb",), backend=backend, exposure=None, sh_degree=0)
+        drawn = render(bare, Shot.still(camera, pose(turn, place_world_m), t_us), _COLOUR, backend=backend, exposure=None, sh_degree=0)
         assert drawn.rgb is not None
         inside = directions @ upload(turn, directions.device)
         mine = (inside[:, 2] > 0) & (inside[:, :2].abs().amax(dim=1) <= inside[:, 2])

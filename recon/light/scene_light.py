@@ -90,8 +90,8 @@ class SceneLight:
         change = passed_by_air(elevation_deg) / passed_by_air(self.sun_elevation_deg)
         return replace(
             self,
-            to_sun_world=tuple(float(value) for value in up_from_world.T @ np.asarray(direction)),
-            sun=tuple(float(value) for value in np.asarray(self.sun) * change),
+            to_sun_world=_three(up_from_world.T @ np.asarray(direction)),
+            sun=_three(np.asarray(self.sun) * change),
             environment_from_world=self.environment_from_world @ world_turn.T,
             made_by=f"{self.made_by}, sun moved",
             recorded=False,
@@ -174,3 +174,8 @@ def passed_by_air(elevation_deg: float) -> np.ndarray:
     height = max(float(elevation_deg), 0.0)
     mass = 1 / (math.sin(math.radians(height)) + 0.50572 * (height + 6.07995) ** -1.6364)
     return np.exp(-np.array([0.06, 0.13, 0.28]) * mass)
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = values.tolist()
+    return x, y, z
