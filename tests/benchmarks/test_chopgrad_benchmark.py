@@ -19,6 +19,7 @@ def rows_of(path: Path) -> list[dict]:
     return [record for record in map(json.loads, path.read_text().splitlines()) if record["kind"] == "row"]
 
 
+@pytest.mark.timeout(900)
 def test_every_way_and_setting_runs_at_toy_size(chopgrad: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, patterns = tmp_path / "rows.jsonl", ["*/81/*", "*/161/*"]
     assert chopgrad.main(["--list", "--rows", *patterns]) == 0

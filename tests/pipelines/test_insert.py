@@ -65,8 +65,10 @@ def test_edits_are_rendered_and_the_scene_is_left_alone(work: Path, capsys: pyte
     assert manifest.config["edits"][0]["actor"] == "car/1"
     assert set(manifest.facts["inserted"]) == {"new", "parked"}
     assert manifest.facts["removed"] == ["car/1"]
-    (clip,) = members(work / "clips")
-    naive = open_clip(clip)
+    finished, naive = (open_clip(clip) for clip in members(work / "clips"))
+    assert (finished.path.name, naive.path.name) == ("finished", "naive")
+    assert len(finished) == 2
+    assert {path.name for path in (finished.path / "shadow").iterdir()} == {"000000.png", "000001.png"}
     assert len(naive) == 2
     assert naive.frames[0].edits == ActorEdits(removed=("car/1",), inserted=("new", "parked"))
     blue = next(naive.iter_rgb())[naive.read_channel("masks/new", 0)].mean(axis=0)
@@ -82,8 +84,25 @@ def test_existing_clips_are_kept_unless_they_are_to_be_replaced(work: Path, caps
     assert main(_arguments(work, "--trajectory.frames", 2)) == 2
     assert "clips: this exists already" in capsys.readouterr().err
     assert _digests(work / "clips") == first
-    assert main(_arguments(work, "--trajectory.frames", 2, "--overwrite")) == 0
+    assert main(_arguments(work, "--trajectory.frames", 2, "--overwrite", "--light", "none")) == 0
+    assert [clip.name for clip in members(work / "clips")] == ["naive"]
     assert len(open_clip(work / "clips" / "naive")) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--light", "nowhere"), "nowhere: there is no such light"),
+        (("--light", "none", "--sun", 10, 40), "--sun belongs to a light"),
+        (("--sun", 10, -5), "does not shine"),
+    ],
+)
+def test_lights_that_cannot_be_are_refused(work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple, words: str) -> None:
+    assert main(_arguments(work, *arguments)) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (work / "clips").exists()
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ def test_a_checkpoint_from_before_there_were_exposure_grids_goes_on() -> None:
     log = tiny_log(6)
     shots = recorded_shots(log, CONFIG.data)
     trainer = Trainer(log, shots, CONFIG, torch.device("cpu"))
-    older = {name: value for name, value in plain(replace(CONFIG, device="auto", checkpoint_every=1)).items() if name != "exposure"}
+    settings = plain(replace(CONFIG, device="auto", checkpoint_every=1))
+    older = {name: value for name, value in settings.items() if name not in ("exposure", "sky")}
     trainer.load_state_dict(trainer.state_dict() | {"config_key": content_key(older)})
     grids = Trainer(log, shots, CONFIGS["exposure grids"], torch.device("cpu"))
     with pytest.raises(UserError, match="other settings"):
