@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -49,9 +49,9 @@ class EstimateConfig:
     """Side of the cells that keep the sun off."""
     roofs_m: tuple[float, ...] = (0.0, 10.0, 16.0)
     """Heights that houses are given whose roofs no picture shows; what explains most is taken."""
-    step_deg: float = 7.0
-    """First distance between directions that are tried; the best is refined to a twelfth of it."""
-    weights: Mapping[str, float] = field(default_factory=lambda: {"ground": 4.0, "walls": 1.0, "sides": 0.5, "warmth": 1.0, "glow": 0.1})
+    step_deg: float = 5.0
+    """Distance between directions that are tried; around the best, a third of it."""
+    weights: Mapping[str, float] = field(default_factory=lambda: {"ground": 4.0, "walls": 1.0, "sides": 1.0, "warmth": 1.0, "glow": 0.1})
     """How many independent values a block stands for, by cue (for the glow, 20 pixels of the sky)."""
     least_gain: float = 4.0
     """Logarithm of the likelihood below which no sun explains enough, so that the sky is taken to be covered."""
@@ -168,15 +168,13 @@ def _found(samples: Samples, occluders: Occluders, config: EstimateConfig, known
     assert best is not None
     if known is not None:
         return best
-    direction, gain, used = best.direction, best.gain, best.used
-    for step_deg in (config.step_deg / 3, config.step_deg / 12):
-        directions = around(direction, step_deg)
-        evidence = best.search.evidence(directions)
-        at = int(np.argmax(evidence.likelihood))
-        if evidence.likelihood[at] > gain:
-            direction, gain = directions[at], float(evidence.likelihood[at])
-            used = {name: float(share) for name, share in zip(CUES, evidence.shares[:, at])}
-    return _Found(direction=direction, search=best.search, gain=gain, confidence=best.confidence, used=used)
+    # The middle of what is likely around the best, which wavers less than the best itself.
+    directions = around(best.direction, config.step_deg / 3, rings=6)
+    likelihood = best.search.evidence(directions).likelihood
+    middle = _unit(tuple((directions * np.exp(likelihood - likelihood.max())[:, None]).sum(axis=0).tolist()))
+    evidence = best.search.evidence(middle[None])
+    used = {name: float(share) for name, share in zip(CUES, evidence.shares[:, 0])}
+    return replace(best, direction=middle, gain=float(evidence.likelihood[0]), used=used)
 
 
 def _known(scene: Scene, to_sun_world: tuple[float, float, float] | None) -> tuple[np.ndarray | None, str]:
@@ -226,7 +224,7 @@ def _level(samples: Samples, found: _Found, ratio: np.ndarray, environment: np.n
     ground's albedo is one of streets."""
     search = found.search
     ground = samples.ground if samples.ground.any() else np.ones(len(samples.points_m), dtype=bool)
-    direct = search.direct(found.direction)[ground]
+    direct = search.direct(found.direction[None])[ground, 0]
     seen = np.median(samples.linear[ground], axis=0)
     # What the ground would show in units of the ambient light, were it white.
     white = np.median(search.ambient[ground][:, None] + direct[:, None] * ratio, axis=0)

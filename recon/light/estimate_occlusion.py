@@ -99,8 +99,8 @@ class Occluders:
         """The share of the light from each direction that reaches each sample."""
         out = np.empty((len(samples.points_m), len(directions)), dtype=np.float32)
         side, far = self.cells.side_m, float(_FAR_M * samples.unit_m / self.cells.side_m)
-        # Off the surface, for its own Gaussians fill cells to both sides; more so off walls, which are rougher than roads.
-        starts = samples.points_m + np.where(samples.ground, 2, 4)[:, None] * side * samples.normals
+        # Off walls, whose own Gaussians fill cells to both sides; over the ground these are empty, and starting higher would shorten shadows.
+        starts = samples.points_m + np.where(samples.ground, 1, 4)[:, None] * side * samples.normals
         starts = (starts - self.cells.low_m) / side
         flat = self.cells.depth.reshape(-1)
         for number, (places, depths) in enumerate(self.moving):
