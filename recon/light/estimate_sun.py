@@ -10,6 +10,7 @@ Shape letters: N samples, D directions, B blocks, G groups.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,7 @@ class SunSearch:
     soft edges, as wide as fitted geometry is unsure of them.
     """
 
-    def __init__(self, samples: Samples, occluders: Occluders, weights: dict[str, float], step_deg: float = 5.0) -> None:
+    def __init__(self, samples: Samples, occluders: Occluders, weights: Mapping[str, float], step_deg: float = 5.0) -> None:
         self.samples, self.occluders, self._weights = samples, occluders, weights
         self.directions, solid = hemisphere(step_deg)
         self._seen = occluders.seen(samples, self.directions)
@@ -216,17 +217,6 @@ def hemisphere(step_deg: float, least_deg: float = _LEAST_ELEVATION_DEG) -> tupl
     around = np.arange(count) * math.pi * (3 - math.sqrt(5))
     flat = np.sqrt(1 - up**2)
     return np.stack([flat * np.cos(around), flat * np.sin(around), up], axis=1), 2 * math.pi * (1 - least) / count
-
-
-def around(direction: Float[np.ndarray, "3"], step_deg: float, rings: int = 3) -> Float[np.ndarray, "D 3"]:
-    """Directions on a square lattice about one, above the least height."""
-    east = np.cross([0, 0, 1.0], direction)
-    east = east / np.linalg.norm(east) if np.linalg.norm(east) > 1e-6 else np.array([1.0, 0, 0])
-    over = np.cross(direction, east)
-    offsets = np.radians(step_deg) * np.arange(-rings, rings + 1)
-    out = np.stack([direction + a * east + b * over for a in offsets for b in offsets])
-    out /= np.linalg.norm(out, axis=1, keepdims=True)
-    return out[out[:, 2] > math.sin(math.radians(_LEAST_ELEVATION_DEG))]
 
 
 def _beside(predicted: np.ndarray, seen: np.ndarray, by_sky: np.ndarray) -> Float[np.ndarray, "D"]:
