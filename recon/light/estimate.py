@@ -122,7 +122,7 @@ def estimated_light(
         return _without_surfaces(environment, turn, known, made_by, scene)
     occluders = Occluders.of(scene, samples, config.cell_m)
     found = _found(samples, occluders, config, None if known is None else turn @ known)
-    ratio = found.search.strength(found.direction) if found.gain >= config.least_gain else np.zeros(3)
+    ratio = found.strength if found.gain >= config.least_gain else np.zeros(3)
     if ratio.mean() < _LEAST_RATIO:
         ratio = np.zeros(3)
     if known is None:
@@ -141,6 +141,7 @@ def estimated_light(
 @dataclass(frozen=True, kw_only=True)
 class _Found:
     direction: np.ndarray
+    strength: np.ndarray
     search: SunSearch
     gain: float
     confidence: float
@@ -166,11 +167,25 @@ def _found(samples: Samples, occluders: Occluders, config: EstimateConfig, known
     best = max(range(len(searches)), key=lambda number: float(evidence[number].likelihood[0]))
     return _Found(
         direction=direction,
+        strength=_strength(searches, direction, exact=known is not None),
         search=searches[best],
         gain=float(evidence[best].likelihood[0]),
         confidence=confidence,
         used={name: float(share) for name, share in zip(CUES, evidence[best].shares[:, 0])},
     )
+
+
+def _strength(searches: list[SunSearch], direction: np.ndarray, *, exact: bool) -> np.ndarray:
+    """The sun over the ambient light, where the direction and a height of roofs explain most: shadows a few degrees off hide much of it."""
+    best, where, by = -1.0, direction, searches[0]
+    for search in searches:
+        near = search.directions[search.directions @ direction > math.cos(math.radians(_WITHIN_DEG))]
+        tried = direction[None] if exact else np.concatenate([direction[None], near])
+        likelihood = search.evidence(tried).likelihood
+        at = int(np.argmax(likelihood))
+        if likelihood[at] > best:
+            best, where, by = float(likelihood[at]), tried[at], search
+    return by.strength(where)
 
 
 def _known(scene: Scene, to_sun_world: tuple[float, float, float] | None) -> tuple[np.ndarray | None, str]:
