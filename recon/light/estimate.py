@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from splatmend.datasets.errors import UserError
 from splatmend.recon.light.estimate_occlusion import Occluders
 from splatmend.recon.light.estimate_samples import Samples, samples_of
-from splatmend.recon.light.estimate_sun import CUES, SunSearch, around
+from splatmend.recon.light.estimate_sun import CUES, SunSearch
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene import SUN_FACT, Scene
@@ -28,6 +28,8 @@ GROUND_ALBEDO = (0.08, 0.15, 0.30)
 and Akbari 2002, Cement and Concrete Research 32)."""
 _LEAST_RATIO = 0.2
 """A sun that gives less than this share of what the sky gives is one behind clouds."""
+_SPREAD_DEG = 10.0
+"""How far apart directions are that support each other."""
 _WITHIN_DEG = 15.0
 
 
@@ -47,13 +49,15 @@ class EstimateConfig:
     """Farther surfaces are not looked at."""
     cell_m: float = 0.2
     """Side of the cells that keep the sun off."""
-    roofs_m: tuple[float, ...] = (0.0, 10.0, 16.0)
-    """Heights that houses are given whose roofs no picture shows; what explains most is taken."""
-    step_deg: float = 7.0
-    """First distance between directions that are tried; the best is refined to a twelfth of it."""
-    weights: Mapping[str, float] = field(default_factory=lambda: {"ground": 4.0, "walls": 1.0, "sides": 0.5, "warmth": 1.0, "glow": 0.1})
+    roofs_m: tuple[float, ...] = (0.0, 9.0, 13.0, 17.0)
+    """Heights that houses may have, since pictures seldom show roofs (0: as they are seen); each counts by what it explains."""
+    step_deg: float = 5.0
+    """Distance between directions that are tried."""
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {"ground": 1.3, "walls": 0.33, "sides": 0.17, "warmth": 0.67, "glow": 0.03}
+    )
     """How many independent values a block stands for, by cue (for the glow, 20 pixels of the sky)."""
-    least_gain: float = 4.0
+    least_gain: float = 2.0
     """Logarithm of the likelihood below which no sun explains enough, so that the sky is taken to be covered."""
     rows: int = 64
     """Rows of the environment."""
@@ -118,7 +122,7 @@ def estimated_light(
         return _without_surfaces(environment, turn, known, made_by, scene)
     occluders = Occluders.of(scene, samples, config.cell_m)
     found = _found(samples, occluders, config, None if known is None else turn @ known)
-    ratio = found.search.strength(found.direction) if found.gain >= config.least_gain else np.zeros(3)
+    ratio = found.strength if found.gain >= config.least_gain else np.zeros(3)
     if ratio.mean() < _LEAST_RATIO:
         ratio = np.zeros(3)
     if known is None:
@@ -131,13 +135,13 @@ def estimated_light(
         environment_from_world=turn,
         made_by=made_by,
     )
-    confidence = 1.0 if known is not None else found.confidence
-    return LightEstimate(light=light, confidence=confidence, gain=found.gain, used=found.used)
+    return LightEstimate(light=light, confidence=found.confidence, gain=found.gain, used=found.used)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
     direction: np.ndarray
+    strength: np.ndarray
     search: SunSearch
     gain: float
     confidence: float
@@ -145,38 +149,43 @@ class _Found:
 
 
 def _found(samples: Samples, occluders: Occluders, config: EstimateConfig, known: np.ndarray | None) -> _Found:
-    """The direction that explains most, over all heights of roofs."""
-    best: _Found | None = None
-    for height in config.roofs_m:
-        tops = occluders.with_roofs(height * samples.unit_m, samples.unit_m) if height else occluders
-        search = SunSearch(samples, tops, dict(config.weights), config.step_deg)
-        evidence = search.evidence(None if known is None else known[None])
-        likelihood = evidence.likelihood
+    """The direction around which most is likely, over all heights of roofs, and what it explains with the best of these."""
+    roofs = [occluders.with_roofs(m * samples.unit_m, samples.unit_m) if m else occluders for m in config.roofs_m]
+    searches = [SunSearch(samples, houses, config.weights, config.step_deg) for houses in roofs]
+    direction, confidence = known, 1.0
+    if direction is None:
+        directions = searches[0].directions
+        likelihood = np.stack([search.evidence().likelihood for search in searches])
+        chances = np.exp(likelihood - likelihood.max()).sum(axis=0)
+        angle = np.degrees(np.arccos((directions @ directions.T).clip(-1, 1)))
+        # Where many directions are likely, not the single one that chance favours; of these the middle.
+        middle = int(np.argmax(np.exp(-0.5 * (angle / _SPREAD_DEG) ** 2) @ chances))
+        near = angle[middle] < 2 * _SPREAD_DEG
+        direction = _unit(tuple((directions[near] * chances[near, None]).sum(axis=0).tolist()))
+        confidence = float(chances[directions @ direction > math.cos(math.radians(_WITHIN_DEG))].sum() / chances.sum())
+    evidence = [search.evidence(direction[None]) for search in searches]
+    best = max(range(len(searches)), key=lambda number: float(evidence[number].likelihood[0]))
+    return _Found(
+        direction=direction,
+        strength=_strength(searches, direction, exact=known is not None),
+        search=searches[best],
+        gain=float(evidence[best].likelihood[0]),
+        confidence=confidence,
+        used={name: float(share) for name, share in zip(CUES, evidence[best].shares[:, 0])},
+    )
+
+
+def _strength(searches: list[SunSearch], direction: np.ndarray, *, exact: bool) -> np.ndarray:
+    """The sun over the ambient light, where the direction and a height of roofs explain most: shadows a few degrees off hide much of it."""
+    best, where, by = -1.0, direction, searches[0]
+    for search in searches:
+        near = search.directions[search.directions @ direction > math.cos(math.radians(_WITHIN_DEG))]
+        tried = direction[None] if exact else np.concatenate([direction[None], near])
+        likelihood = search.evidence(tried).likelihood
         at = int(np.argmax(likelihood))
-        if best is not None and likelihood[at] <= best.gain:
-            continue
-        directions = search.directions if known is None else known[None]
-        near = directions @ directions[at] > math.cos(math.radians(_WITHIN_DEG))
-        chances = np.exp(likelihood - likelihood[at])
-        best = _Found(
-            direction=directions[at],
-            search=search,
-            gain=float(likelihood[at]),
-            confidence=float(chances[near].sum() / chances.sum()),
-            used={name: float(share) for name, share in zip(CUES, evidence.shares[:, at])},
-        )
-    assert best is not None
-    if known is not None:
-        return best
-    direction, gain, used = best.direction, best.gain, best.used
-    for step_deg in (config.step_deg / 3, config.step_deg / 12):
-        directions = around(direction, step_deg)
-        evidence = best.search.evidence(directions)
-        at = int(np.argmax(evidence.likelihood))
-        if evidence.likelihood[at] > gain:
-            direction, gain = directions[at], float(evidence.likelihood[at])
-            used = {name: float(share) for name, share in zip(CUES, evidence.shares[:, at])}
-    return _Found(direction=direction, search=best.search, gain=gain, confidence=best.confidence, used=used)
+        if likelihood[at] > best:
+            best, where, by = float(likelihood[at]), tried[at], search
+    return by.strength(where)
 
 
 def _known(scene: Scene, to_sun_world: tuple[float, float, float] | None) -> tuple[np.ndarray | None, str]:
@@ -226,7 +235,7 @@ def _level(samples: Samples, found: _Found, ratio: np.ndarray, environment: np.n
     ground's albedo is one of streets."""
     search = found.search
     ground = samples.ground if samples.ground.any() else np.ones(len(samples.points_m), dtype=bool)
-    direct = search.direct(found.direction)[ground]
+    direct = search.direct(found.direction[None])[ground, 0]
     seen = np.median(samples.linear[ground], axis=0)
     # What the ground would show in units of the ambient light, were it white.
     white = np.median(search.ambient[ground][:, None] + direct[:, None] * ratio, axis=0)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numba import njit
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import binary_closing, distance_transform_edt
 from scipy.spatial.transform import Rotation
 
 from splatmend.recon.gaussians import Gaussians
@@ -29,6 +29,9 @@ _AROUND_M = 12.0
 _TOP_M = 25.0
 _FAR_M = 60.0
 _WALL_M = 2.5
+_DOORS_M = 3.0
+"""What is lower is as cameras and LiDAR saw it."""
+_GAP_M = 7.0
 _COLUMN = 5
 _FAINT = 0.02
 _OPAQUE = 5.0
@@ -47,12 +50,11 @@ class Cells:
 @dataclass(frozen=True, kw_only=True)
 class Occluders:
     """The standing scene's cells, and those (flat numbers, optical depths) of what is an actor in each of the samples' pictures; over each
-    column of five by five cells the height of the ground, and that up to which any picture has looked through it."""
+    column of five by five cells the height of the ground."""
 
     cells: Cells
     moving: tuple[tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K"]], ...]
     ground_m: Float[np.ndarray, "X5 Y5"]
-    seen_to_m: Float[np.ndarray, "X5 Y5"]
 
     @staticmethod
     def of(scene: Scene, samples: Samples, side_m: float) -> Occluders:
@@ -79,28 +81,30 @@ class Occluders:
                     shift = turn @ (pose[:3, 3] - scene.origin_world_m)
                     parts.append(_filled(cells, actor.gaussians_at(t_us), turn @ pose[:3, :3], shift))
             moving.append((np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])))
-        return Occluders(cells=cells, moving=tuple(moving), ground_m=ground, seen_to_m=_seen_to(cells, samples))
+        return Occluders(cells=cells, moving=tuple(moving), ground_m=ground)
 
     def with_roofs(self, height_m: float, unit_m: float) -> Occluders:
-        """With walls whose tops no picture shows carried on to a height above the ground: cameras look below roofs, which yet shadow
-        the street."""
+        """With houses up to a height above the ground: cameras look below the roofs that shadow the street, and what they show of upper
+        floors is full of holes. A house stands wherever the scene has walls, and in gaps between them that are narrower than a side street.
+        """
         depth, side = self.cells.depth, self.cells.side_m
         filled = _coarse(depth > 0.5)
-        low = self.cells.low_m[2]
-        top_m = low + side * np.where(filled.any(axis=2), depth.shape[2] - np.argmax(filled[:, :, ::-1], axis=2), 0)
+        top_m = self.cells.low_m[2] + side * np.where(filled.any(axis=2), depth.shape[2] - np.argmax(filled[:, :, ::-1], axis=2), 0)
         # Walls are occupied for much of their height, wires and crowns are not.
-        tall = (filled.sum(axis=2) * side > _WALL_M * unit_m) & (top_m > self.ground_m + _WALL_M * unit_m)
-        unknown = tall & (self.seen_to_m < top_m + 0.5 * unit_m)
-        heights = low + side * (np.arange(depth.shape[2]) + 0.5)
-        added = unknown[..., None] & (heights > top_m[..., None] - 1e-6) & (heights < self.ground_m[..., None] + height_m)
+        walls = (filled.sum(axis=2) * side > _WALL_M * unit_m) & (top_m > self.ground_m + _WALL_M * unit_m)
+        gap = max(1, round(_GAP_M * unit_m / (_COLUMN * side)))
+        walls = binary_closing(np.pad(walls, gap), np.ones((gap, gap)))[gap:-gap, gap:-gap]
+        heights = self.cells.low_m[2] + side * (np.arange(depth.shape[2]) + 0.5)
+        over_m = heights - self.ground_m[..., None]
+        added = walls[..., None] & (over_m > _DOORS_M * unit_m) & (over_m < height_m)
         return replace(self, cells=replace(self.cells, depth=np.where(_fine(added, self.cells), np.float32(_OPAQUE), depth)))
 
     def seen(self, samples: Samples, directions: Float[np.ndarray, "D 3"]) -> Float[np.ndarray, "N D"]:
         """The share of the light from each direction that reaches each sample."""
         out = np.empty((len(samples.points_m), len(directions)), dtype=np.float32)
         side, far = self.cells.side_m, float(_FAR_M * samples.unit_m / self.cells.side_m)
-        # Off the surface, for its own Gaussians fill cells to both sides; more so off walls, which are rougher than roads.
-        starts = samples.points_m + np.where(samples.ground, 2, 4)[:, None] * side * samples.normals
+        # Off walls, whose own Gaussians fill cells to both sides. Over the ground they are empty, and a higher start would shorten shadows.
+        starts = samples.points_m + np.where(samples.ground, 1, 4)[:, None] * side * samples.normals
         starts = (starts - self.cells.low_m) / side
         flat = self.cells.depth.reshape(-1)
         for number, (places, depths) in enumerate(self.moving):
@@ -180,29 +184,6 @@ def _clear_ground(cells: Cells, ground_m: np.ndarray, free_m: float) -> None:
     """Empty the cells at and little above the ground."""
     bottoms = cells.low_m[2] + cells.side_m * np.arange(cells.depth.shape[2])
     cells.depth[bottoms[None, None] < _fine(ground_m, cells)[..., None] + free_m] = 0
-
-
-def _seen_to(cells: Cells, samples: Samples) -> Float[np.ndarray, "X Y"]:
-    """The greatest height at which a ray of the samples or of their sky crosses each column (in squares of some cells)."""
-    ends = np.concatenate([samples.points_m, samples.eyes_m[samples.sky_shot] + 80 * samples.unit_m * samples.sky_directions])
-    starts = samples.eyes_m[np.concatenate([samples.shot, samples.sky_shot])]
-    side = _COLUMN * cells.side_m
-    top = _highest((starts - cells.low_m) / side, (ends - cells.low_m) / side, *_columns(cells))
-    return np.where(np.isfinite(top), cells.low_m[2] + side * top, -np.inf)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _highest(starts: np.ndarray, ends: np.ndarray, nx: int, ny: int) -> np.ndarray:
-    out = np.full((nx, ny), -np.inf)
-    for i in range(len(starts)):
-        dx, dy, dz = ends[i, 0] - starts[i, 0], ends[i, 1] - starts[i, 1], ends[i, 2] - starts[i, 2]
-        steps = int(np.sqrt(dx * dx + dy * dy) * 2) + 1
-        for k in range(steps):
-            share = (k + 0.5) / steps
-            x, y = starts[i, 0] + share * dx, starts[i, 1] + share * dy
-            if x >= 0 and y >= 0 and x < nx and y < ny:
-                out[int(x), int(y)] = max(out[int(x), int(y)], starts[i, 2] + share * dz)
-    return out
 
 
 def _blocks_filled(depth: Float[np.ndarray, "X Y Z"]) -> np.ndarray:

@@ -10,6 +10,7 @@ Shape letters: N samples, D directions, B blocks, G groups.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,8 @@ _CONTRAST = 1.5
 """Logarithm of luminance from its block's mean that a shadow can be; what is beyond is another material."""
 _TINT = 0.5
 """Likewise of red over blue."""
+_SOFT_DEG = 3.0
+"""Standard deviation over directions of what reaches a sample."""
 _LEANS = (0.3, 0.8)
 _BETWEEN = 0.15
 """Share of the light from all around that reaches what sees no sky at all."""
@@ -80,15 +83,19 @@ class _Groups:
 
 
 class SunSearch:
-    """Samples prepared for comparison with directions; `weights` make the numbers of blocks numbers of independent values."""
+    """Samples prepared for comparison with directions; `weights` make the numbers of blocks numbers of independent values.
 
-    def __init__(self, samples: Samples, occluders: Occluders, weights: dict[str, float], step_deg: float = 5.5) -> None:
+    What reaches a sample is walked out once, for directions `step_deg` apart, and taken for others as a mean of those around: shadows with
+    soft edges, as wide as fitted geometry is unsure of them.
+    """
+
+    def __init__(self, samples: Samples, occluders: Occluders, weights: Mapping[str, float], step_deg: float = 5.0) -> None:
         self.samples, self.occluders, self._weights = samples, occluders, weights
         self.directions, solid = hemisphere(step_deg)
-        self.seen = occluders.seen(samples, self.directions)
-        self.facing = (samples.normals @ self.directions.T).clip(min=0).astype(np.float32)
+        self._seen = occluders.seen(samples, self.directions)
+        facing = (samples.normals @ self.directions.T).clip(min=0)
         # The share of what an open level place gets; the lowest degrees of the sky, behind houses everywhere, are left out.
-        self.sky_share = ((self.seen * self.facing).sum(axis=1) * solid / math.pi).clip(0, 1)
+        self.sky_share = ((self._seen * facing).sum(axis=1) * solid / math.pi).clip(0, 1)
         self.ambient = (_BETWEEN + (1 - _BETWEEN) * self.sky_share).astype(np.float32)
         linear = samples.linear + _DARK
         self._luminance = np.log(linear @ np.asarray(LUMINANCE))[:, None]
@@ -105,12 +112,7 @@ class SunSearch:
 
     def evidence(self, directions: Float[np.ndarray, "D 3"] | None = None) -> Evidence:
         """What speaks for each direction (by default those of the whole sky) to be the sun's."""
-        samples = self.samples
-        if directions is None:
-            directions, seen, facing = self.directions, self.seen, self.facing
-        else:
-            seen = self.occluders.seen(samples, directions)
-            facing = (samples.normals @ directions.T).clip(min=0).astype(np.float32)
+        directions = self.directions if directions is None else directions
         counts = np.array(
             [
                 self._weights["ground"] * len(self._ground.sizes),
@@ -125,7 +127,7 @@ class SunSearch:
         glow = _glow_share(*self._sky, directions)
         for start in range(0, len(directions), 128):
             part = slice(start, min(start + 128, len(directions)))
-            direct = seen[:, part] * facing[:, part]
+            direct = self.direct(directions[part])
             for ratio in RATIOS:
                 shares = np.concatenate([self._of_surfaces(direct, ratio), glow[None, part]])
                 value = -0.5 * counts @ np.log1p(-shares.clip(0, 0.999))
@@ -135,17 +137,20 @@ class SunSearch:
                 best_ratio[part][better] = ratio
         return Evidence(shares=best, counts=counts, ratio=best_ratio)
 
-    def direct(self, direction: Float[np.ndarray, "3"]) -> Float[np.ndarray, "N"]:
-        """Share of a sun's light that each sample takes, as a white surface gives it back."""
-        return self.occluders.seen(self.samples, direction[None])[:, 0] * (self.samples.normals @ direction).clip(min=0)
+    def direct(self, directions: Float[np.ndarray, "D 3"]) -> Float[np.ndarray, "N D"]:
+        """Share of a sun's light from each direction that each sample takes, as a white surface gives it back."""
+        angle = np.arccos((self.directions @ directions.T).clip(-1, 1))
+        near = np.exp(-0.5 * (angle / math.radians(_SOFT_DEG)) ** 2)
+        near /= near.sum(axis=0).clip(min=1e-12)
+        return (self._seen @ near.astype(np.float32)) * (self.samples.normals @ directions.T).clip(min=0).astype(np.float32)
 
     def strength(self, direction: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
         """Red, green and blue of the sun over those of the ambient light of an open level place.
 
         By sunlit against shaded ground, within blocks and of the whole scene, and by what predicted logarithms leave the least with.
-        Shadows that are misplaced make each of them too small, so the greatest counts.
+        Shadows that are misplaced make each of them too small, so the mean of the greater two counts.
         """
-        direct = self.direct(direction)
+        direct = self.direct(direction[None])[:, 0]
         linear = np.concatenate([self.samples.linear, self.samples.linear @ np.asarray(LUMINANCE)[:, None]], axis=1) + _DARK
         found = [self._from_all(direct[:, None], np.log(linear))]
         blocks = np.split(self._ground.rows, self._ground.starts[1:])
@@ -154,7 +159,8 @@ class SunSearch:
             found.append(np.quantile(within, 0.75, axis=0))
         if (whole := self._brighter(direction, direct, linear, self._ground.rows)) is not None:
             found.append(whole)
-        *colours, level = max(found, key=lambda ratios: float(ratios[3])).clip(0, _STRENGTHS[-1])
+        greater = sorted(found, key=lambda ratios: float(ratios[3]))[-2:]
+        *colours, level = np.mean([ratios.clip(0, _STRENGTHS[-1]) for ratios in greater], axis=0)
         # A colour alone is less sure than the luminance: no tint beyond that of a low sun under a blue sky.
         return level * (np.array(colours) / max(level, 1e-6)).clip(0.5, 2.0) if level > 0 else np.zeros(3)
 
@@ -211,17 +217,6 @@ def hemisphere(step_deg: float, least_deg: float = _LEAST_ELEVATION_DEG) -> tupl
     around = np.arange(count) * math.pi * (3 - math.sqrt(5))
     flat = np.sqrt(1 - up**2)
     return np.stack([flat * np.cos(around), flat * np.sin(around), up], axis=1), 2 * math.pi * (1 - least) / count
-
-
-def around(direction: Float[np.ndarray, "3"], step_deg: float, rings: int = 3) -> Float[np.ndarray, "D 3"]:
-    """Directions on a square lattice about one, above the least height."""
-    east = np.cross([0, 0, 1.0], direction)
-    east = east / np.linalg.norm(east) if np.linalg.norm(east) > 1e-6 else np.array([1.0, 0, 0])
-    over = np.cross(direction, east)
-    offsets = np.radians(step_deg) * np.arange(-rings, rings + 1)
-    out = np.stack([direction + a * east + b * over for a in offsets for b in offsets])
-    out /= np.linalg.norm(out, axis=1, keepdims=True)
-    return out[out[:, 2] > math.sin(math.radians(_LEAST_ELEVATION_DEG))]
 
 
 def _beside(predicted: np.ndarray, seen: np.ndarray, by_sky: np.ndarray) -> Float[np.ndarray, "D"]:

@@ -33,12 +33,14 @@ SMALL = FitConfig(
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("fit") / "scene"
-    return fit(tiny_log(), out, SMALL, on_progress=lambda row: None)
+    log = replace(tiny_log(), sun_direction_world=(0.0, 0.6, 0.8))
+    return fit(log, out, SMALL, on_progress=lambda row: None)
 
 
 def test_the_fit_learns_views_it_has_not_seen(fitted: Path) -> None:
     facts = read_manifest(fitted, "scene").facts
     first = json.loads((fitted / "curve.jsonl").read_text().splitlines()[0])
+    assert facts["sun_direction_world"] == [0.0, 0.6, 0.8]
     assert facts["held_out"]["frames"] == 1
     assert facts["held_out"]["psnr"] > max(first["psnr"] + 3, 21)
     (row,) = [json.loads(line) for line in (fitted / "heldout.jsonl").read_text().splitlines()]
