@@ -11,7 +11,6 @@ from torch import Tensor
 from splatmend.recon.assets.asset import Material
 from splatmend.recon.assets.sightings import WELL_SEEN
 from splatmend.recon.gaussians import Gaussians, concatenate
-from splatmend.recon.harmonics import C0
 from splatmend.recon.reflection import mirrored
 
 _FEW = 0.1
@@ -54,11 +53,3 @@ def completed_material(material: Material, which: Halves) -> Material:
 def mirrored_material(material: Material) -> Material:
     """The material in the mirror of the x-z plane."""
     return replace(material, normals=material.normals * material.normals.new_tensor([1.0, -1.0, 1.0]))
-
-
-def recoloured(gaussians: Gaussians, factors: Float[Tensor, "N 3"]) -> Gaussians:
-    """Gaussians whose sRGB colours are multiplied by factors for every eye."""
-    sh = gaussians.sh * factors[:, None]
-    # The colour is one half more than the sum of harmonics.
-    sh[:, 0] += 0.5 * (factors - 1) / C0
-    return replace(gaussians, sh=sh)

@@ -19,13 +19,12 @@ from splatmend.datasets.errors import UserError
 from splatmend.recon.light.estimate_occlusion import Occluders
 from splatmend.recon.light.estimate_samples import Samples, samples_of
 from splatmend.recon.light.estimate_sun import CUES, SunSearch
-from splatmend.recon.light.scene_light import SceneLight
+from splatmend.recon.light.scene_light import GROUND_ALBEDO, SceneLight
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene import SUN_FACT, Scene
 
-GROUND_ALBEDO = (0.08, 0.15, 0.30)
-"""Least, expected and greatest albedo of streets: new asphalt has about 0.05 to 0.10, worn 0.10 to 0.18, concrete 0.20 to 0.35 (Levinson
-and Akbari 2002, Cement and Concrete Research 32)."""
+_ALBEDO_RANGE = (0.08, 0.30)
+"""Least and greatest albedo of streets (see `GROUND_ALBEDO`)."""
 _LEAST_RATIO = 0.2
 """A sun that gives less than this share of what the sky gives is one behind clouds."""
 _SPREAD_DEG = 10.0
@@ -241,13 +240,13 @@ def _level(samples: Samples, found: _Found, ratio: np.ndarray, environment: np.n
     white = np.median(search.ambient[ground][:, None] + direct[:, None] * ratio, axis=0)
     luminance = np.array([0.2126, 0.7152, 0.0722])
     if environment is None:
-        ambient = seen / white / GROUND_ALBEDO[1]
+        ambient = seen / white / GROUND_ALBEDO
         upper = np.broadcast_to(ambient, (64, 128, 3)).copy()
     else:
         upper = environment
         ambient = _upward(upper)
         albedo = float(seen @ luminance) / max(float((white * ambient) @ luminance), 1e-9)
-        factor = albedo / float(np.clip(albedo, GROUND_ALBEDO[0], GROUND_ALBEDO[2]))
+        factor = albedo / float(np.clip(albedo, *_ALBEDO_RANGE))
         upper, ambient = upper * factor, ambient * factor
     whole = upper.copy()
     whole[len(whole) // 2 :] = samples.linear[ground].mean(axis=0)
@@ -268,7 +267,7 @@ def _without_surfaces(
 ) -> LightEstimate:
     """Where pictures show nothing that casts shadows: the sky alone."""
     whole = np.full((64, 128, 3), 0.5) if environment is None else environment.copy()
-    whole[len(whole) // 2 :] = GROUND_ALBEDO[1] * _upward(whole)
+    whole[len(whole) // 2 :] = GROUND_ALBEDO * _upward(whole)
     light = SceneLight(
         to_sun_world=_triple(_unit(scene.up_world) if known is None else known),
         sun=(0.0, 0.0, 0.0),

@@ -24,9 +24,9 @@ _COSINE_LOBE = (1.0, *(2 / 3,) * 3, *(1 / 4,) * 5)
 """Factors of the first three orders of harmonics under the clamped cosine, divided by pi (Ramamoorthi and Hanrahan 2001)."""
 _ROUGHNESS_LEVELS = (0.05, 0.15, 0.3, 0.5, 0.75, 1.0)
 _LEVEL_ROWS = 16
-GROUND_ALBEDO = 0.12
-"""Luminance albedo that roads are taken to have, which sets the scale of what is estimated (fresh asphalt 0.05, worn asphalt 0.15, concrete
-0.3; Levinson and Akbari 2002)."""
+GROUND_ALBEDO = 0.15
+"""Albedo that streets are taken to have, which sets the scale of what is estimated: new asphalt has about 0.05 to 0.10, worn 0.10 to 0.18,
+concrete 0.20 to 0.35 (Levinson and Akbari 2002, Cement and Concrete Research 32)."""
 
 
 @dataclass(frozen=True, kw_only=True)

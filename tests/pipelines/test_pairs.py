@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from splatmend.datasets.artifact import partial_folder, read_manifest
 from splatmend.datasets.clip import open_clip
@@ -199,16 +201,17 @@ def test_logs_are_worked_on_side_by_side(tmp_path: Path, capsys: pytest.CaptureF
     config = replace(CONFIG, strategies=("sparse",), fit=replace(FIT, iterations=2))
     said: list[str] = []
     both = make_pairs(["street:5", "street:6"], tmp_path / "both", config, device="cpu", workers=2, say=said.append)
-    alone = make_pairs(["street:6", "street:5"], tmp_path / "alone", config, device="cpu", say=lambda line: None)
+    # Threads decide the order of sums: as many here as each of the two workers takes.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    try:
+        alone = make_pairs(["street:6", "street:5"], tmp_path / "alone", config, device="cpu", say=lambda line: None)
+    finally:
+        torch.set_num_threads(threads)
     assert sorted(said) == ["street-5: FRONT-sparse2", "street-6: FRONT-sparse2"]
     rows = rows_of(both)
     assert [row["scene"] for row in rows] == ["street-5", "street-6"]  # as the logs were given, whichever was done first
-    for row, other in zip(rows, rows_of(alone)[::-1], strict=True):
-        # Processes of their own may add in another order.
-        numbers = [{"scores": one.pop("scores"), **one.pop("frame_scores")} for one in (row, other)]
-        assert row == other
-        for name, values in numbers[0].items():
-            assert values == pytest.approx(numbers[1][name], rel=1e-4)
+    assert rows == rows_of(alone)[::-1]
     assert {path.name for path in (both / "sheets").iterdir()} == {"street-5.png", "street-6.png"}
     with pytest.raises(UserError, match="workers: 0"):
         make_pairs(["street:5"], tmp_path / "none", config, device="cpu", workers=0)
