@@ -2,7 +2,7 @@
 
     enhancer.json          what it is (format_version, base, task, timestep, output, skips, requires, provenance)
     vae/, transformer/     load with diffusers as they are; left out where they are the base model's own
-    adapter.safetensors    caption embedding, and the skips
+    adapter.safetensors    caption embedding, the skips, and what fuses references
     lora/                  a transformer LoRA, loads with `WanPipeline.load_lora_weights`
 
 `requires` names the parts without which it would be another model: a loader that does not know one must refuse the folder.
@@ -33,8 +33,8 @@ from splatmend.enhance.tensor_files import load_tensors
 FORMAT_VERSION = 1
 KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
 INFO, ADAPTER, LORA = "enhancer.json", "adapter.safetensors", "lora"
-OPACITY = "opacity"
-KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora", OPACITY)
+OPACITY, REFERENCES = "opacity", "references"
+KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora", OPACITY, REFERENCES)
 
 
 def save_enhancer(
@@ -61,6 +61,9 @@ def save_enhancer(
         parts.append("skips")
     if enhancer.looks_at_opacity:
         parts.append(OPACITY)
+    if enhancer.fusion is not None:
+        parts.append(REFERENCES)
+        tensors |= {f"fusion.{name}": value for name, value in enhancer.fusion.state_dict().items()}
     _write_tensors(folder / ADAPTER, {name: _as_saved(value, dtype) for name, value in tensors.items()})
     write_json(folder / INFO, {"format_version": FORMAT_VERSION, "requires": parts, "spec": plain(enhancer.spec)})
 
@@ -94,13 +97,17 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> Enhancer:
     tensors = _load_adapter(folder / ADAPTER)
     caption = tensors.pop("caption").to(dtype)
     enhancer = Enhancer(vae, transformer, caption, spec)
-    skips = {name.removeprefix("skips."): value for name, value in tensors.items()}
-    try:
-        enhancer.joins.load_state_dict(skips)
-    except RuntimeError as fault:
-        reason = " ".join(str(fault).split())[:200]
-        raise UserError(f"{folder / ADAPTER}: the skips do not fit {INFO} ({reason}); copy the whole enhancer folder again.") from None
-    enhancer.joins.to(dtype)
+    fusion = {name: tensors.pop(name) for name in list(tensors) if name.startswith("fusion.")}
+    parts: list[tuple[str, str, torch.nn.Module, dict[str, torch.Tensor]]] = [("skips", "skips.", enhancer.joins, tensors)]
+    if enhancer.fusion is not None:
+        parts.append(("weights for references", "fusion.", enhancer.fusion, fusion))
+    for what, prefix, module, held in parts:
+        try:
+            module.load_state_dict({name.removeprefix(prefix): value for name, value in held.items()})
+        except RuntimeError as fault:
+            reason = " ".join(str(fault).split())[:200]
+            raise UserError(f"{folder / ADAPTER}: the {what} do not fit {INFO} ({reason}); copy the whole enhancer folder again.") from None
+        module.to(dtype)
     if spec.lora is not None:
         load_lora(enhancer.transformer, folder / LORA)
     return enhancer
@@ -158,6 +165,8 @@ def _parse_info(info: Any, path: Path) -> tuple[EnhancerSpec, list[str]]:
         raise UserError(f"{path}: `requires` and `spec` disagree about skips or LoRA; copy the whole enhancer folder again.")
     if (spec.opacity_noise > 0) != (OPACITY in requires):
         raise UserError(f"{path}: `requires` and `spec` disagree about opacity; copy the whole enhancer folder again.")
+    if bool(spec.references) != (REFERENCES in requires):
+        raise UserError(f"{path}: `requires` and `spec` disagree about references; copy the whole enhancer folder again.")
     return spec, requires
 
 

@@ -9,7 +9,7 @@ Shape letters: B batch, C channels, T frames, L latents (T = 1 + 4 (L - 1)), H W
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -19,12 +19,14 @@ from torch import nn
 
 from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
+from splatmend.enhance.fusion import ReferenceFusion
 from splatmend.enhance.opacity import fixed_noise, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.windows import in_windows
 
 OutputMode = Literal["direct", "residual", "difference"]
 DEFAULT_TIMESTEP = 200
+MAX_REFERENCES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class EnhancerSpec:
     lora: LoraInfo | None = None
     opacity_noise: float = 0.0
     """Share of noise, 0 to 1, in latents of what has no opacity (see `splatmend.enhance.opacity`). 0: opacity is not looked at."""
+    references: int = 0
+    """Layers of warped recorded frames that it can take from (see `splatmend.enhance.fusion`). 0: none are looked at."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on and how."""
 
@@ -70,6 +74,8 @@ class EnhancerSpec:
             raise ValueError(f"strength must lie between 0 and 1; got {self.strength}")
         if not 0.0 <= self.opacity_noise <= 1.0:
             raise ValueError(f"opacity_noise must lie between 0 and 1; got {self.opacity_noise}")
+        if not isinstance(self.references, int) or not 0 <= self.references <= MAX_REFERENCES:
+            raise ValueError(f"references must be a whole number from 0 to {MAX_REFERENCES}; got {self.references}")
 
 
 class Encoded(NamedTuple):
@@ -101,6 +107,7 @@ class Enhancer(nn.Module):
         # Module names may not hold dots.
         self.joins = nn.ModuleDict({_key(name): join for name, join in joins.items()})
         self._tap_of = {skip.join: skip.tap for skip in spec.skips}
+        self.fusion = ReferenceFusion(spec.references) if spec.references else None
 
     @property
     def device(self) -> torch.device:
@@ -209,6 +216,15 @@ class Enhancer(nn.Module):
             return None
         return lambda index: self.decoder_side(encoded.side[index])
 
+    def take_references(self, layers: int, seed: int = 0) -> None:
+        """Look at so many layers of references from now on, with a fresh fusion where their number changes; 0: at none."""
+        if layers == self.spec.references:
+            return
+        self.spec = replace(self.spec, references=layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.fusion = ReferenceFusion(layers).to(self.device) if layers else None
+
     @property
     def looks_at_opacity(self) -> bool:
         """Whether it makes a difference what is opaque."""
@@ -228,16 +244,28 @@ class Enhancer(nn.Module):
         noise = fixed_noise(z, range(z.shape[2])) if noise is None else noise
         return encoded._replace(latents=with_noise(z, small, self.spec.opacity_noise, noise))
 
-    def forward(self, clip: torch.Tensor, *, strength: float = 1.0, opacity: torch.Tensor | None = None) -> torch.Tensor:
-        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes input (0) and result (1); `opacity`: see `emptied`."""
+    def fused(self, clip: torch.Tensor, references: torch.Tensor | None) -> torch.Tensor:
+        """A clip mended with its references `[B, K * 4, T, H, W]` (see `ReferenceFusion`); itself where there are none, or they are not
+        looked at. Every frame by itself, so that any part of a clip gives what the whole does."""
+        return clip if references is None or self.fusion is None else self.fusion(clip, references)
+
+    def forward(
+        self,
+        clip: torch.Tensor,
+        *,
+        strength: float = 1.0,
+        opacity: torch.Tensor | None = None,
+        references: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes input (0) and result (1); `opacity`: see `emptied`;
+        `references`: see `fused`."""
+        x = self.fused(clip, references)
         # Group by group holds the least, but only without a graph.
-        encoded = (
-            self.encode(clip) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(clip, self.adapter().temporal_factor))
-        )
+        encoded = self.encode(x) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor))
         encoded = self.emptied(encoded, opacity)
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
-        return blend(clip, self.compose(clip, decoded), strength)
+        return blend(clip, self.compose(x, decoded), strength)
 
 
 def blend(x: torch.Tensor, enhanced: torch.Tensor, strength: float) -> torch.Tensor:

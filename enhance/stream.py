@@ -39,6 +39,9 @@ class _Held(NamedTuple):
     """One group between encoding and decoding."""
 
     frames: torch.Tensor
+    """As they came."""
+    fused: torch.Tensor
+    """With what was taken from references."""
     latent: torch.Tensor
     side: dict[str, torch.Tensor]
 
@@ -76,16 +79,25 @@ class StreamingEnhancer:
         if compile:
             compile_blocks(enhancer.transformer)
 
-    def frames(self, frames: Iterable[np.ndarray], count: int, opacity: Iterable[np.ndarray | None] | None = None) -> Iterator[np.ndarray]:
+    def frames(
+        self,
+        frames: Iterable[np.ndarray],
+        count: int,
+        opacity: Iterable[np.ndarray | None] | None = None,
+        references: Iterable[np.ndarray | None] | None = None,
+    ) -> Iterator[np.ndarray]:
         """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves.
 
-        `opacity`: of each frame `[H, W]` in [0, 1], None where it is not known and all counts as opaque; for enhancers that look at it.
+        For enhancers that look at them: `opacity` of each frame `[H, W]` in [0, 1], None where it is not known and all counts as opaque;
+        `references` of each frame `[K, H, W, 4]` uint8, the last channel 255 where they are seen, None where there are none.
         """
         if self.strength == 0.0:
             yield from frames
             return
         if opacity is not None and self.enhancer.looks_at_opacity:
             frames = _with_opacity(frames, opacity)
+        if references is not None and self.enhancer.spec.references:
+            frames = _with_references(frames, references, self.enhancer.spec.references)
         adapter = self.enhancer.adapter()
         groups = 1 + -(-(count - 1) // adapter.temporal_factor)
         source = read_ahead(frames, _FRAMES_AHEAD)
@@ -104,16 +116,25 @@ class StreamingEnhancer:
         adapter = self.enhancer.adapter()
         cache = adapter.initial_encoder_cache()
         for index, frames in enumerate(groups):
-            frames, opacity = frames[:, :3], frames[:, 3:]
+            frames, opacity, references = self._parts(frames)
             with torch.no_grad():
-                latent, cache, tapped = adapter.encode_group(frames.to(self.enhancer.vae.dtype), cache, index, self.enhancer.taps)
+                fused = self.enhancer.fused(frames, references)
+                latent, cache, tapped = adapter.encode_group(fused.to(self.enhancer.vae.dtype), cache, index, self.enhancer.taps)
                 latent = adapter.normalise(latent)
-                if opacity.shape[1]:
+                if opacity is not None:
                     small = group_opacity((opacity + 1.0) / 2.0, adapter.spatial_factor)
                     latent = with_noise(latent, small, self.enhancer.spec.opacity_noise, fixed_noise(latent, [index]))
-            self._held.append(_Held(frames, latent, self.enhancer.side_features(tapped)))
+            self._held.append(_Held(frames, fused, latent, self.enhancer.side_features(tapped)))
             self.peak_groups = max(self.peak_groups, len(self._held))
             yield latent
+
+    def _parts(self, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Frames, and opacity and references where they came along."""
+        layers = 4 * self.enhancer.spec.references
+        more = given.shape[1] - 3
+        references = given[:, -layers:] if layers and more >= layers else None
+        opacity = given[:, 3:4] if more == 1 or more == layers + 1 else None
+        return given[:, :3], opacity, references
 
     def _predict(self, z_in: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -129,7 +150,7 @@ class StreamingEnhancer:
                 side = self.enhancer.decoder_side(held.side) if self.enhancer.spec.skips else None
                 cache = cache.for_last_use()
                 decoded, cache = adapter.decode_group(z, cache, index, side)
-                enhanced = self.enhancer.compose(held.frames, decoded.float())
+                enhanced = self.enhancer.compose(held.fused, decoded.float())
                 result = blend(held.frames, enhanced, self.strength)
             yield result
 
@@ -177,7 +198,7 @@ def enhance_clip(
             ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz, log_id=clip.log_id) as writer,
             WriteBehind(_FRAMES_BEHIND, tell) as behind,
         ):
-            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip))):
+            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip))):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
         manifest.facts = writer.facts | {"model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
@@ -205,7 +226,7 @@ def enhance_video(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming_full_disk(out), VideoWriter(beside, clip.rate_hz, codec) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
-            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip)):
+            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip)):
                 behind.submit(partial(writer.write, rgb))
         os.replace(beside, out)
     finally:
@@ -236,6 +257,21 @@ def _with_opacity(frames: Iterable[np.ndarray], opacity: Iterable[np.ndarray | N
     for rgb, known in zip(frames, opacity, strict=True):
         alpha = np.full(rgb.shape[:2], 255, np.uint8) if known is None else np.rint(255.0 * known).astype(np.uint8)
         yield np.concatenate([rgb, alpha[..., None]], axis=-1)
+
+
+def _references_of(clip: Clip) -> Iterator[np.ndarray | None]:
+    """The references of a clip's frames, read when they are due."""
+    return (clip.read_references(index) for index in range(len(clip)))
+
+
+def _with_references(frames: Iterable[np.ndarray], references: Iterable[np.ndarray | None], layers: int) -> Iterator[np.ndarray]:
+    """Frames `[H, W, C + 4 layers]` uint8 with the first layers of references as further channels; what is missing was not seen."""
+    for rgb, known in zip(frames, references, strict=True):
+        given = np.zeros((*rgb.shape[:2], 4 * layers), np.uint8)
+        if known is not None:
+            taken = np.concatenate(list(known[:layers]), axis=-1)
+            given[..., : taken.shape[-1]] = taken
+        yield np.concatenate([rgb, given], axis=-1)
 
 
 def _tell(on_progress: Progress, count: int, done: int) -> None:

@@ -14,7 +14,7 @@ from splatmend.enhance.attention import Attention
 from splatmend.enhance.decoder import Memory
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.losses import FLOW_WARPING, LATENT_MSE, check_losses
-from splatmend.enhance.model import LoraInfo, OutputMode
+from splatmend.enhance.model import MAX_REFERENCES, LoraInfo, OutputMode
 
 Precision = Literal["auto", "bf16", "fp32"]
 
@@ -145,6 +145,9 @@ class OneStepTrainConfig(LoopConfig):
     opacity_noise: float | None = None
     """Share of noise, 0 to 1, that latents get where the degraded clip has no opacity (0: none); None: that of the enhancer that is trained
     on. What was trained with it needs renders with their opacity."""
+    references: int | None = None
+    """Layers of warped recorded frames to take from (0: none); None: those of the enhancer that is trained on. Their fusion is trained with
+    the exact gradient (`truncation` none), and stays as it is with a truncated one."""
     window: int | None = None
     """Latents the transformer sees at once; None: the clip's. Longer clips are seen in overlapping windows, as in streaming."""
     overlap: int = 2
@@ -216,5 +219,7 @@ class OneStepTrainConfig(LoopConfig):
                 )
         if self.opacity_noise is not None and not 0.0 <= self.opacity_noise <= 1.0:
             raise UserError(f"training: opacity_noise is {self.opacity_noise}; give a share from 0 to 1.")
+        if self.references is not None and not 0 <= self.references <= MAX_REFERENCES:
+            raise UserError(f"training: references is {self.references}; give 0 to {MAX_REFERENCES} layers.")
         if self.truncation is not None and self.truncation < 0:
             raise UserError(f"training: truncation is {self.truncation}; give 0 or more, or none for the exact gradient.")

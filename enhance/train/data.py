@@ -59,6 +59,8 @@ class DataConfig:
     here more than there: damage of all strengths."""
     patchy_share: float = 0.6
     """Share of these mixtures that vary over the picture and the clip."""
+    bare_share: float = 0.3
+    """Share of samples whose references are left out, where there are any: a model has to do without them, too."""
     video_short_side_px: int | None = 256
     """Videos are reduced so that their shorter side has this many pixels (never enlarged); pairs keep their size."""
     segment_frames: int = 240
@@ -94,7 +96,7 @@ class DataConfig:
             )
         if self.workers is not None and self.workers < 0:
             raise UserError(f"training data: workers is {self.workers}; give 0 or more.")
-        for name in ("synthetic_share", "clean_share", "mild_share", "patchy_share"):
+        for name in ("synthetic_share", "clean_share", "mild_share", "patchy_share", "bare_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"training data: {name} is {getattr(self, name)}, but a share lies between 0 and 1.")
 
@@ -125,11 +127,13 @@ class Batch(NamedTuple):
     """Of the degraded clips `[B, 1, T, H, W]` uint8, 255 opaque, where it was asked for."""
     flow: torch.Tensor | None = None
     """Of the target clips `[B, 3, T, H, W]` float16 (see `flow_loss.Motion`), where it was asked for."""
+    references: torch.Tensor | None = None
+    """Of the degraded clips `[B, K * 4, T, H, W]` uint8 (see `fusion.ReferenceFusion`), where they were asked for."""
 
 
 class RawBatch(NamedTuple):
-    """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included; `opacity [B, T, H, W]` uint8 and `flow [B, 3, T, H, W]` float16 where
-    they were asked for."""
+    """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included; `opacity [B, T, H, W]` uint8, `flow [B, 3, T, H, W]` float16 and
+    `references [B, T, H, W, K * 4]` uint8 where they were asked for."""
 
     degraded: np.ndarray
     target: np.ndarray
@@ -137,6 +141,17 @@ class RawBatch(NamedTuple):
     keys: tuple[tuple[str, str], ...] = ()
     opacity: np.ndarray | None = None
     flow: np.ndarray | None = None
+    references: np.ndarray | None = None
+
+
+class Sample(NamedTuple):
+    """One clip of a batch: frames `[T, H, W, 3]`, opacity `[T, H, W, 1]` and references `[T, H, W, K * 4]` of the degraded one, uint8."""
+
+    kind: Kind
+    degraded: np.ndarray
+    target: np.ndarray
+    opacity: np.ndarray
+    references: np.ndarray
 
 
 class ClipCache:
@@ -158,6 +173,11 @@ class ClipCache:
         key = (f"{clip.path}/opacity", start, stop, None)
         return self._kept(key, lambda: _opacity(clip, start, self.frames(clip, start, stop, None).shape))
 
+    def references(self, clip: Clip, start: int, stop: int, layers: int) -> np.ndarray:
+        """The first layers of references of a clip's frames at their full size, `[T, H, W, layers * 4]` uint8; zeros where there are none."""
+        key = (f"{clip.path}/references", start, stop, layers)
+        return self._kept(key, lambda: _references(clip, start, self.frames(clip, start, stop, None).shape, layers))
+
     def _kept(self, key: tuple[str, int, int, int | None], read: Callable[[], np.ndarray]) -> np.ndarray:
         with self._lock:
             if key in self._held:
@@ -175,8 +195,8 @@ class ClipCache:
 
 
 class TrainingClips:
-    """Draws batches. `opacity`, `flow`: whether batches say how opaque degraded clips are, and how target clips move. `UserError` for
-    indexes and clips that cannot be used."""
+    """Draws batches. `opacity`, `flow`: whether batches say how opaque degraded clips are, and how target clips move; `references`: how
+    many layers of them batches hold. `UserError` for indexes and clips that cannot be used."""
 
     def __init__(
         self,
@@ -188,9 +208,10 @@ class TrainingClips:
         seed: int,
         opacity: bool = False,
         flow: bool = False,
+        references: int = 0,
     ) -> None:
         self.config = config
-        self.opacity, self.flow = opacity, flow
+        self.opacity, self.flow, self.references = opacity, flow, references
         self.clip_frames, self.crop_px, self.batch, self.seed = clip_frames, crop_px, batch, seed
         self.cache = ClipCache(int(config.cache_gb * 1e9))
         self._pairs = [self._open_index(Path(index)) for index in config.pairs]
@@ -210,47 +231,58 @@ class TrainingClips:
         """The batch of one step on one process, as bytes."""
         rng = np.random.default_rng([self.seed, step, process])
         kinds: list[Kind] = []
-        degraded, target, opacity = [], [], []
+        degraded, target, opacity, references = [], [], [], []
         for _ in range(self.batch):
             distinct = self.config.distinct_samples
-            kind, a, b, opaque = self._sample(rng if distinct is None else self._recurring(rng, distinct))
-            kinds.append(kind)
-            degraded.append(a)
-            target.append(b)
-            opacity.append(opaque)
+            sample = self._sample(rng if distinct is None else self._recurring(rng, distinct))
+            kinds.append(sample.kind)
+            degraded.append(sample.degraded)
+            target.append(sample.target)
+            opacity.append(sample.opacity)
+            references.append(sample.references)
         clips = np.stack(degraded), np.stack(target)
         # By content, so that whatever decides a sample (clip, window, crop, flip, artefacts) decides its key.
         keys = tuple((_content(a), _content(b)) for a, b in zip(*clips, strict=True)) if self.config.keeps_latents else ()
         flow = np.stack([target_flow(clip) for clip in target]) if self.flow else None
-        return RawBatch(*clips, tuple(kinds), keys, np.stack(opacity)[..., 0] if self.opacity else None, flow)
+        return RawBatch(
+            *clips,
+            tuple(kinds),
+            keys,
+            np.stack(opacity)[..., 0] if self.opacity else None,
+            flow,
+            np.stack(references) if self.references else None,
+        )
 
     def _recurring(self, rng: np.random.Generator, distinct: int) -> np.random.Generator:
         """The generator of one of so many distinct samples."""
         return np.random.default_rng([self.seed, 1 << 40, int(rng.integers(distinct))])
 
-    def _sample(self, rng: np.random.Generator) -> tuple[Kind, np.ndarray, np.ndarray, np.ndarray]:
-        """Kind, degraded frames and target frames `[T, H, W, 3]` uint8 of one sample, and the degraded ones' opacity `[T, H, W, 1]`."""
+    def _sample(self, rng: np.random.Generator) -> Sample:
         synthetic = bool(self.plain) and (not self.paired or rng.random() < self.config.synthetic_share)
         pool = self.plain if synthetic else self.paired
         kind: Kind = "synthetic" if synthetic else "pair"
         if rng.random() < self.config.clean_share:
             kind = "clean"
-        a, b, opacity = self._window(pool[int(rng.integers(len(pool)))], rng)
+        a, b, opacity, references = self._window(pool[int(rng.integers(len(pool)))], rng)
         look = draw_look(rng, self.config.look)
         if look is not None:
             a, b = look.of(a), look.of(b)
+            for first in range(0, references.shape[-1], 4):
+                references[..., first : first + 3] = look.of(references[..., first : first + 3])
         if kind == "synthetic":
             a = self._with_artefacts(b, int(rng.integers(2**62)))
         opaque = np.full_like(opacity, 255)
+        if self.references and rng.random() < self.config.bare_share:
+            references = np.zeros_like(references)
         if kind == "clean":
-            return kind, b, b, opaque
+            return Sample(kind, b, b, opaque, references)
         if rng.random() < self.config.mild_share:
             share = draw_mixture(rng, a.shape[:3], self.config.patchy_share)
             a = mixed(b, a, share)
             if self.opacity:
                 # What is mixed with the target is there as much as that counts.
                 opacity = mixed(opaque, opacity, share)
-        return kind, a, b, opacity
+        return Sample(kind, a, b, opacity, references)
 
     def batches(self, first_step: int, process: int, device: torch.device, *, on_host: bool = False) -> Generator[Batch]:
         """Batches from `first_step` on, prepared ahead: by worker processes, or by one thread where there are none."""
@@ -289,22 +321,29 @@ class TrainingClips:
             (clip, s.start, s.stop, None) for s in self.paired for clip in (s.target, s.degraded) if clip is not None
         ]
         jobs += [(s.target, s.start, s.stop, self.config.video_short_side_px) for s in self.plain]
+        more = [(s.degraded, s.start, s.stop, self.references) for s in self.paired if s.degraded is not None and self.references]
         with ThreadPoolExecutor() as readers:
             for _ in readers.map(lambda job: self.cache.bytes < self.cache.limit_bytes and self.cache.frames(*job), jobs):
+                pass
+            for _ in readers.map(lambda job: self.cache.bytes < self.cache.limit_bytes and self.cache.references(*job), more):
                 pass
 
     def finish(self, raw: RawBatch, device: torch.device, *, on_host: bool = False) -> Batch:
         """Tensors for the device: there already, or (`on_host`) as bytes from which `unit_range` brings any piece there."""
         opacity = None if raw.opacity is None else torch.from_numpy(raw.opacity)[:, None]
         flow = None if raw.flow is None else torch.from_numpy(raw.flow)
+        references = None if raw.references is None else torch.from_numpy(raw.references).permute(0, 4, 1, 2, 3)
         if not on_host:
-            opacity, flow = (None if more is None else more.to(device, non_blocking=True) for more in (opacity, flow))
-            return Batch(_to_tensor(raw.degraded, device), _to_tensor(raw.target, device), raw.kinds, raw.keys, opacity, flow)
-        clips = [torch.from_numpy(x) for x in (raw.degraded, raw.target)]
+            opacity, flow, references = (
+                None if more is None else more.to(device, non_blocking=True) for more in (opacity, flow, references)
+            )
+            clips = (_to_tensor(raw.degraded, device), _to_tensor(raw.target, device))
+            return Batch(*clips, raw.kinds, raw.keys, opacity, flow, references)
+        held = [torch.from_numpy(x) for x in (raw.degraded, raw.target)]
         if device.type == "cuda":
-            clips = [clip.pin_memory() for clip in clips]
-        degraded, target = (clip.permute(0, 4, 1, 2, 3) for clip in clips)
-        return Batch(degraded, target, raw.kinds, raw.keys, opacity, flow)
+            held = [clip.pin_memory() for clip in held]
+        degraded, target = (clip.permute(0, 4, 1, 2, 3) for clip in held)
+        return Batch(degraded, target, raw.kinds, raw.keys, opacity, flow, references)
 
     def _with_artefacts(self, frames: np.ndarray, seed: int) -> np.ndarray:
         """Synthetic artefacts on frames `[T, H, W, 3]` uint8."""
@@ -312,9 +351,9 @@ class TrainingClips:
         made = degrade(clip, torch.Generator().manual_seed(seed), self.config.degrade)
         return made[0].add_(1.0).mul_(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
-    def _window(self, segment: Segment, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _window(self, segment: Segment, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """A random window and crop of a segment, `[T, H, W, 3]`: degraded (or target again) and target; and the degraded one's opacity
-        `[T, H, W, 1]`, all opaque where it was not asked for."""
+        `[T, H, W, 1]`, all opaque where it was not asked for, and references `[T, H, W, K * 4]`, nothing seen where there are none."""
         short = self.config.video_short_side_px if segment.degraded is None else None
         target = self.cache.frames(segment.target, segment.start, segment.stop, short)
         other = target if segment.degraded is None else self.cache.frames(segment.degraded, segment.start, segment.stop, None)
@@ -337,9 +376,16 @@ class TrainingClips:
             piece = resized(frames[index, top : top + cut_rows, left : left + cut_columns], rows, columns)
             return piece[:, :, ::-1] if flip else piece
 
-        if not self.opacity or segment.degraded is None:
-            return cut(other), cut(target), np.full((len(index), rows, columns, 1), 255, np.uint8)
-        return cut(other), cut(target), cut(self.cache.opacity(segment.degraded, segment.start, segment.stop))
+        opacity = np.full((len(index), rows, columns, 1), 255, np.uint8)
+        references = np.zeros((len(index), rows, columns, 4 * self.references), np.uint8)
+        if segment.degraded is not None:
+            span = (segment.degraded, segment.start, segment.stop)
+            if self.opacity:
+                opacity = cut(self.cache.opacity(*span))
+            if self.references:
+                layers = self.cache.references(*span, self.references)
+                references = np.concatenate([_wholly_seen(cut(layers[..., k : k + 4])) for k in range(0, layers.shape[-1], 4)], axis=-1)
+        return cut(other), cut(target), opacity, references
 
     def _open_index(self, index: Path) -> list[tuple[Clip, Clip]]:
         """Target and degraded clip of every pair of the split."""
@@ -395,6 +441,22 @@ def _opacity(clip: Clip, start: int, shape: tuple[int, ...]) -> np.ndarray:
     known = (clip.read_channel("opacity", start + number) for number in range(shape[0]))
     opaque = np.full(shape[1:3], 255, np.uint8)
     return np.stack([opaque if one is None else np.rint(255.0 * one).astype(np.uint8) for one in known])[..., None]
+
+
+def _references(clip: Clip, start: int, shape: tuple[int, ...], layers: int) -> np.ndarray:
+    """References of the frames from one on, `[T, H, W, layers * 4]` uint8 where the frames are `shape` [T, H, W, 3]."""
+    found = np.zeros((*shape[:3], 4 * layers), np.uint8)
+    for number in range(shape[0]):
+        known = clip.read_references(start + number)
+        if known is not None:
+            taken = np.concatenate(list(known[:layers]), axis=-1)
+            found[number, ..., : taken.shape[-1]] = taken
+    return found
+
+
+def _wholly_seen(layer: np.ndarray) -> np.ndarray:
+    """A layer of references `[T, H, W, 4]` after its size was changed: pixels that were seen in part only are not seen."""
+    return np.where(layer[..., 3:] == 255, layer, 0).astype(np.uint8)
 
 
 def _reduced(rgb: np.ndarray, short_side_px: int | None) -> np.ndarray:
@@ -455,6 +517,11 @@ def unit_range(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
 def unit_opacity(opacity: torch.Tensor) -> torch.Tensor:
     """Opacity of a `Batch` as float32 in [0, 1]."""
     return opacity.float().div(255.0)
+
+
+def unit_references(references: torch.Tensor) -> torch.Tensor:
+    """References of a `Batch` as float32 in [-1, 1]."""
+    return references.float().div(127.5).sub(1.0)
 
 
 def _content(frames: np.ndarray) -> str:

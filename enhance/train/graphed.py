@@ -49,8 +49,9 @@ class GraphedStep:
 
     def _capture(self, batch: Batch, loss_scale: float) -> None:
         # By key nothing could be looked up in a graph.
-        opacity, flow = (None if more is None else more.clone() for more in (batch.opacity, batch.flow))
-        self._batch = Batch(batch.degraded.clone(), batch.target.clone(), batch.kinds, opacity=opacity, flow=flow)
+        opacity, flow, references = (None if more is None else more.clone() for more in (batch.opacity, batch.flow, batch.references))
+        clips = (batch.degraded.clone(), batch.target.clone())
+        self._batch = Batch(*clips, batch.kinds, opacity=opacity, flow=flow, references=references)
         self._loss_scale = loss_scale
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -73,4 +74,4 @@ class GraphedStep:
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
-    return [part for part in (batch.degraded, batch.target, batch.opacity, batch.flow) if part is not None]
+    return [part for part in (batch.degraded, batch.target, batch.opacity, batch.flow, batch.references) if part is not None]

@@ -24,7 +24,7 @@ from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
 from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
 from splatmend.enhance.train.config import OneStepTrainConfig
-from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_opacity, unit_range
+from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_opacity, unit_range, unit_references
 from splatmend.enhance.train.graphed import graphed
 from splatmend.enhance.train.latents import LatentCache, encoder_key
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
@@ -71,6 +71,22 @@ class OneStepObjective:
         with torch.set_grad_enabled(self.config.encoder == "full"):
             return self.enhancer.encode(clip)
 
+    def fused(self, batch: Batch) -> Batch:
+        """The batch with degraded clips that took what they could from their references."""
+        if batch.references is None or self.enhancer.fusion is None:
+            return batch
+        device = self.enhancer.device
+        with torch.set_grad_enabled(self.config.truncation is None and torch.is_grad_enabled()):
+            # In groups where clips are long, and their keys would be those of the clips before.
+            spans = [slice(0, None)] if not self.config.host_clips else [slice(i, i + 4) for i in range(0, batch.degraded.shape[2], 4)]
+            parts = [
+                self.enhancer.fused(
+                    unit_range(batch.degraded[:, :, span], device), unit_references(batch.references[:, :, span].to(device))
+                )
+                for span in spans
+            ]
+        return batch._replace(degraded=torch.cat(parts, dim=2), references=None, keys=())
+
     def encode_input(self, batch: Batch) -> Encoded:
         """Latents and skip features of the degraded clips; kept latents where there are no skips, whose features are too large to keep.
         Where the enhancer looks at opacity, with fresh noise in what is empty."""
@@ -111,6 +127,7 @@ class OneStepObjective:
 
     def add_gradients(self, batch: Batch, loss_scale: float = 1.0) -> dict[str, torch.Tensor]:
         """Gradients of `loss * loss_scale`; returns the loss and its parts (not scaled)."""
+        batch = self.fused(batch)
         enhancer, x, target = self.enhancer, batch.degraded, batch.target
         encoded = self.encode_input(batch)
         z_in = encoded.latents
@@ -209,6 +226,8 @@ def choose_parameters(config: OneStepTrainConfig, enhancer: Enhancer) -> dict[st
         enhancer.vae.encoder.requires_grad_(True)
         enhancer.vae.quant_conv.requires_grad_(True)
     enhancer.joins.requires_grad_(config.skips)
+    if enhancer.fusion is not None and config.truncation is None:
+        enhancer.fusion.requires_grad_(True)
     trained = trained_parameters(enhancer)
     for parameter in trained.values():
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
@@ -264,6 +283,8 @@ def train_onestep(
     config.check_crop(enhancer.size_multiple)
     if config.opacity_noise is not None:
         enhancer.spec = dataclasses.replace(enhancer.spec, opacity_noise=config.opacity_noise)
+    if config.references is not None:
+        enhancer.take_references(config.references, config.seed)
     accelerator = make_accelerator(config)
     processes = Processes(accelerator, config.context_parallel, shard=config.shard)
     torch.manual_seed(config.seed)
@@ -275,6 +296,7 @@ def train_onestep(
         seed=config.seed,
         opacity=enhancer.looks_at_opacity,
         flow=config.flow_warping > 0,
+        references=enhancer.spec.references,
     )
     began_as = {f"model.{name}": value for name, value in plain(enhancer.spec).items() if name != "provenance"}
     # Chosen on the host, so that a large frozen model travels in half precision.
@@ -305,7 +327,8 @@ def train_onestep(
                 batch = clips.finish(clips.raw(0, 10_000), accelerator.device)
                 with torch.no_grad(), accelerator.autocast():
                     opacity = None if batch.opacity is None else unit_opacity(batch.opacity[:1])
-                    frames = enhancer(batch.degraded[:1], opacity=opacity)
+                    references = None if batch.references is None else unit_references(batch.references[:1])
+                    frames = enhancer(batch.degraded[:1], opacity=opacity, references=references)
                 if accelerator.is_main_process:
                     write_strip(folder / SAMPLES / f"{step:06d}.png", (batch.degraded[0], frames[0], batch.target[0]))
 

@@ -40,6 +40,8 @@ class DataOptions:
     """Share of samples whose input is the target itself, so that good frames stay good."""
     patchy_share: float = 0.6
     """Of the samples whose damage is milder, the share in which it varies over the picture and the clip."""
+    bare_share: float = 0.3
+    """Share of samples whose references are left out, where there are any."""
     look_share: float = 0.0
     """Share of samples whose tones and colours are changed, the same for both clips: less to learn by heart from few scenes."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -142,6 +144,7 @@ def run(options: Options | None) -> int:
         synthetic_share=options.data.synthetic_share,
         clean_share=options.data.clean_share,
         patchy_share=options.data.patchy_share,
+        bare_share=options.data.bare_share,
         look=LookConfig(share=options.data.look_share, scale=options.data.scale),
         cache_gb=options.data.cache_gb,
         distinct_samples=options.data.distinct_samples,
