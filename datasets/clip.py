@@ -2,7 +2,8 @@
 
 Layout of the folder (artefact kind "clip"): `frames/000000.png ...` or `frames.mp4`, `cameras.jsonl` (one line per frame), and
 where they were asked for `depth/000000.png` (uint16, `depth_step_m` metres a step, 0 = none), `opacity/000000.png` (uint8, 255 = opaque),
-`masks/NAME/000000.png`.
+`masks/NAME/000000.png`, `references/0/000000.png`, `references/1/...` (RGBA: what recorded frames show of the same surfaces, alpha 255
+where they do; layer 0 is the nearest frame that does, pixel by pixel).
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+from jaxtyping import UInt8
 
 from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain, read_manifest
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, rotation_fault
-from splatmend.datasets.images import images_in, read_image, read_numbers, to_uint8, write_image
+from splatmend.datasets.images import images_in, read_image, read_numbers, read_rgba, to_uint8, write_image
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.video import VIDEO_SUFFIXES, VideoWriter, iter_video
@@ -63,6 +65,7 @@ class ClipWriter:
         self.rate_hz = rate_hz
         self.log_id = log_id
         self.count = 0
+        self.references = 0
         self._cameras: IO[str] | None = None
         self._video = None if encoding == "png" else VideoWriter(folder / "frames.mp4", rate_hz, encoding)
 
@@ -78,14 +81,20 @@ class ClipWriter:
         depth_m: np.ndarray | None = None,
         opacity: np.ndarray | None = None,
         masks: Mapping[str, np.ndarray] | None = None,
+        references: UInt8[np.ndarray, "K H W 4"] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         """One frame: `rgb [H, W, 3]` float in [0, 1] or uint8, `depth_m [H, W]`, `opacity [H, W]` in [0, 1], `masks` bool `[H, W]`.
 
+        `references` are RGBA layers (`splatmend.recon.references`), for every frame of a clip equally many.
         `extra` goes into the frame's line of `cameras.jsonl` (for instance `held_out`).
         """
         if self._cameras is None:
             raise RuntimeError("use ClipWriter as a context manager")
+        layers = 0 if references is None else len(references)
+        if layers != self.references and self.count:
+            raise ValueError(f"frame {self.count} has {layers} layers of references where the frames before have {self.references}")
+        self.references = layers
         picture = rgb if rgb.dtype == np.uint8 else to_uint8(rgb)
         if self._video is not None:
             self._video.write(picture)
@@ -98,6 +107,8 @@ class ClipWriter:
             self._image("opacity", to_uint8(opacity))
         for name, mask in (masks or {}).items():
             self._image(f"masks/{name}", mask.astype(np.uint8) * 255)
+        for number, layer in enumerate(() if references is None else references):
+            self._image(f"references/{number}", layer)
         line = {"frame": self.count, "shot": None if shot is None else shot_to_json(shot)} | plain(dict(extra or {}))
         self._cameras.write(json.dumps(line) + "\n")
         self.count += 1
@@ -114,7 +125,9 @@ class ClipWriter:
     @property
     def facts(self) -> dict[str, Any]:
         """What the manifest of the clip says."""
-        facts = {"frames": self.count, "encoding": self.encoding, "depth_step_m": DEPTH_STEP_M, "rate_hz": self.rate_hz}
+        facts: dict[str, Any] = {"frames": self.count, "encoding": self.encoding, "depth_step_m": DEPTH_STEP_M, "rate_hz": self.rate_hz}
+        if self.references:
+            facts["references"] = self.references
         return facts if self.log_id is None else facts | {"log_id": self.log_id}
 
 
@@ -142,7 +155,7 @@ class ClipFrame:
 class Clip:
     """An opened clip; frames are read when asked for. Also stands for a plain video file or folder of images (no cameras then).
 
-    `log_id` names the log that it shows; None where it does not say.
+    `log_id` names the log that it shows; None where it does not say. `references` is the number of their layers.
     """
 
     path: Path
@@ -151,6 +164,7 @@ class Clip:
     video: Path | None
     rate_hz: float
     log_id: str | None = None
+    references: int = 0
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -190,6 +204,30 @@ class Clip:
         if channel == "opacity":
             return raw.astype(np.float32) / 255.0
         return raw > 127
+
+    def read_references(self, index: int) -> UInt8[np.ndarray, "K H W 4"] | None:
+        """The layers of references of a frame, RGBA (see `splatmend.recon.references`); None where the clip has none.
+
+        Raises:
+            UserError: where a layer is missing, broken, no RGBA, or of another size than the frame's camera.
+        """
+        if not self.references:
+            return None
+        layers: list[np.ndarray] = []
+        for number in range(self.references):
+            path = self.path / "references" / str(number) / f"{index:06d}.png"
+            layer = read_rgba(path)
+            shot = self.frames[index].shot
+            height, width = layers[0].shape[:2] if layers else layer.shape[:2]
+            if shot is not None:
+                height, width = shot.camera.height, shot.camera.width
+            if layer.shape[:2] != (height, width):
+                raise UserError(
+                    f"{path}: the layer of references has {layer.shape[1]}x{layer.shape[0]} pixels where the frame has {width}x{height}; "
+                    "render the clip again."
+                )
+            layers.append(layer)
+        return np.stack(layers)
 
 
 def open_clip(path: Path) -> Clip:
@@ -234,7 +272,14 @@ def open_clip(path: Path) -> Clip:
         video=video,
         rate_hz=float(manifest.facts.get("rate_hz", 10.0)),
         log_id=manifest.facts.get("log_id"),
+        references=_layer_count(path, manifest.facts.get("references", 0)),
     )
+
+
+def _layer_count(path: Path, count: Any) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise UserError(f"{path}: its manifest says {count!r} where the number of layers of references belongs; render the clip again.")
+    return count
 
 
 def _video_rate(path: Path) -> float:

@@ -33,6 +33,14 @@ def read_numbers(path: Path) -> np.ndarray:
     return _read(path, cv2.IMREAD_UNCHANGED)
 
 
+def read_rgba(path: Path) -> np.ndarray:
+    """A picture with an alpha channel as `[H, W, 4]` uint8; errors as `read_image`, also for a picture of another kind."""
+    raw = _read(path, cv2.IMREAD_UNCHANGED)
+    if raw.ndim != 3 or raw.shape[2] != 4 or raw.dtype != np.uint8:
+        raise UserError(f"{path}: this is no picture of 8 bits with an alpha channel; write it again.")
+    return cv2.cvtColor(raw, cv2.COLOR_BGRA2RGBA)
+
+
 def to_uint8(rgb: np.ndarray) -> np.ndarray:
     """Colours in [0, 1] as rounded bytes."""
     return np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
@@ -88,14 +96,17 @@ def check_picture_name(path: Path) -> None:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write `[H, W, 3]` uint8 sRGB, or `[H, W]` uint8 or uint16, as PNG or JPEG after the suffix; missing folders are made.
+    """Write `[H, W, 3]` uint8 sRGB, with an alpha `[H, W, 4]`, or `[H, W]` uint8 or uint16, as PNG or JPEG after the suffix; missing
+    folders are made.
 
     Raises `UserError` for another suffix, `OSError` where the system refuses.
     """
     check_picture_name(path)
     suffix = path.suffix.lower()
     flags = [cv2.IMWRITE_PNG_COMPRESSION, 3] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 95]
-    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image, flags)
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(suffix, image, flags)
     if not done:
         raise ValueError(f"{path}: cannot encode an array of shape {image.shape} and type {image.dtype}")
     path.parent.mkdir(parents=True, exist_ok=True)

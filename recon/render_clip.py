@@ -13,6 +13,7 @@ from splatmend.datasets.clip import ClipWriter, Encoding
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.shot import Shot
 from splatmend.recon.raster.api import Backend
+from splatmend.recon.references import References
 from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 from splatmend.recon.trajectory import Trajectory
@@ -26,6 +27,7 @@ def render_clip(
     encoding: Encoding = "png",
     depth: bool = False,
     opacity: bool = True,
+    references: References | None = None,
     extra: Sequence[Mapping[str, Any]] | None = None,
     rate_hz: float | None = None,
     inputs: Mapping[str, str] | None = None,
@@ -36,7 +38,8 @@ def render_clip(
     """Render shots into a clip artefact; returns its folder.
 
     A `Trajectory` brings its own `extra`, `rate_hz` and edits of actors; for a plain list of shots they are given here (10 Hz by
-    default). `on_progress` is called with the number of frames done and of all. `inputs` goes into the manifest.
+    default). `references`, of this scene, give the clip layers of them. `on_progress` is called
+    with the number of frames done and of all. `inputs` goes into the manifest.
 
     Raises:
         UserError: where there is no shot, or `out` exists or cannot be written.
@@ -58,6 +61,7 @@ def render_clip(
             "depth": depth,
             "opacity": opacity,
             "without": sorted(gone),
+            "references": None if references is None else references.config,
         },
         inputs=dict(inputs or {}),
     )
@@ -71,6 +75,7 @@ def render_clip(
                     shot,
                     depth_m=None if drawn.depth_m is None else drawn.depth_m.cpu().numpy(),
                     opacity=drawn.opacity.cpu().numpy() if opacity else None,
+                    references=None if references is None else references.of(shot, without=gone, actor_poses=actor_poses),
                     extra=row,
                 )
                 if on_progress is not None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from splatmend.datasets.clip import Clip, ClipFrame
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.log import Camera
+from splatmend.datasets.log_for_cameras import same_calibration
 from splatmend.datasets.shot import Shot
 
 _POSE_TOLERANCE = 1e-3
@@ -45,15 +45,6 @@ def check_same_log(path: Path, log_id: str | None, truth_path: Path, truth_id: s
 def same_pose(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two poses `[4, 4]` agree to a millimetre and a thousandth of a radian."""
     return bool(np.allclose(a, b, rtol=0.0, atol=_POSE_TOLERANCE))
-
-
-def same_calibration(a: Camera, b: Camera) -> bool:
-    """Whether two cameras have pictures of one size and one distortion, and agree to a twentieth of a pixel (or a thousandth) in the rest
-    of what maps rays to pixels."""
-    if a.distortion_model != b.distortion_model or not np.allclose(a.distortion, b.distortion, rtol=1e-3, atol=1e-6):
-        return False
-    own, asked = ((*c.focal_px, *c.principal_px, c.width, c.height) for c in (a, b))
-    return bool(np.allclose(own, asked, rtol=1e-3, atol=0.05)) and (a.width, a.height) == (b.width, b.height)
 
 
 def _shot_difference(a: Shot, b: Shot) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,13 +15,13 @@ from splatmend.datasets.clip import Clip, ClipFrame, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, inverse, pose, transform
 from splatmend.datasets.images import images_in, to_uint8
-from splatmend.datasets.log import Camera, CameraFrame, SceneLog
+from splatmend.datasets.log import CameraFrame, SceneLog
+from splatmend.datasets.log_for_cameras import log_for_cameras
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
-from splatmend.datasets.undistort import resized, undistorted
 from splatmend.datasets.video import VIDEO_SUFFIXES
 from splatmend.pipelines.evaluation.flow import Flow, estimated_flow, exact_flow
-from splatmend.pipelines.evaluation.same_shots import check_same_log, check_same_shots, same_calibration, same_pose
+from splatmend.pipelines.evaluation.same_shots import check_same_log, check_same_shots, same_pose
 
 if TYPE_CHECKING:
     from splatmend.datasets.street.street import Street
@@ -115,7 +115,9 @@ class LogTruth:
                     "with all actors in their places, or a truth that was edited as the clip was."
                 )
             if recorded is None:
-                prepared = _fitted_to(self.log, cameras)
+                prepared = log_for_cameras(
+                    self.log, {frame.shot.camera.name: frame.shot.camera for frame in cameras if frame.shot}, "the clip"
+                )
                 recorded = {(frame.camera, frame.start_us): frame for frame in prepared.frames}
             frame = recorded.get((shot.camera.name, shot.start_us))
             if frame is None or not same_pose(frame.world_from_camera_start, shot.world_from_camera_start):
@@ -203,27 +205,3 @@ def open_truth(path: Path) -> Truth:
     if path.is_dir() and source_of(path) is None and images_in(path):
         return ClipTruth(clip=open_clip(path))
     return LogTruth(log=open_log(path))
-
-
-def _fitted_to(log: SceneLog, cameras: Sequence[ClipFrame]) -> SceneLog:
-    """The log with the pictures of each camera at the size of the clip's, and without distortion where the clip has none."""
-    wanted: dict[str, Camera] = {frame.shot.camera.name: frame.shot.camera for frame in cameras if frame.shot is not None}
-    frames: list[CameraFrame] = []
-    kept: dict[str, Camera] = {}
-    for name, camera in wanted.items():
-        if name not in log.cameras:
-            raise UserError(f"{log.path}: the log has no camera {name}, which the clip shows; its cameras are {', '.join(log.cameras)}.")
-        one = replace(log, cameras={name: log.cameras[name]}, frames=log.frames_of(name))
-        if camera.distortion_model == "none":
-            one = undistorted(one)
-        if one.cameras[name].width != camera.width:
-            one = resized(one, width=camera.width)
-        found = one.cameras[name]
-        if not same_calibration(found, camera):
-            raise UserError(
-                f"{log.path}: camera {name} has another calibration or shape in the clip; give the log that the scene was fitted to."
-            )
-        kept[name] = found
-        frames.extend(one.frames)
-    frames.sort(key=lambda frame: (frame.start_us, frame.camera))
-    return replace(log, cameras=kept, frames=tuple(frames))

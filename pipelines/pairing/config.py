@@ -38,6 +38,8 @@ class PairsConfig:
     """Cameras to render; none means all."""
     validation_share: float = 0.1
     """Share of scenes that go into the split "validation"; which ones follows from the scene's name alone."""
+    references: int = 2
+    """Layers of recorded frames, warped into the view, beside every degraded frame; those that its own fit was shown. Holes have none."""
     encoding: Encoding = "png"
     """How clips are stored."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -61,5 +63,7 @@ class PairsConfig:
         for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "cameras"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"{name}: {' '.join(map(str, getattr(self, name)))} names something twice; give each once.")
+        if self.references < 0:
+            raise UserError(f"references: {self.references} is no number of layers; give 0 or more.")
         if not 0 <= self.validation_share <= 1:
             raise UserError(f"validation_share: {self.validation_share} is not between 0 and 1; change it.")

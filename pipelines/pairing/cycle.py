@@ -44,7 +44,7 @@ def degrade(shop: Workshop, out: Path, *, camera: str, metres: float) -> Traject
     config = replace(shop.fit_config, data=replace(shop.fit_config.data, bridge_jumps=False, max_width=None))
     config = replace(config, camera_poses=replace(config.camera_poses, on=False))
     second = shop.fitted(f"cycle-{side(metres)}", config, seen)
-    return shop.render(second, build_trajectory(first, TrajectoryConfig(camera=camera)), out)
+    return shop.render(second, build_trajectory(first, TrajectoryConfig(camera=camera)), out, seen)
 
 
 def log_from_beside(shop: Workshop, scene: Scene, metres: float) -> SceneLog:

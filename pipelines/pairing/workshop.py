@@ -14,6 +14,7 @@ from splatmend.pipelines.pairing.config import PairsConfig, Strategy
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import prepared_log
 from splatmend.recon.fit.fit import fit
+from splatmend.recon.references import references_of
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import load_scene
@@ -73,10 +74,12 @@ class Workshop:
         step_us = (shots[-1].mid_us - shots[0].mid_us) / max(len(shots) - 1, 1)
         return Trajectory(shots=shots, extra=extra, rate_hz=1e6 / step_us if step_us > 0 else 10.0)
 
-    def render(self, scene: Scene, shots: TrajectoryConfig | Trajectory, out: Path) -> Trajectory:
-        """Render a path into a clip, with opacity; what was half done before an interruption is made again."""
+    def render(self, scene: Scene, shots: TrajectoryConfig | Trajectory, out: Path, log: SceneLog | None = None) -> Trajectory:
+        """Render a path into a clip, with opacity and references from the log that the scene was fitted to (by default the source's); what
+        was half done before an interruption is made again."""
         trajectory = build_trajectory(scene, shots) if isinstance(shots, TrajectoryConfig) else shots
-        render_clip(scene, trajectory, out, encoding=self.config.encoding, overwrite=True)
+        references = references_of(scene, self.source.log if log is None else log, self.config.references)
+        render_clip(scene, trajectory, out, encoding=self.config.encoding, references=references, overwrite=True)
         return trajectory
 
 

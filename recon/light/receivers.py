@@ -11,9 +11,7 @@ from torch import Tensor
 
 from splatmend.datasets.shot import Shot
 from splatmend.recon.raster.api import Model
-from splatmend.recon.raster.camera_rays import PixelLines
-from splatmend.recon.sky import ray_camera_of
-from splatmend.recon.transfer import upload
+from splatmend.recon.surfaces import PictureRays
 
 _LEAST_OPACITY = 0.5
 
@@ -36,15 +34,10 @@ def receivers(
     origin_world_m: Float[np.ndarray, "3"],
 ) -> Receivers:
     """Surfaces of a picture of a scene, from its depth (camera z at the time of each row) and opacity."""
-    lines = PixelLines.of(ray_camera_of(shot, model), depth_m.device)
-    poses = lines.world_from_line.copy()
-    poses[:, :3, 3] -= origin_world_m
-    turns, starts = upload(poses[:, :3, :3], depth_m.device), upload(poses[:, :3, 3], depth_m.device)
-    directions = lines.turned(turns)
-    starts = starts[None] if lines.sideways and len(starts) > 1 else starts[:, None]
-    points = starts + directions * depth_m[..., None]
+    rays = PictureRays.of(shot, model, depth_m.device, origin_world_m)
+    points = rays.at(depth_m)
     valid = (opacity > _LEAST_OPACITY) & (depth_m > 0)
-    return Receivers(points=points, normals=_normals(points, directions), valid=valid)
+    return Receivers(points=points, normals=_normals(points, rays.directions), valid=valid)
 
 
 def _normals(points: Float[Tensor, "H W 3"], directions: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
