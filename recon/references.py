@@ -86,6 +86,7 @@ class References:
         poses = [recorded.shot.world_from_camera for recorded in self._served]
         self._world_from_served = np.stack(poses) if poses else np.zeros((0, 4, 4))
         self._unit = 1.0 if scene.metric or scene.median_camera_step <= 0 else scene.median_camera_step
+        self._slack = self.config.slack * self._unit
         self._moving = frozenset(
             name for name, actor in scene.actors.items() if _extent(actor.track.track.world_from_body) > _MOVES * self._unit
         )
@@ -182,9 +183,7 @@ class References:
         view = self._view(recorded, watched)
         there = {actor.actor_id: pose for _, actor, pose in drawn_actors(self.scene, recorded.shot)}
         bodies = {number: there[name] for number, name in enumerate(watched, 1) if name in there}
-        config = self.config
-        slack = config.slack * self._unit
-        return view, warp(places, view, self.scene.camera_model, bodies, slack=slack, slack_share=config.slack_share)
+        return view, warp(places, view, self.scene.camera_model, bodies, slack=self._slack, slack_share=self.config.slack_share)
 
     def _view(self, recorded: RecordedShot, watched: tuple[str, ...]) -> RecordedView:
         key = (recorded.shot.camera.name, recorded.frame_index, watched)
