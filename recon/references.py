@@ -22,10 +22,11 @@ from torch import Tensor
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.shot import Shot
+from splatmend.recon.point_pixels import point_pixels
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.reference_pictures import Pictures, log_pictures
 from splatmend.recon.reference_views import RecordedView, drawn_surfaces
-from splatmend.recon.reference_warp import Places, Warp, projected, sampled, warp
+from splatmend.recon.reference_warp import Places, Warp, sampled, warp
 from splatmend.recon.render import ActorPoses, drawn_actors
 from splatmend.recon.scene import RecordedShot, Scene
 
@@ -145,7 +146,7 @@ class References:
             if index in found or len(added) >= config.candidates // 2:
                 continue
             # Most frames of other cameras look elsewhere, which is known before anything is drawn.
-            _, _, inside = projected(self._served[index].shot, self.scene.camera_model, places.xyz, places.origin_world_m)
+            _, _, inside = point_pixels(self._served[index].shot, self.scene.camera_model, places.xyz, places.origin_world_m)
             if float((inside & ~covered).float().mean()) < config.least_gain:
                 continue
             view, seen = self._warped(index, places, watched)
