@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -91,10 +92,25 @@ class ClipWriter:
         """
         if self._cameras is None:
             raise RuntimeError("use ClipWriter as a context manager")
-        layers = 0 if references is None else len(references)
+        drawn = () if references is None else references
+        layers = len(drawn)
         if layers != self.references and self.count:
             raise ValueError(f"frame {self.count} has {layers} layers of references where the frames before have {self.references}")
         self.references = layers
+        # Compressing a large picture takes longer than rendering it, so the layers are compressed side by side.
+        with ThreadPoolExecutor(max(layers, 1), thread_name_prefix="references") as pool:
+            waited = [pool.submit(self._image, f"references/{number}", layer) for number, layer in enumerate(drawn)]
+            self._write_others(rgb, depth_m, opacity, masks or {})
+        for one in waited:
+            one.result()
+        line = {"frame": self.count, "shot": None if shot is None else shot_to_json(shot)} | plain(dict(extra or {}))
+        self._cameras.write(json.dumps(line) + "\n")
+        self.count += 1
+
+    def _write_others(
+        self, rgb: np.ndarray, depth_m: np.ndarray | None, opacity: np.ndarray | None, masks: Mapping[str, np.ndarray]
+    ) -> None:
+        """Everything of a frame but its references."""
         picture = rgb if rgb.dtype == np.uint8 else to_uint8(rgb)
         if self._video is not None:
             self._video.write(picture)
@@ -105,13 +121,8 @@ class ClipWriter:
             self._image("depth", np.where(steps <= 65535, steps, 0).astype(np.uint16))
         if opacity is not None:
             self._image("opacity", to_uint8(opacity))
-        for name, mask in (masks or {}).items():
+        for name, mask in masks.items():
             self._image(f"masks/{name}", mask.astype(np.uint8) * 255)
-        for number, layer in enumerate(() if references is None else references):
-            self._image(f"references/{number}", layer)
-        line = {"frame": self.count, "shot": None if shot is None else shot_to_json(shot)} | plain(dict(extra or {}))
-        self._cameras.write(json.dumps(line) + "\n")
-        self.count += 1
 
     def _image(self, channel: str, picture: np.ndarray) -> None:
         write_image(self.folder / channel / f"{self.count:06d}.png", picture)

@@ -139,10 +139,10 @@ def photos(log: Path | None, options: RecipeOptions) -> list[Stage]:
     shifted = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera, left=options.shift, ease_s=0.0, frames=49))
     chain = [
         _fit("photos", source, options),
-        _render("held-out", centred),
+        _render("held-out", centred, source),
         *([_enhanced("held-out", options)] if enhancing else []),
         _scored("held-out", source, enhancing, "held_out"),
-        _render("shift", shifted),
+        _render("shift", shifted, source),
         *([_enhanced("shift", options)] if enhancing else []),
     ]
     sections = (
@@ -164,10 +164,10 @@ def _driving(recipe: str, source: str | Path, options: RecipeOptions, *, title: 
     shifted = RenderConfig(trajectory=TrajectoryConfig(camera=options.camera, left=options.shift))
     chain = [
         _fit(recipe, source, options),
-        _render("recorded", recorded),
+        _render("recorded", recorded, source),
         *([_enhanced("recorded", options)] if enhancing else []),
         _scored("recorded", source, enhancing, "held_out"),
-        _render("shift", shifted),
+        _render("shift", shifted, source),
         *([_enhanced("shift", options)] if enhancing else []),
     ]
     recorded_scores = {"Held-out frames": "recorded-scores"}
@@ -192,8 +192,8 @@ def _fit(recipe: str, source: str | Path, options: RecipeOptions) -> Stage:
     return Stage(name="fit", config=config, run=stages.fit_scene, inputs={"log": source}, resumes=True)
 
 
-def _render(name: str, config: RenderConfig) -> Stage:
-    return Stage(name=name, config=config, run=stages.render_scene, inputs={"scene": "fit"})
+def _render(name: str, config: RenderConfig, source: str | Path) -> Stage:
+    return Stage(name=name, config=config, run=stages.render_scene, inputs={"scene": "fit", "log": source})
 
 
 def _enhanced(name: str, options: RecipeOptions) -> Stage:

@@ -23,6 +23,8 @@ class RenderConfig:
     """The camera's path."""
     around_held_out: int = 0
     """Instead of the path: a clip of this many frames through the pose of every held-out frame, which stands in its middle."""
+    references: int = 2
+    """Layers of recorded frames, warped into the view, beside every frame; 0 writes none."""
     encoding: Encoding = "png"
     """How frames are stored."""
 
@@ -86,20 +88,25 @@ def fit_scene(config: FitConfig, inputs: Mapping[str, Path], out: Path, context:
 
 
 def render_scene(config: RenderConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
-    """A scene becomes a clip, or with `around_held_out` a set of clips."""
+    """A scene becomes a clip, or with `around_held_out` a set of clips; `log` is what it was fitted to, for references."""
+    from splatmend.datasets.readers.registry import open_log
     from splatmend.pipelines.clip_sets import building_set
     from splatmend.pipelines.held_out import shots_around_held_out
+    from splatmend.recon.references import references_of
     from splatmend.recon.render_clip import render_clip
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory
 
     scene = load_scene(inputs["scene"], device=torch_device(context.device))
+    references = references_of(scene, open_log(inputs["log"]), config.references) if config.references else None
     if not config.around_held_out:
-        render_clip(scene, build_trajectory(scene, config.trajectory), out, encoding=config.encoding, overwrite=True)
+        trajectory = build_trajectory(scene, config.trajectory)
+        render_clip(scene, trajectory, out, encoding=config.encoding, references=references, overwrite=True)
         return
     with building_set(out, {"render": config}) as partial:
         for number, (shots, extra) in enumerate(shots_around_held_out(scene, config.around_held_out, config.trajectory.camera)):
-            render_clip(scene, shots, partial / f"{number:03d}", encoding=config.encoding, extra=extra)
+            folder = partial / f"{number:03d}"
+            render_clip(scene, shots, folder, encoding=config.encoding, extra=extra, references=references)
 
 
 def enhance(config: EnhanceConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> dict[str, Any]:

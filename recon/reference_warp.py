@@ -11,15 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from splatmend.datasets.geometry import inverse
-from splatmend.datasets.point_projection import project_frame
 from splatmend.datasets.shot import Shot
+from splatmend.recon.point_pixels import point_pixels
 from splatmend.recon.raster.api import Model
 from splatmend.recon.reference_views import RecordedView, Surfaces
-from splatmend.recon.sky import ray_camera_of
 from splatmend.recon.surfaces import PictureRays
 from splatmend.recon.transfer import upload
-
-_LEAST_Z = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +39,8 @@ class Places:
         return Places(xyz=xyz, origin_world_m=origin, surfaces=surfaces, bodies={n: pose for n, pose in bodies.items() if n in here})
 
     def carried(self, bodies: Mapping[int, np.ndarray]) -> Float[Tensor, "H W 3"]:
-        """The places with those of bodies where these are at other poses; where a body has none, far behind everything's back."""
+        """The places with those of bodies where these are at other poses; places of a body that has none are
+        no numbers."""
         xyz = self.xyz
         for number, then in self.bodies.items():
             now = bodies.get(number)
@@ -65,29 +63,6 @@ class Warp:
     seen: Bool[Tensor, "H W"]
 
 
-def projected(
-    shot: Shot, model: Model, xyz: Float[Tensor, "H W 3"], origin_world_m: Float[np.ndarray, "3"]
-) -> tuple[Float[Tensor, "H W 2"], Float[Tensor, "H W"], Bool[Tensor, "H W"]]:
-    """Pixels and camera z (of each row's own time) of places, seen from an origin, in a shot as a splat model draws it, and which lie in
-    front and in the picture."""
-    camera = shot.camera
-    if camera.distortion_model != "none" or ray_camera_of(shot, model).rolls:
-        world = xyz.reshape(-1, 3).double().cpu().numpy() + origin_world_m
-        found = project_frame(camera, shot, world)
-        pixels, z, inside = (torch.from_numpy(np.ascontiguousarray(part)).to(xyz.device) for part in found)
-        shape = xyz.shape[:2]
-        return pixels.float().view(*shape, 2), z.float().view(shape), inside.view(shape)
-    camera_from_world = inverse(shot.world_from_camera)
-    shift = camera_from_world[:3, :3] @ origin_world_m + camera_from_world[:3, 3]
-    in_camera = xyz @ upload(camera_from_world[:3, :3].T, xyz.device) + upload(shift, xyz.device)
-    z = in_camera[..., 2]
-    pixels = in_camera[..., :2] / z.clamp_min(_LEAST_Z)[..., None] * upload(np.array(camera.focal_px), xyz.device)
-    pixels = pixels + upload(np.array(camera.principal_px), xyz.device)
-    x, y = pixels.unbind(-1)
-    inside = (z > _LEAST_Z) & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
-    return pixels, z, inside
-
-
 def warp(
     places: Places,
     view: RecordedView,
@@ -100,10 +75,10 @@ def warp(
     """Where a recorded frame shows the places, bodies moved to their poses at its time. It shows one if its surface there lies at the same
     depth, to `slack_share` of it and `slack`, and has the same owner; sky, if there is sky."""
     shot, shown = view.recorded.shot, view.surfaces
-    pixels, z, inside = projected(shot, model, places.carried(bodies), places.origin_world_m)
-    height, width = shown.depth_m.shape
+    pixels, z, inside = point_pixels(shot, model, places.carried(bodies), places.origin_world_m)
+    width = shown.depth_m.shape[1]
     columns, rows = torch.where(inside[..., None], pixels, 0.0).long().unbind(-1)
-    flat = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    flat = rows * width + columns
 
     def there(values: Tensor) -> Tensor:
         return values.reshape(-1)[flat]

@@ -22,15 +22,15 @@ from torch import Tensor
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.shot import Shot
+from splatmend.recon.point_pixels import point_pixels
 from splatmend.recon.raster.api import Backend
+from splatmend.recon.reference_frames import SAME_POSE, ServingFrames
 from splatmend.recon.reference_pictures import Pictures, log_pictures
-from splatmend.recon.reference_views import RecordedView, drawn_surfaces
-from splatmend.recon.reference_warp import Places, Warp, projected, sampled, warp
+from splatmend.recon.reference_views import RecordedView, Surfaces, drawn_surfaces
+from splatmend.recon.reference_warp import Places, Warp, sampled, warp
 from splatmend.recon.render import ActorPoses, drawn_actors
 from splatmend.recon.scene import RecordedShot, Scene
 
-_SAME_POSE = 1e-3
-_WIDEST_RAD = np.pi / 2
 _FAR = 1e6
 _MOVES = 0.1
 """An actor whose places lie farther apart than this moves."""
@@ -82,10 +82,9 @@ class References:
         self.pictures = pictures
         self.config = config or ReferenceConfig()
         self.backend = backend
-        self._served = tuple(recorded for recorded in scene.shots if recorded.role == "train")
-        poses = [recorded.shot.world_from_camera for recorded in self._served]
-        self._world_from_served = np.stack(poses) if poses else np.zeros((0, 4, 4))
         self._unit = 1.0 if scene.metric or scene.median_camera_step <= 0 else scene.median_camera_step
+        self._frames = ServingFrames.of(scene, same_pose=SAME_POSE * self._unit)
+        self._slack = self.config.slack * self._unit
         self._moving = frozenset(
             name for name, actor in scene.actors.items() if _extent(actor.track.track.world_from_body) > _MOVES * self._unit
         )
@@ -121,14 +120,14 @@ class References:
         if moved:
             for name, pose in here.items():
                 recorded = self.scene.actors[name].world_from_node(shot.mid_us)
-                if recorded is None or not np.allclose(recorded, pose, rtol=0.0, atol=_SAME_POSE * self._unit):
+                if recorded is None or not np.allclose(recorded, pose, rtol=0.0, atol=SAME_POSE * self._unit):
                     edited.add(name)
         return tuple(sorted(self._moving | edited))
 
     def _looked_up(self, shot: Shot, places: Places, watched: tuple[str, ...]) -> Iterator[tuple[RecordedView, Warp]]:
         """The recorded frames that a view is looked up in, nearest first, with what they show of it."""
         config = self.config
-        ranked = self._ranked(shot, places)
+        ranked = self._frames.ranked(shot, self._median_depth(places.surfaces))
         nearest = ranked[: config.candidates]
         found = {index: self._warped(index, places, watched) for index in nearest}
         covered = torch.zeros_like(places.surfaces.sky)
@@ -136,7 +135,7 @@ class References:
             covered = covered | seen.seen
         others: dict[str, int] = {}
         for index in ranked:
-            name = self._served[index].shot.camera.name
+            name = self._frames.served[index].shot.camera.name
             if name != shot.camera.name:
                 others.setdefault(name, index)
         added: list[int] = []
@@ -144,7 +143,7 @@ class References:
             if index in found or len(added) >= config.candidates // 2:
                 continue
             # Most frames of other cameras look elsewhere, which is known before anything is drawn.
-            _, _, inside = projected(self._served[index].shot, self.scene.camera_model, places.xyz, places.origin_world_m)
+            _, _, inside = point_pixels(self._frames.served[index].shot, self.scene.camera_model, places.xyz, places.origin_world_m)
             if float((inside & ~covered).float().mean()) < config.least_gain:
                 continue
             view, seen = self._warped(index, places, watched)
@@ -157,34 +156,16 @@ class References:
             if index in chosen:
                 yield found[index]
 
-    def _ranked(self, shot: Shot, places: Places) -> list[int]:
-        """Frames that may serve, nearest first: by the distance of the centres over the picture's median depth plus the angle between the
-        axes (radians). Those that look away do not, and neither does the view's own frame."""
-        if not self._served:
-            return []
-        surfaces = places.surfaces
+    def _median_depth(self, surfaces: Surfaces) -> float:
         opaque = surfaces.depth_m[~surfaces.sky]
-        depth = max(float(opaque.median()), 1e-6 * self._unit) if opaque.numel() else self._unit
-        pose = shot.world_from_camera
-        distances = np.linalg.norm(self._world_from_served[:, :3, 3] - pose[:3, 3], axis=1)
-        angles = np.arccos(np.clip(self._world_from_served[:, :3, 2] @ pose[:3, 2], -1.0, 1.0))
-        order = np.argsort(distances / depth + angles, kind="stable").tolist()
-        return [index for index in order if angles[index] < _WIDEST_RAD and not self._is_own(shot, self._served[index].shot)]
-
-    def _is_own(self, shot: Shot, served: Shot) -> bool:
-        if served.camera.name != shot.camera.name or served.mid_us != shot.mid_us:
-            return False
-        apart = served.world_from_camera - shot.world_from_camera
-        return bool((np.abs(apart[:3, 3]) <= _SAME_POSE * self._unit).all() and (np.abs(apart[:3, :3]) <= _SAME_POSE).all())
+        return max(float(opaque.median()), 1e-6 * self._unit) if opaque.numel() else self._unit
 
     def _warped(self, index: int, places: Places, watched: tuple[str, ...]) -> tuple[RecordedView, Warp]:
-        recorded = self._served[index]
+        recorded = self._frames.served[index]
         view = self._view(recorded, watched)
         there = {actor.actor_id: pose for _, actor, pose in drawn_actors(self.scene, recorded.shot)}
         bodies = {number: there[name] for number, name in enumerate(watched, 1) if name in there}
-        config = self.config
-        slack = config.slack * self._unit
-        return view, warp(places, view, self.scene.camera_model, bodies, slack=slack, slack_share=config.slack_share)
+        return view, warp(places, view, self.scene.camera_model, bodies, slack=self._slack, slack_share=self.config.slack_share)
 
     def _view(self, recorded: RecordedShot, watched: tuple[str, ...]) -> RecordedView:
         key = (recorded.shot.camera.name, recorded.frame_index, watched)

@@ -21,6 +21,9 @@ Role = Literal["train", "held_out", "left_out"]
 SUN_FACT = "sun_direction_world"
 """The fact of a scene that holds the unit direction to the sun, where the log's time and place give it."""
 
+LOG_PATH_FACT = "log_path"
+"""The fact of a scene that holds where its log lay when it was fitted; scenes of logs in memory, and older ones, have none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedShot:

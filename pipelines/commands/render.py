@@ -26,6 +26,10 @@ class Options:
     """png is lossless; h264 and av1 are small."""
     depth: bool = False
     """Also write depth in metres."""
+    references: int = 0
+    """Layers of recorded frames, warped into the view, to write beside each frame: what an enhancer that uses them mends with."""
+    log: Path | None = None
+    """The log that the scene was fitted to, for --references; by default where it lay then."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
@@ -38,6 +42,8 @@ def run(options: Options) -> int:
     from splatmend.datasets.video import VIDEO_SUFFIXES
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.device import torch_device
+    from splatmend.pipelines.scene_log import log_of_scene
+    from splatmend.recon.references import references_of
     from splatmend.recon.render_clip import render_clip
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory
@@ -46,9 +52,16 @@ def run(options: Options) -> int:
         raise UserError(
             f"{options.out}: a render is a folder with its cameras; leave the ending out, and --encoding h264 puts frames.mp4 into it."
         )
+    if options.references < 0:
+        raise UserError(f"references: {options.references} is no number of layers; give 0 or more.")
+    if options.log is not None and not options.references:
+        raise UserError(f"{options.log}: a log is read for references only; give --references 2 as well, or leave --log out.")
     refuse_existing(options.out, options.overwrite)
     scene = load_scene(options.scene, device=torch_device(options.device))
     trajectory = build_trajectory(scene, options.trajectory)
+    references = None
+    if options.references:
+        references = references_of(scene, log_of_scene(options.scene, scene, options.log), options.references)
     for note in trajectory.notes:
         print(f"note: {note}")
     with ConsoleBar("render", len(trajectory)) as bar:
@@ -58,6 +71,7 @@ def run(options: Options) -> int:
             options.out,
             encoding=options.encoding,
             depth=options.depth,
+            references=references,
             overwrite=options.overwrite,
             on_progress=bar.show,
         )

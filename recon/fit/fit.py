@@ -19,6 +19,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.launch import launched_rank
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
+from splatmend.datasets.readers.registry import on_disk
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
@@ -28,7 +29,7 @@ from splatmend.recon.fit.processes import joined_processes
 from splatmend.recon.fit.progress import FitBar
 from splatmend.recon.fit.sky_model import sky_labels
 from splatmend.recon.fit.trainer import Trainer
-from splatmend.recon.scene import SUN_FACT, Scene
+from splatmend.recon.scene import LOG_PATH_FACT, SUN_FACT, Scene
 from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
 
 CHECKPOINT = "checkpoint.pt"
@@ -115,7 +116,8 @@ def write_scored(
     with (folder / "heldout.jsonl").open("w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     sun = {} if log.sun_direction_world is None else {SUN_FACT: list(log.sun_direction_world)}
-    scene = replace(scene, facts={"held_out": mean_row(rows), **sun, **facts})
+    place = {LOG_PATH_FACT: str(log.path.absolute())} if on_disk(log.path) else {}
+    scene = replace(scene, facts={"held_out": mean_row(rows), **sun, **place, **facts})
     write_scene(folder, scene)
     return scene_facts(scene)
 

@@ -103,3 +103,56 @@ def test_a_folder_of_images_is_a_clip_of_one_size(tmp_path: Path) -> None:
         list(clip.iter_rgb())
     with pytest.raises(UserError, match="neither a manifest"):
         open_clip(tmp_path.parent)
+
+
+def _with_references(folder: Path) -> Clip:
+    manifest = Manifest(kind="clip", config={})
+    random = np.random.default_rng(0)
+    with building(folder, manifest) as partial, ClipWriter(partial) as writer:
+        for i, rgb in enumerate(_frames()):
+            layers = random.integers(0, 256, (2, 25, 33, 4), dtype=np.uint8)
+            layers[..., 3] = 255
+            layers[1, :, : 5 + i] = 0
+            writer.write(rgb, Shot.still(CAMERA, yaw_pose(0.0, np.zeros(3)), 100_000 * i), references=layers)
+        manifest.facts = writer.facts
+    return open_clip(folder)
+
+
+def test_references_come_back_as_they_were(tmp_path: Path) -> None:
+    clip = _with_references(tmp_path / "clip")
+    assert clip.references == 2
+    random = np.random.default_rng(0)
+    for i in range(4):
+        expected = random.integers(0, 256, (2, 25, 33, 4), dtype=np.uint8)
+        expected[..., 3] = 255
+        expected[1, :, : 5 + i] = 0
+        np.testing.assert_array_equal(clip.read_references(i), expected)
+    plain = _write(tmp_path / "plain")
+    assert plain.references == 0
+    assert plain.read_references(0) is None
+
+
+def test_damaged_references_are_named(tmp_path: Path) -> None:
+    clip = _with_references(tmp_path / "clip")
+    layer = clip.path / "references" / "1"
+    (layer / "000002.png").unlink()
+    with pytest.raises(UserError, match=r"references/1/000002\.png: cannot read"):
+        clip.read_references(2)
+    write_image(layer / "000001.png", np.zeros((25, 33, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"references/1/000001\.png: this is no picture of 8 bits with an alpha"):
+        clip.read_references(1)
+    write_image(layer / "000000.png", np.zeros((25, 32, 4), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"references/1/000000\.png: .* 32x25 pixels where the frame has 33x25"):
+        clip.read_references(0)
+    manifest = json.loads((clip.path / "manifest.json").read_text())
+    manifest["facts"]["references"] = "many"
+    (clip.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="'many' where the number of layers"):
+        open_clip(clip.path)
+
+
+def test_every_frame_has_as_many_layers(tmp_path: Path) -> None:
+    with ClipWriter(tmp_path) as writer:
+        writer.write(_frames()[0], references=np.zeros((1, 25, 33, 4), dtype=np.uint8))
+        with pytest.raises(ValueError, match="frame 1 has 0 layers"):
+            writer.write(_frames()[1])

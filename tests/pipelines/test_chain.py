@@ -222,10 +222,55 @@ def test_log_export_import_and_render(demo: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "x.ply").exists()
 
 
+def test_render_with_references(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the log that the scene names, or where that has moved, another path; the recipe's own clips have them too."""
+    from splatmend.recon.scene_files import load_scene
+
+    out = tmp_path / "clip"
+    render = ["render", str(demo / "fit"), "--out", str(out), "--device", "cpu", "--trajectory.frames", "2"]
+    assert main([*render, "--references", "1"]) == 0
+    first, of_run = open_clip(out), open_clip(demo / "recorded")
+    assert (first.references, of_run.references, open_clip(demo / "shift").references) == (1, 2, 2)
+    layers, all_layers = first.read_references(1), of_run.read_references(1)
+    assert layers is not None
+    assert all_layers is not None
+    np.testing.assert_array_equal(layers[0], all_layers[0])
+    assert (layers[..., 3] == 255).mean() > 0.05
+
+    scene = shutil.copytree(demo / "fit", tmp_path / "scene")
+    manifest = json.loads((scene / "manifest.json").read_text())
+    assert manifest["facts"]["log_path"] == str((demo / "street").absolute())
+
+    def refused(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(["render", str(scene), "--out", str(tmp_path / "refused"), *arguments]) == 2
+        assert not (tmp_path / "refused").exists()
+        return capsys.readouterr().err
+
+    manifest["facts"]["log_path"] = str(tmp_path / "gone")
+    (scene / "manifest.json").write_text(json.dumps(manifest))
+    assert f"its log is no longer at {tmp_path / 'gone'}; give --log PATH" in refused("--references", "2")
+    del manifest["facts"]["log_path"]
+    (scene / "manifest.json").write_text(json.dumps(manifest))
+    assert "does not say where its log lies; give --log PATH" in refused("--references", "2")
+    assert "references: -1 is no number of layers" in refused("--references", "-1")
+    assert "a log is read for references only" in refused("--log", str(demo / "street"))
+    assert "there is no such file or folder" in refused("--references", "2", "--log", str(tmp_path / "absent"))
+    manifest["facts"]["log_id"] = "another"
+    (scene / "manifest.json").write_text(json.dumps(manifest))
+    assert "of the log another" in refused("--references", "2", "--log", str(demo / "street"))
+    manifest["facts"]["log_id"] = load_scene(demo / "fit").log_id
+    (scene / "manifest.json").write_text(json.dumps(manifest))
+    given = ["--references", "2", "--log", str(demo / "street"), "--overwrite"]
+    assert main(["render", str(scene), *render[2:], *given]) == 0
+    np.testing.assert_array_equal(open_clip(out).read_references(1), all_layers)
+
+
 def test_held_out_clips_of_photo_sets(demo: Path, tmp_path: Path) -> None:
     """The photo recipe's stages on the street: each held-out pose stands in the middle of its own clip and only it is scored."""
     stages = {stage.name: stage for stage in recipes.photos(demo / "street", RecipeOptions(model="none"))}
-    centred = replace(stages["held-out"], config=replace(stages["held-out"].config, around_held_out=5), inputs={"scene": demo / "fit"})
+    centred = replace(stages["held-out"], config=replace(stages["held-out"].config, around_held_out=5))
+    centred = replace(centred, inputs={**centred.inputs, "scene": demo / "fit"})
     planned = plan("photos", [centred, stages["held-out-scores"]], tmp_path / "run")
     runner.run(planned, tmp_path / "run", device="cpu", say=lambda line: None)
     scores = read_scores(tmp_path / "run" / "held-out-scores")

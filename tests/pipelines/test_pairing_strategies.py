@@ -17,6 +17,7 @@ from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolu
 from splatmend.pipelines.pairing.config import PairsConfig
 from splatmend.pipelines.pairing.workshop import Workshop
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.references import references_of
 from splatmend.recon.scene_files import load_scene
 from splatmend.recon.trajectory import Trajectory
 
@@ -110,12 +111,21 @@ def test_cycle_fits_renders_from_beside_and_comes_back(shop: Workshop, source: P
     seen = next(open_clip(shop.fits / "seen-left2-FRONT").iter_rgb())
     assert np.array_equal(next(frame for frame in log.frames if frame.camera == "FRONT").read_image(), seen)
     assert log.sweeps == source.log.sweeps
+    # So are the references.
+    references = references_of(second, log, 2)
+    assert references is not None
+    shot = clip.frames[2].shot
+    assert shot is not None
+    expected = references.of(shot)
+    assert (expected[..., 3] == 255).any()
+    np.testing.assert_array_equal(clip.read_references(2), expected)
 
 
 def test_a_camera_is_shown_by_the_others(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
     clip, _ = made(shop, cross_camera, "FRONT_LEFT", tmp_path / "clip")
     assert is_recorded(clip, source, "FRONT_LEFT")
     assert load_scene(shop.fits / "without-FRONT_LEFT").cameras == ("FRONT",)
+    assert clip.references == 2
     alone = replace(source, log=replace(source.log, cameras={"FRONT": source.log.cameras["FRONT"]}))
     with pytest.raises(UserError, match="fits the other cameras to show FRONT, and there is no other"):
         cross_camera.plans(CONFIG, alone, "FRONT")
@@ -126,6 +136,9 @@ def test_low_resolution_is_drawn_at_full_size(shop: Workshop, source: PairSource
     clip, _ = made(replace(shop, config=config), low_resolution, "FRONT", tmp_path / "clip")
     assert is_recorded(clip, source, "FRONT")
     assert {shot.shot.camera.width for shot in load_scene(shop.fits / "low2").shots} == {32}
+    layers = clip.read_references(2)
+    assert layers is not None
+    assert layers.shape == (2, 48, 64, 4)
     with pytest.raises(UserError, match="reduced 3 times would have 21x16 pixels, where 17 rows and columns are needed"):
         low_resolution.plans(CONFIG, source, "FRONT")
 

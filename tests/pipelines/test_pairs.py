@@ -84,6 +84,10 @@ def test_index_names_clips_of_the_same_shots(pairs: Path) -> None:
         assert {"degraded", "target", "kind", "split", "scene"} <= row.keys()
         degraded, target = open_clip(pairs / row["degraded"]), open_clip(pairs / row["target"])
         assert len(degraded) == len(target) == row["frames"] == STREET.frame_count
+        assert (degraded.references, target.references) == (2, 0)
+        layers = degraded.read_references(2)
+        assert layers is not None
+        assert layers[..., 3].any()
         for a, b in zip(degraded.frames, target.frames):
             assert a.shot is not None
             assert b.shot is not None

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_log import true_scene
+from tiny_log import tiny_log, true_scene
 
 from splatmend.datasets.artifact import read_manifest
 from splatmend.datasets.clip import open_clip
 from splatmend.datasets.errors import UserError
+from splatmend.recon.references import references_of
 from splatmend.recon.render import render
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.trajectory import TrajectoryConfig, build_trajectory
@@ -72,3 +73,24 @@ def test_edits_of_actors_reach_the_picture(tmp_path: Path) -> None:
 def test_nothing_to_render_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no shot"):
         render_clip(true_scene(2), [], tmp_path / "clip")
+
+
+def test_a_clip_with_references_has_those_of_its_edited_frames(tmp_path: Path) -> None:
+    scene = true_scene(6)
+    references = references_of(scene, tiny_log(6, scene=scene), 1)
+    assert references is not None
+    path = build_trajectory(scene, TrajectoryConfig(left=0.4, ease_s=0.0, remove_actors=("car/1",), frames=3))
+    clip = open_clip(render_clip(scene, path, tmp_path / "clip", references=references))
+    assert clip.references == 1
+    assert read_manifest(clip.path, "clip").config["references"]["layers"] == 1
+    for number, (shot, raw) in enumerate(zip(path.shots, clip.iter_rgb())):
+        layers = clip.read_references(number)
+        np.testing.assert_array_equal(layers, references.of(shot, without={"car/1"}))
+        assert layers is not None
+        seen = layers[0, ..., 3] == 255
+        assert seen.mean() > 0.5
+        # The log's pictures are the scene's own renders, so a right warp shows nearly the same, and no red of the car.
+        assert np.abs(layers[0][seen][:, :3].astype(float) - raw[seen]).mean() < 12
+        red = (layers[0, ..., 0] > 150) & (layers[0, ..., 1] < 60) & (raw[..., 1] > 90)
+        assert not red.any()
+    assert references_of(scene, tiny_log(6), 0) is None

@@ -1,0 +1,29 @@
+"""The log that a scene was fitted to, found again for its recorded pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.log import SceneLog
+from splatmend.datasets.readers.registry import on_disk, open_log
+from splatmend.pipelines.evaluation.same_shots import check_same_log
+from splatmend.recon.scene import LOG_PATH_FACT, Scene
+
+
+def log_of_scene(path: Path, scene: Scene, given: Path | None = None) -> SceneLog:
+    """The log of a scene in a folder: the given one, else that where the scene says it lay.
+
+    Raises:
+        UserError: where neither is there, or it is another log.
+    """
+    if given is None:
+        named = scene.facts.get(LOG_PATH_FACT)
+        if not isinstance(named, str):
+            raise UserError(f"{path}: the scene does not say where its log lies; give --log PATH.")
+        given = Path(named)
+        if not on_disk(given):
+            raise UserError(f"{path}: its log is no longer at {given}; give --log PATH.")
+    log = open_log(given)
+    check_same_log(path, scene.log_id, log.path, log.log_id)
+    return log
