@@ -22,7 +22,7 @@ from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
-from splatmend.recon.fit.picture_terms import PicturePlan, plan_of, tensors_of
+from splatmend.recon.fit.picture_terms import PicturePlan, plan_of, tensors_of, view_of
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.processes import ALONE, Processes
@@ -176,6 +176,7 @@ class Trainer:
         scene = self.mirrored.of(self.current_scene(), place)
         poses = self.poses.of(number)
         shot = poses.shot
+        view = view_of(scene, shot)
         picture = draw_splats(
             scene,
             shot,
@@ -186,7 +187,7 @@ class Trainer:
             sh_degree=self.sh_degree,
         )
         drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
-        given = tensors_of(scene, picture, shot, self.exposure_rows[number], sample)
+        given = tensors_of(scene, picture, view, self.exposure_rows[number], sample)
         seen = self.picture_losses(self._plan(scene, picture, shot), given)
         others = self.nodes.regularisers(drawn)
         total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total
