@@ -88,7 +88,7 @@ def resized(log: SceneLog, *, width: int | None = None, max_width: int | None = 
 
     def shrunk(frame: CameraFrame) -> CameraFrame:
         new = cameras[frame.camera]
-        return frame if new is log.cameras[frame.camera] else _with_pictures(frame, lambda image: _resize(image, new))
+        return frame if new is log.cameras[frame.camera] else _with_pictures(frame, lambda image: resized_picture(image, new))
 
     return replace(log, cameras=cameras, frames=tuple(shrunk(frame) for frame in log.frames))
 
@@ -134,7 +134,8 @@ def _resized_camera(camera: Camera, width: int | None, max_width: int | None, sc
     return camera if size == (camera.width, camera.height) else camera.resized(*size)
 
 
-def _resize(image: np.ndarray, camera: Camera) -> np.ndarray:
+def resized_picture(image: np.ndarray, camera: Camera) -> np.ndarray:
+    """A picture `[H, W, 3]` or a mask `[H, W]` at a camera's size; masks are not blended."""
     size = (camera.width, camera.height)
     if image.ndim == 2:
         plain = image.astype(np.uint8) if image.dtype == np.bool_ else image

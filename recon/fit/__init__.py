@@ -2,6 +2,7 @@
 
 from splatmend.recon.fit.config import (
     ActorsConfig,
+    CoarseConfig,
     CorrectionConfig,
     DataConfig,
     DensifyConfig,
@@ -15,6 +16,7 @@ from splatmend.recon.fit.fit import fit
 
 __all__ = [
     "ActorsConfig",
+    "CoarseConfig",
     "CorrectionConfig",
     "DataConfig",
     "DensifyConfig",

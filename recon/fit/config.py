@@ -45,6 +45,21 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CoarseConfig:
+    """Smaller pictures to begin with: early iterations, which find where things are, then take less time."""
+
+    until: float = 0.0
+    """Share of the iterations before pictures have their full size; 0: they have it from the first one on."""
+    halvings: int = 2
+    """How often the sides of the first pictures are halved. Over that share they double in equal parts: with 2, a quarter of the sides,
+    then half of them. Pictures that would become too small to be compared are halved less often."""
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.until <= 1, f"coarse.until must lie between 0 and 1, not {self.until}")
+        _need(1 <= self.halvings <= 6, f"coarse.halvings must lie between 1 and 6, not {self.halvings}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class InitConfig:
     """Gaussians to begin with."""
 
@@ -294,6 +309,8 @@ class FitConfig:
     ray, with the lens and the rolling shutter as they are, at 1.3 times the time on CUDA and about twice on the CPU."""
     data: DataConfig = field(default_factory=DataConfig)
     """Frames."""
+    coarse: CoarseConfig = field(default_factory=CoarseConfig)
+    """Smaller pictures to begin with."""
     movers: Literal["auto", "labels", "lidar", "off"] = "auto"
     """What moves: "labels" takes the log's boxes; "lidar" finds vehicles by the motion in its sweeps instead, and keeps what else comes and
     goes out of the background; "auto" does so where a log with sweeps has no boxes; "off" takes everything to stand."""

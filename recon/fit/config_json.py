@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
 from splatmend.datasets.artifact import content_key, plain
-from splatmend.recon.fit.config import ExposureConfig, FitConfig, SkyConfig
+from splatmend.recon.fit.config import CoarseConfig, ExposureConfig, FitConfig, SkyConfig
 
 T = TypeVar("T")
 
@@ -27,7 +27,11 @@ def settings_key(config: FitConfig) -> str:
     """Short hash of the settings that a fit's result depends on, which a checkpoint carries. Where and how noisily it runs is left out, and
     so are settings that older checkpoints do not know, as long as they have their defaults."""
     settings = plain(replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
-    later = {"sky": config.sky == SkyConfig(), "exposure": config.exposure == ExposureConfig()}
+    later = {
+        "sky": config.sky == SkyConfig(),
+        "exposure": config.exposure == ExposureConfig(),
+        "coarse": config.coarse == CoarseConfig(),
+    }
     return content_key({name: value for name, value in settings.items() if not later.get(name)})
 
 

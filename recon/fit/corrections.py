@@ -8,6 +8,7 @@ Each is moved by an Adam of its own (Kingma and Ba 2015) whose moments wait whil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,19 +48,23 @@ class Corrections:
         self.visits = np.zeros(count, dtype=np.int64)
         self.rate = np.repeat([np.radians(config.rate_deg), config.rate_m * unit], 3)
         self.spread = np.repeat([np.radians(config.spread_deg), config.spread_m * unit], 3)
+        self._rows = lru_cache(maxsize=8192)(self._found_rows)
 
-    def rows(self, name: str, t_us: int) -> list[tuple[int, float]]:
+    def rows(self, name: str, t_us: int) -> tuple[tuple[int, float], ...]:
         """Rows that make up a body's correction at a time, with their shares; none of a body that is not corrected."""
+        return self._rows(name, t_us)
+
+    def _found_rows(self, name: str, t_us: int) -> tuple[tuple[int, float], ...]:
         times = self.times_us.get(name, np.zeros(0, dtype=np.int64))
         if not len(times):
-            return []
+            return ()
         right = min(int(np.searchsorted(times, t_us)), len(times) - 1)
         left = max(right - 1, 0)
         first = self.first[name]
         if left == right or t_us >= times[right]:
-            return [(first + right, 1.0)]
+            return ((first + right, 1.0),)
         share = min(max(float((t_us - times[left]) / (times[right] - times[left])), 0.0), 1.0)
-        return [(first + row, part) for row, part in ((left, 1.0 - share), (right, share)) if part > 0]
+        return tuple((first + row, part) for row, part in ((left, 1.0 - share), (right, share)) if part > 0)
 
     def at(self, name: str, t_us: int) -> Float[np.ndarray, "4 4"]:
         """`measured_from_true` of a body at a time; identity for a body that is not corrected."""

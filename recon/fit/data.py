@@ -18,7 +18,8 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.jumps import without_jumps
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.datasets.shot import Shot
-from splatmend.datasets.undistort import resized, undistorted
+from splatmend.datasets.undistort import resized, resized_picture, undistorted
+from splatmend.recon.fit.coarse import coarser_targets, halved
 from splatmend.recon.fit.config import SMALLEST_SIDE, DataConfig
 from splatmend.recon.fit.lidar_targets import LidarTargets
 from splatmend.recon.fit.sky_masks import SKY, SkyMasks
@@ -120,6 +121,10 @@ def recorded_shots(log: SceneLog, config: DataConfig) -> tuple[RecordedShot, ...
     )
 
 
+Wanted = tuple[int, int]
+"""Number of a frame, and how often the sides of its picture are halved."""
+
+
 class FrameSource:
     """Samples of a prepared log by frame number, on the fit's device. Frames that are expected are read by other threads meanwhile; what
     LiDAR and a sky model say of them lies in temporary files once `prepare` was called."""
@@ -130,20 +135,22 @@ class FrameSource:
         self.log = log
         self.device = device
         self.room = cache_mib * 2**20
-        self.held: OrderedDict[int, Sample] = OrderedDict()
+        self.held: OrderedDict[Wanted, Sample] = OrderedDict()
         self.lidar = LidarTargets(log, model)
         self.sky = SkyMasks(log, sky_model_folder, device)
-        self._coming: dict[int, Future[Sample]] = {}
+        self._coming: dict[Wanted, Future[Sample]] = {}
         # On the CPU the fit itself needs the cores.
         self._readers = ThreadPoolExecutor(1 if device.type == "cpu" else min(8, os.cpu_count() or 1), thread_name_prefix="frames")
 
-    def __getitem__(self, number: int) -> Sample:
-        if number in self.held:
-            self.held.move_to_end(number)
-            return self.held[number]
-        coming = self._coming.pop(number, None)
-        sample = (self._read(number) if coming is None else coming.result()).to(self.device)
-        self.held[number] = sample
+    def __getitem__(self, wanted: int | Wanted) -> Sample:
+        """The sample of a frame, by its number or with how often the sides of its picture are halved."""
+        wanted = (wanted, 0) if isinstance(wanted, int) else wanted
+        if wanted in self.held:
+            self.held.move_to_end(wanted)
+            return self.held[wanted]
+        coming = self._coming.pop(wanted, None)
+        sample = (self._read(*wanted) if coming is None else coming.result()).to(self.device)
+        self.held[wanted] = sample
         self.room -= sample.nbytes
         while self.room < 0 and len(self.held) > 1:
             self.room += self.held.popitem(last=False)[1].nbytes
@@ -159,32 +166,40 @@ class FrameSource:
         self.lidar.prepare(numbers)
         self.sky.prepare(numbers)
 
-    def expect(self, numbers: Iterable[int]) -> None:
-        """Begin to read frames that will be asked for next."""
-        for number in numbers:
-            if number not in self.held and number not in self._coming:
-                self._coming[number] = self._readers.submit(self._read, number)
+    def expect(self, wanted: Iterable[Wanted]) -> None:
+        """Begin to read what will be asked for next."""
+        for one in wanted:
+            if one not in self.held and one not in self._coming:
+                self._coming[one] = self._readers.submit(self._read, *one)
 
-    def _read(self, number: int) -> Sample:
+    def _read(self, number: int, halvings: int) -> Sample:
         """A sample on the host."""
         frame = self.log.frames[number]
-        camera = self.log.cameras[frame.camera]
-        masks = {"valid": frame.masks["valid"]()} if "valid" in frame.masks else {}
+        full = self.log.cameras[frame.camera]
+        camera = halved(full, halvings)
+
+        def sized(picture: np.ndarray) -> np.ndarray:
+            return picture if halvings == 0 else resized_picture(picture, camera)
+
+        masks = {"valid": sized(frame.masks["valid"]())} if "valid" in frame.masks else {}
         if (sky := self.sky.of(number)) is not None:
-            masks[SKY] = sky
+            masks[SKY] = sized(sky)
         pixels, depth_m = self.lidar.of(number)
+        if halvings:
+            pixels, depth_m = coarser_targets(pixels, depth_m, full, camera)
         if camera.distortion_model != "none":
             reached = lens_rays(camera)[1]
             masks["valid"] = masks["valid"] & reached if "valid" in masks else reached.copy()
         if TRANSIENT in frame.masks:
-            stays = ~frame.masks[TRANSIENT]()
+            stays = ~sized(frame.masks[TRANSIENT]())
             masks["valid"] = masks["valid"] & stays if "valid" in masks else stays
         if "valid" in masks:
             usable = masks["valid"].reshape(-1)[pixels]
             pixels, depth_m = pixels[usable], depth_m[usable]
         rgb = frame.read_image()
-        if rgb.shape[:2] != (camera.height, camera.width):
-            raise ValueError(f"picture {rgb.shape[:2]} of {frame.camera} frame {frame.index} for a {camera.width}x{camera.height} camera")
+        if rgb.shape[:2] != (full.height, full.width):
+            raise ValueError(f"picture {rgb.shape[:2]} of {frame.camera} frame {frame.index} for a {full.width}x{full.height} camera")
+        rgb = sized(rgb)
         depth_shares = np.full(len(pixels), 1.0 / max(len(pixels), 1), np.float32)
         if self.device.type == "cuda":
             # Few kinds of pictures, few CUDA graphs.

@@ -40,6 +40,10 @@ class PictureLosses:
         self.graphs = graphs
         self._captured: dict[object, _Captured] = {}
 
+    def forget(self) -> None:
+        """Give back the memory of graphs, where pictures of their kinds will not come again."""
+        self._captured.clear()
+
     def __call__(self, plan: PicturePlan, given: PictureTensors) -> PictureLoss:
         present = given.present()
         names: list[str] = []

@@ -24,7 +24,7 @@ from splatmend.recon.fit.losses import below_horizon, bending, line_of_sight, ph
 from splatmend.recon.raster.camera_rays import PixelLines, turned_lines
 from splatmend.recon.render import SplatPicture, depth_of_rows, normalised_depth
 from splatmend.recon.scene import Scene
-from splatmend.recon.sky import sky_colours
+from splatmend.recon.sky import ray_camera_of, sky_colours
 from splatmend.recon.transfer import upload
 
 
@@ -85,21 +85,34 @@ def plan_of(
     )
 
 
-def tensors_of(scene: Scene, drawn: SplatPicture, shot: Shot, exposure_row: Tensor, sample: Sample) -> PictureTensors:
-    """The tensors for a picture of a scene; `exposure_row` says which of the scene's exposures is the picture's."""
-    lines = PixelLines.of(drawn.ray_camera, scene.device)
+@dataclass(frozen=True, kw_only=True)
+class PictureView:
+    """How a picture's pixels look; see `PictureTensors`."""
+
+    lens: Float[Tensor, "H W 3"]
+    lines: Float[Tensor, "L 21"]
+
+
+def view_of(scene: Scene, shot: Shot) -> PictureView:
+    """The view of a shot. It needs no drawing: made before, its way to the device costs no time."""
+    lines = PixelLines.of(ray_camera_of(shot, scene.camera_model), scene.device)
     sky_from_world = np.eye(3) if scene.sky is None else scene.sky.sky_from_world
     sky_from_line = sky_from_world @ lines.world_from_line[:, :3, :3]
     camera_from_line = (inverse(shot.world_from_camera) @ lines.world_from_line)[:, :3]
     numbers = np.concatenate([sky_from_line.reshape(-1, 9), camera_from_line.reshape(-1, 12)], axis=1)
+    return PictureView(lens=lines.lens, lines=upload(numbers, scene.device))
+
+
+def tensors_of(scene: Scene, drawn: SplatPicture, view: PictureView, exposure_row: Tensor, sample: Sample) -> PictureTensors:
+    """The tensors for a picture of a scene; `exposure_row` says which of the scene's exposures is the picture's."""
     return PictureTensors(
         blended=drawn.blended,
         opacity=drawn.opacity,
         exposures=scene.exposure.deltas,
         exposure_row=exposure_row,
         sky_logits=None if scene.sky is None else scene.sky.logits,
-        lens=lines.lens,
-        lines=upload(numbers, scene.device),
+        lens=view.lens,
+        lines=view.lines,
         rgb=sample.rgb,
         valid=sample.valid,
         sky_mask=sample.sky,

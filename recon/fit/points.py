@@ -5,6 +5,7 @@ Everything here is NumPy in float64 and world coordinates; `splatmend.recon.fit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -89,10 +90,24 @@ def thinned(points: ColouredPoints, centres: cKDTree, voxel_m: float) -> Coloure
     if not len(points):
         return points
     keys = _voxels(points.xyz, centres, voxel_m)
-    _, cell, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    cell = cell.reshape(-1)
+    cell, counts = _grouped(keys)
     mean = [np.stack([np.bincount(cell, weights=values[:, i]) for i in range(3)], axis=1) for values in (points.xyz, points.rgb)]
     return ColouredPoints(xyz=mean[0] / counts[:, None], rgb=mean[1] / counts[:, None])
+
+
+def _grouped(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of whole numbers `[N, K]` the place of its like among the rows that differ, in rising order, and how many are like each
+    of those. Where it can be, rows are sorted as one number each, which takes a small part of the time."""
+    low = keys.min(axis=0)
+    spans = [int(span) for span in keys.max(axis=0) - low + 1]
+    if math.prod(spans) < 2**63:
+        packed = np.zeros(len(keys), dtype=np.int64)
+        for span, column in zip(spans, (keys - low).T):
+            packed = packed * span + column
+        _, place, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    else:
+        _, place, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    return place.reshape(-1), counts
 
 
 class Voxels:
@@ -133,7 +148,7 @@ class Voxels:
 
 def _voxels(xyz: np.ndarray, centres: cKDTree, voxel_m: float) -> np.ndarray:
     """Level and place `[N, 4]` of each point's voxel."""
-    distance = centres.query(xyz)[0]
+    distance = centres.query(xyz, workers=-1)[0]
     level = np.maximum(np.floor(np.log2(np.maximum(distance, 1e-9) / 5.0)), 0.0)
     side = voxel_m * 2.0**level
     return np.concatenate([level[:, None], np.floor(xyz / side[:, None])], axis=1).astype(np.int64)

@@ -60,11 +60,13 @@ class RefinedPoses:
 
 @dataclass(frozen=True, kw_only=True)
 class _Due:
-    """Gradients of a step's pictures on their way from the device."""
+    """Gradients of a step's pictures on their way from the device, and the rows of the tables of corrections that they will move."""
 
     shown: tuple[ShownPoses, ...]
     gradients: HostCopy
     progress: float
+    camera_rows: frozenset[int]
+    actor_rows: frozenset[int]
 
 
 class PoseRefinement:
@@ -99,9 +101,10 @@ class PoseRefinement:
 
     def of(self, number: int) -> RefinedPoses:
         """For the picture of a frame."""
-        self._settle()
         shot, shown = self.scene.shots[number].shot, self.shown(number)
         if self.cameras is not None:
+            if self._due is not None and _touches(self.cameras, shot.camera.name, shot.mid_us, self._due.camera_rows):
+                self._settle()
             shot = shot.moved(self.cameras.at(shot.camera.name, shot.mid_us))
         count = len(shown.actors) + (self.cameras is not None)
         twists = None
@@ -119,11 +122,19 @@ class PoseRefinement:
     def step(self, drawn: RefinedPoses, progress: float, twists: StepTwists | None = None) -> None:
         """Take the gradients of a picture, or of all of its step.
 
-        Nothing waits for the device: the gradients are applied, picture by picture, before the next one is drawn.
+        Nothing waits for the device: the gradients are applied, picture by picture, when those of the next step are on their way, or
+        before a pose that they move is drawn.
         """
         twists = twists or drawn.step_twists
+        self._settle()
         if twists.gradients.numel():
-            self._due = _Due(shown=twists.shown, gradients=HostCopy(twists.gradients), progress=progress)
+            self._due = _Due(
+                shown=twists.shown,
+                gradients=HostCopy(twists.gradients),
+                progress=progress,
+                camera_rows=_rows(self.cameras, [(shown.camera, shown.t_us) for shown in twists.shown]),
+                actor_rows=_rows(self.actors, [(name, shown.t_us) for shown in twists.shown for name in shown.actors]),
+            )
 
     def prior_terms(self, drawn: RefinedPoses) -> dict[str, float]:
         """The values of the priors as terms of the loss of a picture."""
@@ -177,7 +188,11 @@ class PoseRefinement:
     def _world_from_actor(self, actor_id: str, t_us: int) -> np.ndarray | None:
         assert self.actors is not None
         measured = self._measured(actor_id, t_us)
-        return None if measured is None else measured @ self.actors.at(actor_id, t_us)
+        if measured is None:
+            return None
+        if self._due is not None and _touches(self.actors, actor_id, t_us, self._due.actor_rows):
+            self._settle()
+        return measured @ self.actors.at(actor_id, t_us)
 
     @staticmethod
     def _refined_actor(actor: RigidActor, corrections: Corrections) -> RigidActor:
@@ -185,6 +200,15 @@ class PoseRefinement:
         moves = np.stack([corrections.at(actor.actor_id, int(t)) for t in track.times_us])
         refined = PoseTrack(times_us=track.times_us, world_from_body=track.world_from_body @ moves)
         return replace(actor, track=replace(actor.track, track=refined))
+
+
+def _rows(table: Corrections | None, places: Sequence[tuple[str, int]]) -> frozenset[int]:
+    """Rows of a table that corrections of bodies at times are made up of."""
+    return frozenset() if table is None else frozenset(row for name, t_us in places for row, _ in table.rows(name, t_us))
+
+
+def _touches(table: Corrections, name: str, t_us: int, rows: frozenset[int]) -> bool:
+    return any(row in rows for row, _ in table.rows(name, t_us))
 
 
 def _nearest(actor: RigidActor, seen_us: np.ndarray) -> list[int]:

@@ -16,13 +16,14 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
+from splatmend.recon.fit.coarse import CoarseSchedule, halved_shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.config_json import settings_key
 from splatmend.recon.fit.data import FrameSource, Sample
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
-from splatmend.recon.fit.picture_terms import PicturePlan, plan_of, tensors_of
+from splatmend.recon.fit.picture_terms import PicturePlan, plan_of, tensors_of, view_of
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.processes import ALONE, Processes
@@ -105,6 +106,8 @@ class Trainer:
         rows = torch.arange(len(self.train_numbers), device=device).split(1)
         self.exposure_rows = dict(zip(self.train_numbers, rows))
         self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
+        self.coarse = CoarseSchedule(config.coarse, config.iterations, log.cameras.values(), processes.count)
+        self._halvings = self.coarse.first
         self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model, config.sky.segmentation)
         self.source.prepare(self.train_numbers)
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
@@ -171,11 +174,17 @@ class Trainer:
         """One step of the optimiser: one iteration for each process."""
         place = self.iteration + self.processes.rank
         number = self.frame_number(place)
-        sample = self.source[number]
-        self.source.expect(self.frame_number(place + self.processes.count * more) for more in range(1, _AHEAD + 1))
+        halvings = self.coarse.halvings(place)
+        if halvings != self._halvings:
+            self._halvings = halvings
+            self.picture_losses.forget()
+        sample = self.source[number, halvings]
+        coming = [place + self.processes.count * more for more in range(1, _AHEAD + 1)]
+        self.source.expect((self.frame_number(other), self.coarse.halvings(other)) for other in coming)
         scene = self.mirrored.of(self.current_scene(), place)
         poses = self.poses.of(number)
-        shot = poses.shot
+        shot = halved_shot(poses.shot, halvings)
+        view = view_of(scene, shot)
         picture = draw_splats(
             scene,
             shot,
@@ -186,7 +195,7 @@ class Trainer:
             sh_degree=self.sh_degree,
         )
         drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
-        given = tensors_of(scene, picture, shot, self.exposure_rows[number], sample)
+        given = tensors_of(scene, picture, view, self.exposure_rows[number], sample)
         seen = self.picture_losses(self._plan(scene, picture, shot), given)
         others = self.nodes.regularisers(drawn)
         total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total

@@ -15,6 +15,7 @@ from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import Camera, CameraFrame, LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.point_projection import project_frame
 from splatmend.recon.movers.find import Movers
+from splatmend.recon.spool import Kept, Spool
 
 TRANSIENT = "transient"
 """Name of the mask `[H, W]` bool of pixels that show something transient."""
@@ -27,19 +28,22 @@ CLEARED_M = 0.2
 
 def with_movers(log: SceneLog, movers: Movers) -> SceneLog:
     """The log with the movers: their actors beside its own, sweeps without the transient returns, and a mask `transient` for each frame
-    in which there are some. Frames must be those that are fitted (masks are drawn at their cameras' sizes)."""
-    in_order = sorted(movers.transient, key=lambda key: key[1])
+    in which there are some. Frames must be those that are fitted (masks are drawn at their cameras' sizes). The transient returns lie in a
+    temporary file until they are asked for."""
+    spool = Spool()
+    transient = {key: spool.keep(*things) for key, things in movers.transient.items() if things}
+    in_order = sorted(transient, key=lambda key: key[1])
     starts_us = [start_us for _, start_us in in_order]
 
-    def near(frame: CameraFrame) -> list[np.ndarray]:
+    def near(frame: CameraFrame) -> list[Kept]:
         # Of sweeps whose middles (taken 50 ms after their starts) are near the frame: of two, where it lies between them.
         first = bisect_left(starts_us, frame.mid_us - 50_000 - NEAREST_SWEEP_US)
         last = bisect_right(starts_us, frame.mid_us - 50_000 + NEAREST_SWEEP_US)
-        return [xyz for key in in_order[first:last] for xyz in movers.transient[key]]
+        return [transient[key] for key in in_order[first:last]]
 
     frames = tuple(_masked(frame, log.cameras[frame.camera], near(frame)) for frame in log.frames)
     sweeps = tuple(
-        replace(sweep, read_points=partial(_without, sweep, np.concatenate(things))) if (things := movers.transient.get(key)) else sweep
+        replace(sweep, read_points=partial(_without, sweep, transient[key])) if key in transient else sweep
         for sweep in log.sweeps
         for key in [(sweep.sensor, sweep.timestamp_us)]
     )
@@ -61,16 +65,20 @@ def transient_mask(camera: Camera, frame: CameraFrame, things: Sequence[np.ndarr
     return mask
 
 
-def _masked(frame: CameraFrame, camera: Camera, things: list[np.ndarray]) -> CameraFrame:
+def _masked(frame: CameraFrame, camera: Camera, things: list[Kept]) -> CameraFrame:
     if not things:
         return frame
-    return replace(frame, masks={**frame.masks, TRANSIENT: partial(transient_mask, camera, frame, things)})
+
+    def mask() -> np.ndarray:
+        return transient_mask(camera, frame, [xyz for of_sweep in things for xyz in of_sweep.load()])
+
+    return replace(frame, masks={**frame.masks, TRANSIENT: mask})
 
 
-def _without(sweep: LidarSweep, xyz_world_m: np.ndarray) -> LidarPoints:
-    """The sweep's points less those at the given places, which were read from it, and around them: large sweeps are searched thinned."""
+def _without(sweep: LidarSweep, things: Kept) -> LidarPoints:
+    """The sweep's points less those of the given things, which were read from it, and around them: large sweeps are searched thinned."""
     points = sweep.read_points()
-    kept = cKDTree(xyz_world_m).query(points.xyz_world_m, distance_upper_bound=CLEARED_M)[0] > CLEARED_M
+    kept = cKDTree(np.concatenate(things.load())).query(points.xyz_world_m, distance_upper_bound=CLEARED_M)[0] > CLEARED_M
     return LidarPoints(
         xyz_world_m=points.xyz_world_m[kept],
         time_us=points.time_us[kept],

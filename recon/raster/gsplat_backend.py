@@ -18,7 +18,10 @@ from splatmend.datasets.geometry import inverse
 from splatmend.datasets.log import Camera
 from splatmend.recon.raster.camera_rays import RayCamera
 from splatmend.recon.raster.types import RasterInputs, RasterOutput, RasterStats
-from splatmend.recon.transfer import upload
+from splatmend.recon.transfer import upload_together
+
+RAY_TILE_PX = 16
+"""Side of the tiles that `ray` is drawn in."""
 
 
 def without_camera_axis(means2d: Tensor) -> Tensor:
@@ -106,8 +109,9 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
     lens = inputs.ray_camera
     # Around the camera, where float32 is finest, and where gsplat's poses between lines leave ours the least.
     eye = (lens.world_from_first[:3, 3] + lens.world_from_last[:3, 3]) / 2
+    eye_on_device, shutter = _eye_and_shutter(lens, eye, inputs.means.device)
     picture, opacity, meta = rasterization(
-        inputs.means - upload(eye, inputs.means.device),
+        inputs.means - eye_on_device,
         inputs.quats_wxyz,
         inputs.scales,
         inputs.opacities,
@@ -125,12 +129,14 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
         with_ut=True,
         with_eval3d=True,
         channel_chunk=3,
+        tile_size=RAY_TILE_PX,
         **lens_arguments(lens.camera, inputs.means.device),
-        **shutter_arguments(lens, eye, inputs.means.device),
+        **shutter,
     )
     radii_px = meta["radii"][0].amax(dim=-1).int()
+    picture = picture.squeeze(0)
     return RasterOutput(
-        channels=picture.squeeze(0).narrow(-1, 0, inputs.channels.shape[1]),
+        channels=picture if picture.shape[-1] == inputs.channels.shape[1] else picture.narrow(-1, 0, inputs.channels.shape[1]),
         opacity=opacity.squeeze((0, -1)),
         means2d=None,
         radii_px=radii_px,
@@ -148,7 +154,8 @@ def harmonic_sums(directions: Tensor, sh: Tensor, degree: int) -> Tensor:
 
 def _in_threes(channels: Tensor) -> Tensor:
     """Channels [N, C] with as many zeros after them as make C a multiple of three."""
-    return torch.nn.functional.pad(channels, (0, -channels.shape[1] % 3))
+    missing = -channels.shape[1] % 3
+    return torch.nn.functional.pad(channels, (0, missing)) if missing else channels
 
 
 @functools.lru_cache(maxsize=16)
@@ -167,21 +174,24 @@ def lens_arguments(camera: Camera, device: torch.device) -> Mapping[str, Any]:
 
 
 def shutter_arguments(ray_camera: RayCamera, eye: np.ndarray, device: torch.device) -> dict[str, Any]:
-    """gsplat's arguments for the poses. Its start and end are those of the first and last line in time; since ours are ordered by the
-    picture, two of its directions are enough."""
+    """gsplat's arguments for the poses, in a world around `eye`. Its start and end are those of the first and last line in time; since ours
+    are ordered by the picture, two of its directions are enough."""
+    return _eye_and_shutter(ray_camera, eye, device)[1]
+
+
+def _eye_and_shutter(ray_camera: RayCamera, eye: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Any]]:
+    """The eye on a device and `shutter_arguments`, by one copy."""
     from gsplat import RollingShutterType
 
     around_eye = np.eye(4)
     around_eye[:3, 3] = -eye
-    first, last = (
-        upload(inverse(around_eye @ world_from_line), device)[None]
-        for world_from_line in (ray_camera.world_from_first, ray_camera.world_from_last)
-    )
+    poses = [ray_camera.world_from_first, *([ray_camera.world_from_last] if ray_camera.rolls else [])]
+    *views, eye_on_device = upload_together([*(inverse(around_eye @ world_from_line)[None] for world_from_line in poses), eye], device)
     if not ray_camera.rolls:
-        return {"viewmats": first}
+        return eye_on_device, {"viewmats": views[0]}
     sideways = ray_camera.camera.shutter in ("left_to_right", "right_to_left")
     kind = RollingShutterType.ROLLING_LEFT_TO_RIGHT if sideways else RollingShutterType.ROLLING_TOP_TO_BOTTOM
-    return {"viewmats": first, "viewmats_rs": last, "rolling_shutter": kind}
+    return eye_on_device, {"viewmats": views[0], "viewmats_rs": views[1], "rolling_shutter": kind}
 
 
 def _nothing(inputs: RasterInputs, model: str) -> RasterOutput:

@@ -104,7 +104,7 @@ def test_expected_frames_and_prepared_sweeps_give_the_same_samples() -> None:
     log = tiny_log(6)
     plain, ahead = (FrameSource(log, torch.device("cpu"), 0) for _ in range(2))
     ahead.prepare([3, 1, 4])
-    ahead.expect([3, 1, 4])
+    ahead.expect([(3, 0), (1, 0), (4, 0)])
     for number in (3, 1, 4, 2):
         one, other = plain[number], ahead[number]
         assert len(one.pixels) > 0
@@ -141,7 +141,7 @@ def test_what_a_reader_says_of_an_expected_frame_reaches_the_fit() -> None:
 
     frames = [replace(frame, read_image=broken) if number == 2 else frame for number, frame in enumerate(log.frames)]
     source = FrameSource(replace(log, frames=tuple(frames)), torch.device("cpu"), 10)
-    source.expect([1, 2])
+    source.expect([(1, 0), (2, 0)])
     assert source[1].rgb.shape[2] == 3
     with pytest.raises(UserError, match="frame 2 is damaged"):
         source[2]

@@ -9,7 +9,9 @@ from test_fit import SMALL
 from tiny_log import tiny_log, true_scene
 
 from splatmend.datasets.artifact import read_manifest
-from splatmend.recon.fit import fit
+from splatmend.recon.fit import CoarseConfig, fit
+from splatmend.recon.fit.data import recorded_shots
+from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.render import render
 
 pytestmark = pytest.mark.gpu
@@ -21,6 +23,19 @@ def test_a_fit_on_cuda_learns_as_much_as_on_the_cpu(tmp_path: Path) -> None:
         out = fit(tiny_log(), tmp_path / device, replace(SMALL, device=device), on_progress=lambda row: None)
         scores[device] = read_manifest(out, "scene").facts["held_out"]["psnr"]
     assert scores["cuda"] == pytest.approx(scores["cpu"], abs=1.0)
+
+
+def test_graphs_follow_pictures_that_grow() -> None:
+    log = tiny_log()
+    growing = replace(SMALL, device="cuda", iterations=80, coarse=CoarseConfig(until=0.5, halvings=1))
+    errors = {}
+    for graphs in (True, False):
+        config = replace(growing, cuda_graphs=graphs)
+        trainer = Trainer(log, recorded_shots(log, config.data), config, torch.device("cuda"))
+        errors[graphs] = [float(trainer.step().squared_error) for _ in range(config.iterations)]
+    # Before atomics of the rasteriser have led the two apart, and after the change of size.
+    assert errors[True][:10] == pytest.approx(errors[False][:10], rel=1e-3)
+    assert sum(errors[True][60:]) == pytest.approx(sum(errors[False][60:]), rel=0.2)
 
 
 def test_both_devices_draw_the_same_picture() -> None:

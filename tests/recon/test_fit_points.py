@@ -13,7 +13,7 @@ from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import SfmPoints
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import recorded_shots
-from splatmend.recon.fit.points import ColouredPoints, Voxels, lidar_points, scene_extent, sfm_points, thinned
+from splatmend.recon.fit.points import ColouredPoints, Voxels, _grouped, lidar_points, scene_extent, sfm_points, thinned
 from splatmend.recon.fit.rays import ray_points
 from splatmend.recon.fit.seeding import neighbour_sigma, seed_scene
 
@@ -51,6 +51,16 @@ def test_thinning_is_coarser_far_away() -> None:
     assert 900 < len(close) <= 1331
     assert len(far) <= 8
     np.testing.assert_allclose(far.rgb.mean(), 0.5, atol=0.1)
+
+
+@pytest.mark.parametrize("reach", [3, 2**40])
+def test_thinning_groups_places_however_far_apart_they_are(reach: int) -> None:
+    random = np.random.default_rng(0)
+    keys = random.integers(-reach, reach, (500, 4))[random.integers(200, size=2000)]
+    place, counts = _grouped(keys)
+    _, expected, expected_counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    np.testing.assert_array_equal(place, expected.reshape(-1))
+    np.testing.assert_array_equal(counts, expected_counts)
 
 
 def test_a_long_way_leaves_a_fair_share_of_its_voxels_and_the_same_ones_in_every_sweep() -> None:

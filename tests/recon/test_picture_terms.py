@@ -15,7 +15,7 @@ from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.losses import below_horizon, bending, photometric, relative_depth
-from splatmend.recon.fit.picture_terms import picture_terms, plan_of, tensors_of
+from splatmend.recon.fit.picture_terms import picture_terms, plan_of, tensors_of, view_of
 from splatmend.recon.render import draw_splats, render
 from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_directions
@@ -72,7 +72,7 @@ def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str, grid:
     with torch.no_grad():
         drawn = draw_splats(scene, shot, ("rgb", "depth"))
         plan = plan_of(scene, drawn, shot, WEIGHTS, exposure_variation=0.3)
-        terms, squared_error = picture_terms(plan, tensors_of(scene, drawn, shot, torch.tensor([1]), sample))
+        terms, squared_error = picture_terms(plan, tensors_of(scene, drawn, view_of(scene, shot), torch.tensor([1]), sample))
         out = render(scene, shot, ("rgb", "depth"), exposure=scene.exposure.row(1))
     assert out.rgb is not None
     assert out.depth_m is not None
@@ -115,7 +115,8 @@ def test_a_graph_gives_what_the_kernels_give_one_by_one(model: str, shutter: str
             now = replace(now, exposure=scene.exposure.with_deltas(deltas))
             drawn = draw_splats(now, shot, ("rgb", "depth"))
             row = torch.tensor([picture], device="cuda")
-            seen = of_picture(plan_of(now, drawn, shot, WEIGHTS, exposure_variation=0.3), tensors_of(now, drawn, shot, row, sample))
+            given = tensors_of(now, drawn, view_of(now, shot), row, sample)
+            seen = of_picture(plan_of(now, drawn, shot, WEIGHTS, exposure_variation=0.3), given)
             seen.total.backward()
             results[graphs] = (seen.names, seen.terms, seen.squared_error, means.grad, sky.grad, deltas.grad.clone())
         assert results[True][0] == results[False][0]

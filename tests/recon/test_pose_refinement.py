@@ -17,8 +17,10 @@ from splatmend.datasets.log import SceneLog
 from splatmend.recon.fit import CorrectionConfig, DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
+from splatmend.recon.fit.pose_refinement import PoseRefinement, StepTwists
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.scene import Scene
+from splatmend.recon.transfer import HostCopy
 
 OFF = CorrectionConfig(on=False)
 # A picture is shown fewer times than in a real fit, so corrections take larger steps.
@@ -90,6 +92,37 @@ def test_what_a_held_out_picture_shows_changes_no_pose() -> None:
         np.testing.assert_array_equal(one.shot.world_from_camera, other.shot.world_from_camera)
     poses = [scene.actors["car/1"].track.track.world_from_body for scene in scenes]
     np.testing.assert_array_equal(*poses)
+
+
+def test_gradients_may_wait_until_a_pose_that_they_move_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they are applied at once or as late as can be, every picture is drawn with the same poses."""
+    waits: list[int] = []
+    value = HostCopy.value
+    monkeypatch.setattr(HostCopy, "value", lambda copy: waits.append(1) or value(copy))
+    log = tiny_log(6)
+    config = replace(CONFIG, camera_poses=replace(ON, start_share=0.0), actor_poses=replace(ON, start_share=0.0))
+    trainer = Trainer(log, recorded_shots(log, config.data), config, torch.device("cpu"))
+    late, at_once = (PoseRefinement(trainer.scene, trainer.train_numbers, config, torch.device("cpu")) for _ in range(2))
+    random = np.random.default_rng(0)
+    first, second, *_ = trainer.train_numbers
+    last = None
+    for number in (first, second, second, first, second, first, first):
+        gradients = torch.from_numpy(random.normal(size=(1, 2, 6))).float()
+        shots, boxes = [], []
+        for poses in (late, at_once):
+            before = len(waits)
+            drawn = poses.of(number)
+            assert drawn.actor_poses is not None
+            shots.append(drawn.shot.world_from_camera)
+            boxes.append(drawn.actor_poses("car/1", drawn.shot.mid_us))
+            if poses is late:
+                assert (len(waits) > before) == (number == last)
+            poses.step(drawn, 0.5, StepTwists(shown=(drawn.shown,), gradients=gradients))
+            if poses is at_once:
+                poses.state_dict()
+        np.testing.assert_array_equal(*shots)
+        np.testing.assert_array_equal(*boxes)
+        last = number
 
 
 def test_boxes_go_back_to_where_they_were() -> None:
