@@ -257,15 +257,15 @@ class Enhancer(nn.Module):
         opacity: torch.Tensor | None = None,
         references: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes input (0) and result (1); `opacity`: see `emptied`;
-        `references`: see `fused`."""
+        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes the input, with what `references` gave it (see `fused`), and
+        the result: 0 to 1. `opacity`: see `emptied`."""
         x = self.fused(clip, references)
         # Group by group holds the least, but only without a graph.
         encoded = self.encode(x) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor))
         encoded = self.emptied(encoded, opacity)
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
-        return blend(clip, self.compose(x, decoded), strength)
+        return blend(x, self.compose(x, decoded), strength)
 
 
 def blend(x: torch.Tensor, enhanced: torch.Tensor, strength: float) -> torch.Tensor:

@@ -39,8 +39,6 @@ class _Held(NamedTuple):
     """One group between encoding and decoding."""
 
     frames: torch.Tensor
-    """As they came."""
-    fused: torch.Tensor
     """With what was taken from references."""
     latent: torch.Tensor
     side: dict[str, torch.Tensor]
@@ -86,17 +84,19 @@ class StreamingEnhancer:
         opacity: Iterable[np.ndarray | None] | None = None,
         references: Iterable[np.ndarray | None] | None = None,
     ) -> Iterator[np.ndarray]:
-        """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves.
+        """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves, with
+        what references gave them.
 
         For enhancers that look at them: `opacity` of each frame `[H, W]` in [0, 1], None where it is not known and all counts as opaque;
         `references` of each frame `[K, H, W, 4]` uint8, the last channel 255 where they are seen, None where there are none.
         """
-        if self.strength == 0.0:
+        fuses = references is not None and self.enhancer.spec.references > 0
+        if self.strength == 0.0 and not fuses:
             yield from frames
             return
         if opacity is not None and self.enhancer.looks_at_opacity:
             frames = _with_opacity(frames, opacity)
-        if references is not None and self.enhancer.spec.references:
+        if references is not None and fuses:
             frames = _with_references(frames, references, self.enhancer.spec.references)
         adapter = self.enhancer.adapter()
         groups = 1 + -(-(count - 1) // adapter.temporal_factor)
@@ -124,7 +124,7 @@ class StreamingEnhancer:
                 if opacity is not None:
                     small = group_opacity((opacity + 1.0) / 2.0, adapter.spatial_factor)
                     latent = with_noise(latent, small, self.enhancer.spec.opacity_noise, fixed_noise(latent, [index]))
-            self._held.append(_Held(frames, fused, latent, self.enhancer.side_features(tapped)))
+            self._held.append(_Held(fused, latent, self.enhancer.side_features(tapped)))
             self.peak_groups = max(self.peak_groups, len(self._held))
             yield latent
 
@@ -150,7 +150,7 @@ class StreamingEnhancer:
                 side = self.enhancer.decoder_side(held.side) if self.enhancer.spec.skips else None
                 cache = cache.for_last_use()
                 decoded, cache = adapter.decode_group(z, cache, index, side)
-                enhanced = self.enhancer.compose(held.fused, decoded.float())
+                enhanced = self.enhancer.compose(held.frames, decoded.float())
                 result = blend(held.frames, enhanced, self.strength)
             yield result
 

@@ -65,3 +65,21 @@ def test_a_moving_picture_changes_alike_when_it_comes_back(changes: dict[str, np
     change = changes["moving"]
     early, late = change[1:37], change[37:]
     assert late.mean() / early.mean() == pytest.approx(1.0, abs=0.14)
+
+
+def test_sharp_references_sharpen_a_blurred_render() -> None:
+    """One layer shows the truth, the other one the same a pixel aside, as warped neighbouring frames do; the shipped weights take from the
+    first."""
+    enhancer = load_enhancer("bundled")
+    truth = moving()[:9]
+    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 2.0) for frame in truth])
+    layers = np.full((9, enhancer.spec.references, *truth.shape[1:3], 4), 255, np.uint8)
+    layers[:, 0, :, :, :3], layers[:, 1, :, :, :3] = truth, np.roll(truth, -1, axis=1)
+    inside = (slice(None), slice(8, -8), slice(8, -8))
+
+    def error(frames: np.ndarray) -> float:
+        return float(np.square(frames.astype(np.float64) - truth)[inside].mean())
+
+    bare = np.stack(list(StreamingEnhancer(enhancer).frames(iter(blurred), 9)))
+    helped = np.stack(list(StreamingEnhancer(enhancer).frames(iter(blurred), 9, references=iter(layers))))
+    assert error(helped) < 0.2 * error(bare)
