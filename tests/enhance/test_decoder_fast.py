@@ -7,7 +7,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 
 from splatmend.enhance.causal_lora import add_causal_lora
-from splatmend.enhance.decoder import TruncatedDecoder
+from splatmend.enhance.decoder import TruncatedDecoder, forget_packed_weights
 from splatmend.enhance.decoder.fast import attention as fast_attention
 from splatmend.enhance.decoder.fast import bands, conv, frozen, launch
 from splatmend.enhance.decoder.fast.conv import LAST, causal_conv
@@ -99,6 +99,35 @@ def test_moved_weights_are_seen(tiny_wan):
         vae.decoder.conv_in.weight.mul_(1.5)
     assert not torch.allclose(decoder.decode(z), before)
     torch.testing.assert_close(decoder.decode(z), TruncatedDecoder(vae, engine="reference").decode(z), rtol=1e-6, atol=1e-7)
+
+
+def test_biases_in_other_memory_are_seen(tiny_wan):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    decoder, model = TruncatedDecoder(vae, engine="fast"), TruncatedDecoder(vae, engine="reference")
+    for _ in range(3):  # the memory of one is given to the next
+        decoder.decode(z)
+        for name, parameter in vae.decoder.named_parameters():
+            if name.endswith("bias"):
+                parameter.data = parameter.data + 1.0
+        torch.testing.assert_close(decoder.decode(z), model.decode(z), rtol=1e-6, atol=1e-7)
+
+
+def test_weights_written_past_pytorch_s_count_are_seen_once_the_packed_ones_are_forgotten(tiny_wan):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    decoder = TruncatedDecoder(vae, engine="fast")
+    decoder.decode(z)
+    for parameter in vae.decoder.parameters():
+        parameter.data.mul_(1.1)
+    forget_packed_weights()
+    torch.testing.assert_close(decoder.decode(z), TruncatedDecoder(vae, engine="reference").decode(z), rtol=1e-6, atol=1e-7)
+
+
+def test_a_storage_at_an_address_used_before_is_another_one():
+    convolution = torch.nn.Conv2d(2, 2, 1)
+    held = frozen.FrozenWeights()
+    for value in range(50):
+        convolution.weight.data = torch.full((2, 2, 1, 1), float(value))  # its memory is often that of the one before the last
+        assert held.of(convolution, torch.float64).weight.flatten()[0] == value
 
 
 def test_wide_layers_are_not_stacked_and_give_the_same(tiny_wan, monkeypatch):

@@ -34,6 +34,9 @@ class FastOperations(ReferenceOperations):
     def __init__(self) -> None:
         self._weights = FrozenWeights()
 
+    def forget_weights(self) -> None:
+        self._weights.forget()
+
     def convolution(self, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         if not _plain_causal(convolution):
             return self._trained(convolution, x, slots) if _trained_causal(convolution) else super().convolution(convolution, x, slots)
