@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn, TypeAlias
@@ -142,7 +143,7 @@ class TruncatedDecoder:
         frame_loss: FrameLoss,
         *,
         side: Side | None = None,
-        params: Sequence[torch.Tensor] = (),
+        params: Iterable[torch.Tensor] = (),
         loss_scale: float = 1.0,
         valid_frames: int | None = None,
     ) -> LossAndGrad:
@@ -167,23 +168,33 @@ class TruncatedDecoder:
         `torch.OutOfMemoryError`) where the device's memory is full, saying which setting takes less.
         """
         self._check_latents(z)
-        valid, groups = valid_part(z.shape[2], self.adapter.temporal_factor, valid_frames)
         z = z.detach()
+        try:
+            return self._loss_and_grad(z, frame_loss, side, list(params), loss_scale, valid_frames)
+        except torch.OutOfMemoryError as full:
+            # Not raised from here: its traceback would hold on to the graphs.
+            fault = str(full)
+        self._complain_of_memory(z, fault)
+
+    def _loss_and_grad(
+        self,
+        z: torch.Tensor,
+        frame_loss: FrameLoss,
+        side: Side | None = None,
+        params: Sequence[torch.Tensor] = (),
+        loss_scale: float = 1.0,
+        valid_frames: int | None = None,
+    ) -> LossAndGrad:
+        """`loss_and_grad` without advice where the memory is full."""
+        valid, groups = valid_part(z.shape[2], self.adapter.temporal_factor, valid_frames)
         sums = GradientSums(z, params)
         own = self._span(groups)
         loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params, own, whole=len(own) == groups)
         clip = _Clip(z, side, own, sums, list(params))
-        fault = None
-        try:
-            if self.spatial_chunks == (1, 1):
-                self._backprop_whole(clip, loss)
-            else:
-                self._backprop_chunks(clip, loss)
-        except torch.OutOfMemoryError as full:
-            # Not raised from here: its traceback would hold on to the graphs.
-            fault = str(full)
-        if fault is not None:
-            self._complain_of_memory(z, fault)
+        if self.spatial_chunks == (1, 1):
+            self._backprop_whole(clip, loss)
+        else:
+            self._backprop_chunks(clip, loss)
         return sums.result(loss.mean(torch.zeros((), device=z.device, dtype=accumulation_dtype(z.dtype))))
 
     def _span(self, groups: int) -> range:
@@ -192,8 +203,11 @@ class TruncatedDecoder:
 
     def _complain_of_memory(self, z: torch.Tensor, fault: str) -> NoReturn:
         def walk(adapter: WanAdapter, piece: torch.Tensor) -> LossAndGrad:
-            leaner = TruncatedDecoder(adapter, self.truncation, block=self.block)
-            return leaner.loss_and_grad(piece, lambda frames, span, previous: frames.square().sum())
+            # The same part of the piece lies in halos as of the clip, so that chunks too grow with the area.
+            part = max(small / size for small, size in zip(piece.shape[-2:], z.shape[-2:], strict=True))
+            halo, chunks = math.ceil(self.halo * part), self.spatial_chunks
+            leaner = TruncatedDecoder(adapter, self.truncation, block=self.block, spatial_chunks=chunks, halo=halo)
+            return leaner._loss_and_grad(piece, lambda frames, span, previous: frames.square().sum())
 
         set_already = Settings(truncation=self.truncation, block=self.block, spatial_chunks=self.spatial_chunks)
         error = DecoderMemoryError(advice(self.adapter, z, walk, set_already))
@@ -210,6 +224,7 @@ class TruncatedDecoder:
 
     def _backprop_chunks(self, clip: _Clip, loss: ClipLoss) -> None:
         adapter = self.adapter
+        spatial_crops(*clip.z.shape[-2:], self.spatial_chunks, self.halo)  # before any work: chunks that do not fit are an error
         if not isinstance(adapter, SplitDecoderAdapter):
             frame_grads = self._frame_gradients(clip, loss, whole_decoder(adapter), clip.latents())
             self._walk_chunks(clip, whole_decoder(adapter), clip.latents(), clip.sums, frame_grads)

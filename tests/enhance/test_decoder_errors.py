@@ -140,7 +140,8 @@ def test_full_memory_names_the_settings_that_take_less(vae, memory, settings):
     ("settings", "remedy"),
     [
         ({"truncation": 3, "block": 2}, "take truncation=1, or block=1, or spatial_chunks=(2, 2)"),
-        ({"spatial_chunks": (1, 2), "halo": 1}, "take spatial_chunks=(2, 4) in place of (1, 2)."),
+        ({"spatial_chunks": (1, 2), "halo": 1}, "take spatial_chunks=(2, 2) in place of (1, 2)."),
+        ({"spatial_chunks": (2, 2), "halo": 1}, "; take smaller or fewer clips at a time."),
     ],
 )
 def test_full_memory_names_what_is_not_set_yet(vae, settings, remedy):
@@ -150,6 +151,47 @@ def test_full_memory_names_what_is_not_set_yet(vae, settings, remedy):
     with pytest.raises(torch.OutOfMemoryError) as caught:
         TruncatedDecoder(vae, memory="small", **settings).loss_and_grad(Z, greedy)
     assert remedy in str(caught.value)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it lies on a GPU; memory is measured by hand."""
+
+    is_cuda = property(lambda self: True)
+
+
+def measured(monkeypatch, vae, full, **settings):
+    """The advice for a clip on a device that is full, and the pieces that were measured there, with the decoders that walked them."""
+    walked = []
+    inner = TruncatedDecoder._loss_and_grad
+
+    def walk(self, z, *args):
+        walked.append((tuple(z.shape), self))
+        if len(walked) == 1 or full:
+            raise torch.OutOfMemoryError("still full")
+        return inner(self, z.as_subclass(torch.Tensor), *args)
+
+    monkeypatch.setattr(TruncatedDecoder, "_loss_and_grad", walk)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10**9)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2 * 10**9)
+    z = torch.zeros(1, 4, 2, 20, 32, dtype=torch.float64).as_subclass(OnGpu)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        TruncatedDecoder(vae, **settings).loss_and_grad(z, squared)
+    return str(caught.value), walked[1:]
+
+
+def test_a_device_that_stays_full_gets_advice_without_figures(vae, monkeypatch):
+    message, walked = measured(monkeypatch, vae, full=True)
+    assert "memory='fast'; take memory='balanced' or memory='small'; take spatial_chunks=(2, 2)" in message
+    assert len(walked) == 1
+
+
+def test_memory_is_measured_with_the_chunks_that_are_set(vae, monkeypatch):
+    message, walked = measured(monkeypatch, vae, full=False, memory="small", spatial_chunks=(1, 17), halo=4)
+    assert "needs about 2.4 GB; take spatial_chunks=(2, 32) in place of (1, 17)." in message  # 20 x 32 latents by 16 x 17
+    assert [shape for shape, _ in walked] == [(1, 4, 2, 16, 17)] * 2
+    assert {(decoder.spatial_chunks, decoder.halo) for _, decoder in walked} == {((1, 17), 4)}
 
 
 @pytest.mark.gpu
