@@ -88,10 +88,16 @@ class TruncatedDecoder:
     ) -> None:
         if truncation < 0 or truncation != int(truncation):
             raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
-        if block < 1 or (block > 1 and spatial_chunks != (1, 1)):
-            raise ValueError(f"block is a number of groups, 1 or more, and 1 with spatial chunks; got {block} with {spatial_chunks}")
-        if min(spatial_chunks) < 1 or halo < 0:
-            raise ValueError(f"spatial_chunks must be 1 or more and halo 0 or more; got {spatial_chunks} and {halo}")
+        if not _whole(*_pair(spatial_chunks), at_least=1) or not _whole(halo, at_least=0):
+            raise ValueError(
+                f"spatial_chunks are two whole numbers (down, across), each 1 or more, and halo is one, 0 or more; "
+                f"got {spatial_chunks} and {halo}"
+            )
+        spatial_chunks = _pair(spatial_chunks)
+        if not _whole(block, at_least=1) or (block > 1 and spatial_chunks != (1, 1)):
+            raise ValueError(
+                f"block is a whole number of groups, 1 or more, and 1 with spatial chunks; got {block} with spatial_chunks={spatial_chunks}"
+            )
         if not 0 <= share[0] < share[1]:
             raise ValueError(f"share is (i, n), process i of n, so 0 <= i < n; got {share}")
         if isinstance(vae, AutoencoderKLWan):
@@ -334,13 +340,21 @@ class TruncatedDecoder:
             raise ValueError(f"the decoder takes latents of {self.adapter.latent_channels} channels, got {z.shape[1]}")
         if z.shape[2] < 1:
             raise ValueError("the clip holds no latent")
-        if isinstance(self.adapter, WanAdapter) and not torch.is_autocast_enabled(z.device.type):
-            weights = next(self.adapter.vae.post_quant_conv.parameters()).dtype
-            if z.dtype != weights:
-                raise ValueError(
-                    f"the latents are {z.dtype} and the decoder's weights {weights}; cast the latents (`denormalise` computes in float32), "
-                    "or use autocast"
-                )
+        if not z.numel():
+            raise ValueError(f"the latents are empty: {tuple(z.shape)}")
+        if isinstance(self.adapter, WanAdapter):
+            self.adapter.check_dtype(z, "latents")
+
+
+def _pair(spatial_chunks: Sequence[int]) -> tuple[int, int]:
+    """What is no pair is none that fits."""
+    if not isinstance(spatial_chunks, Sequence) or len(spatial_chunks) != 2:
+        return 0, 0
+    return spatial_chunks[0], spatial_chunks[1]
+
+
+def _whole(*numbers: int, at_least: int) -> bool:
+    return all(isinstance(number, int) and number >= at_least for number in numbers)
 
 
 class _Clip(NamedTuple):

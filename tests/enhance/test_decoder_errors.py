@@ -49,7 +49,7 @@ def test_latents(vae, bad, message):
 def test_latents_have_the_dtype_of_the_weights_or_autocast(tiny_wan):
     decoder = TruncatedDecoder(tiny_wan(dtype=torch.bfloat16))
     z = decoder.adapter.denormalise(Z.bfloat16())
-    with pytest.raises(ValueError, match=r"latents are torch\.float32 and the decoder's weights torch\.bfloat16; cast the latents"):
+    with pytest.raises(ValueError, match=r"latents are torch\.float32 and the autoencoder's weights torch\.bfloat16; cast the latents"):
         decoder.loss_and_grad(z, squared)
     assert decoder.loss_and_grad(z.bfloat16(), squared).grad_z.dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -76,6 +76,63 @@ def test_the_first_group_holds_one_latent(vae):
     adapter = WanAdapter(vae)
     with pytest.raises(ValueError, match="exactly one latent, got 2"):
         adapter.decode_group(Z, adapter.initial_decoder_cache(), 0)
+
+
+def test_the_first_group_of_the_first_stage_holds_one_latent(vae):
+    adapter = WanAdapter(vae)
+    with pytest.raises(ValueError, match="exactly one latent, got 2"):
+        adapter.decode_first(Z, adapter.initial_decoder_cache(), 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"spatial_chunks": (1, 2)}, {"share": (1, 2)}])
+@pytest.mark.parametrize(("given", "index"), [(2, 1), (8, 1), (4, 0)])
+def test_a_group_gives_the_frames_it_stands_for(vae, given, index, settings):
+    class Other(WanAdapter):
+        def decode_group(self, z_group, cache, group, side=None):
+            return self._repeated(super().decode_group(z_group, cache, group, side), group)
+
+        def decode_rest(self, features, cache, group, side=None):
+            return self._repeated(super().decode_rest(features, cache, group, side), group)
+
+        def _repeated(self, decoded, group):
+            frames, cache = decoded
+            return (frames.repeat(1, 1, 8, 1, 1)[:, :, :given] if group == index else frames), cache
+
+    with pytest.raises(ValueError, match=rf"group {index} stands for \d frames of the clip, but the decoder gave {given}"):
+        TruncatedDecoder(Other(vae), **settings).loss_and_grad(Z, squared)
+
+
+def test_the_dtype_is_that_of_the_weights_everywhere(vae):
+    decoder = TruncatedDecoder(vae)
+    with pytest.raises(ValueError, match=r"latents are torch\.float32 and the autoencoder's weights torch\.float64"):
+        next(decoder.decode_stream([Z[:, :, :1].float()]))
+    for dtype in (torch.float32, torch.uint8):
+        with pytest.raises(ValueError, match=rf"frames are {dtype} and the autoencoder's weights torch\.float64"):
+            decoder.encode(torch.zeros(1, 3, 5, 8, 8, dtype=dtype))
+        with pytest.raises(ValueError, match=rf"frames are {dtype} and the autoencoder's weights torch\.float64"):
+            next(decoder.encode_stream([torch.zeros(1, 3, 1, 8, 8, dtype=dtype)]))
+
+
+@pytest.mark.parametrize("empty", [Z[:0], Z[:, :, :, :0], Z[..., :0]])
+def test_nothing_is_no_clip(vae, empty):
+    decoder = TruncatedDecoder(vae)
+    for call in (lambda z: decoder.loss_and_grad(z, squared), decoder.decode, lambda z: next(decoder.decode_stream([z[:, :, :1]]))):
+        with pytest.raises(ValueError, match="empty"):
+            call(empty)
+    with pytest.raises(ValueError, match="empty"):
+        decoder.encode(torch.zeros(0, 3, 5, 8, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"spatial_chunks": chunks}, r"two whole numbers \(down, across\)") for chunks in (2, (2,), (2, 2, 2), (2.0, 2), (0, 1), ("2", 2))]
+    + [({"spatial_chunks": (2, 2), "halo": halo}, "halo") for halo in (-1, 1.5)]
+    + [({"block": block}, "block is a whole number") for block in (0, 1.5)]
+    + [({"block": 2, "spatial_chunks": (2, 1)}, "1 with spatial chunks")],
+)
+def test_settings(vae, settings, message):
+    with pytest.raises(ValueError, match=message):
+        TruncatedDecoder(vae, **settings)
 
 
 def test_dtype_and_autocast_must_not_change_within_a_clip(tiny_wan):

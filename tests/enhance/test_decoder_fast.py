@@ -130,6 +130,54 @@ def test_a_storage_at_an_address_used_before_is_another_one():
         assert held.of(convolution, torch.float64).weight.flatten()[0] == value
 
 
+def shortcut(decoder):
+    blocks = (block for up in decoder.up_blocks for block in up.resnets)
+    return next(block.conv_shortcut for block in blocks if not isinstance(block.conv_shortcut, torch.nn.Identity))
+
+
+HOOKABLE = {
+    "norm1": lambda decoder: decoder.up_blocks[0].resnets[0].norm1,
+    "nonlinearity": lambda decoder: decoder.up_blocks[0].resnets[0].nonlinearity,
+    "conv1": lambda decoder: decoder.up_blocks[0].resnets[0].conv1,
+    "conv_shortcut": shortcut,
+    "to_qkv": lambda decoder: decoder.mid_block.attentions[0].to_qkv,
+    "resample": lambda decoder: decoder.up_blocks[0].upsamplers[0].resample[1],
+    "norm_out": lambda decoder: decoder.norm_out,
+    "last nonlinearity": lambda decoder: decoder.nonlinearity,
+}
+HOOKS = {
+    "forward": lambda module: module.register_forward_hook(lambda module, args, result: result.tanh()),
+    "forward pre": lambda module: module.register_forward_pre_hook(lambda module, args: (args[0].tanh(), *args[1:])),
+    "backward pre": lambda module: module.register_full_backward_pre_hook(lambda module, grads: tuple(1.5 * grad for grad in grads)),
+    "own forward": lambda module: setattr(module, "forward", lambda *args, forward=module.forward: forward(*args).tanh()),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+@pytest.mark.parametrize("hooked", HOOKABLE.values(), ids=HOOKABLE)
+def test_hooks_inside_are_called(tiny_wan, hooked, hook):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    without = TruncatedDecoder(vae, engine="reference").loss_and_grad(z, squared)
+    hook(hooked(vae.decoder))
+    expected = TruncatedDecoder(vae, engine="reference").loss_and_grad(z, squared)
+    result = TruncatedDecoder(vae, engine="fast").loss_and_grad(z, squared)
+    assert not torch.allclose(expected.grad_z, without.grad_z, rtol=1e-3)
+    torch.testing.assert_close(result.loss, expected.loss, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(result.grad_z, expected.grad_z, rtol=1e-5, atol=1e-7)
+
+
+def test_hooks_of_all_modules_are_called(tiny_wan):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    called: dict[str, set[torch.nn.Module]] = {"reference": set(), "fast": set()}
+    for engine, modules in called.items():
+        hook = torch.nn.modules.module.register_module_forward_hook(lambda module, args, result, seen=modules: seen.add(module))
+        try:
+            TruncatedDecoder(vae, engine=engine).decode(z)
+        finally:
+            hook.remove()
+    assert called["fast"] == called["reference"] != set()
+
+
 def test_wide_layers_are_not_stacked_and_give_the_same(tiny_wan, monkeypatch):
     vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 4, 3, 3)
     stacked = TruncatedDecoder(vae, 1, engine="fast").loss_and_grad(z, squared)
