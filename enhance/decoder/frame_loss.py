@@ -50,8 +50,9 @@ class ClipLoss:
 
         The loss sees a leaf, not the decoder's graph, so that whatever it keeps (a perceptual network's activations) is gone before
         the decoder is differentiated. Frames past the valid ones are not shown to it and get a zero gradient. A group that is not one of
-        `own` has no gradient; groups come in order all the same, since the loss may look at the frame before. `ValueError` for frames that are not as many as
-        the group stands for.
+        `own` has no gradient; groups come in order all the same, since the loss may look at the frame before.
+
+        `ValueError` for frames that are not as many as the group stands for.
         """
         span = frame_span(index, self._temporal_factor)
         if frames.shape[2] != span.stop - span.start:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -163,9 +163,10 @@ class WanAdapter:
         if index == 0 and z_group.shape[2] != 1:
             raise ValueError(f"the first group must hold exactly one latent, got {z_group.shape[2]}")
 
-    def check_dtype(self, x: torch.Tensor, what: str) -> None:
+    def check_dtype(self, x: torch.Tensor, what: Literal["latents", "frames"]) -> None:
         """`ValueError` unless `x` has the dtype of the weights, or autocast casts it."""
-        weights = self.vae.post_quant_conv.weight.dtype
+        beside = self.vae.post_quant_conv if what == "latents" else self.vae.quant_conv
+        weights = next(beside.parameters()).dtype
         if x.dtype == weights or (torch.is_autocast_enabled(x.device.type) and x.is_floating_point()):
             return
         raise ValueError(
