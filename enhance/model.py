@@ -22,6 +22,7 @@ from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.fusion import ReferenceFusion
 from splatmend.enhance.opacity import fixed_noise, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
+from splatmend.enhance.strength import check_strength
 from splatmend.enhance.windows import in_windows
 
 OutputMode = Literal["direct", "residual", "difference"]
@@ -154,8 +155,10 @@ class Enhancer(nn.Module):
         """Encode `[B, 3, T, H, W]`, T = 1 + 4k. Follows the ambient gradient mode.
 
         The first frame goes alone and all others as one chunk, which gives the same values to rounding as group by group.
+        `ValueError` for a wrong rank, channel or frame count, or sides that do not divide into latents.
         """
         adapter = self.adapter()
+        adapter.check_frames(clip)
         adapter.group_count(clip.shape[2])
         clip = clip.to(self.vae.dtype)
         head, cache, taps = adapter.encoder.group(clip[:, :, :1], adapter.initial_encoder_cache(), self.taps)
@@ -257,8 +260,13 @@ class Enhancer(nn.Module):
         opacity: torch.Tensor | None = None,
         references: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes the input, with what `references` gave it (see `fused`), and
-        the result: 0 to 1. `opacity`: see `emptied`."""
+        """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes the input, with what `references` gave it (see `fused`),
+        and the result: 0 to 1. `opacity`: see `emptied`. `ValueError` for a clip of a wrong rank, channel or frame count, or sides that are
+        no multiple of `size_multiple`, `UserError` for a strength that is not between 0 and 1."""
+        check_strength(strength)
+        self.adapter().check_frames(clip)
+        if clip.shape[3] % self.size_multiple or clip.shape[4] % self.size_multiple:
+            raise ValueError(f"the clip's {clip.shape[3]}x{clip.shape[4]} pixels are no multiple of {self.size_multiple} along both sides")
         x = self.fused(clip, references)
         # Group by group holds the least, but only without a graph.
         encoded = self.encode(x) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor))

@@ -89,7 +89,10 @@ class StreamingEnhancer:
 
         For enhancers that look at them: `opacity` of each frame `[H, W]` in [0, 1], None where it is not known and all counts as opaque;
         `references` of each frame `[K, H, W, 4]` uint8, the last channel 255 where they are seen, None where there are none.
+
+        `UserError` for no frames, fewer than `count`, or frames that are not `[H, W, 3]` uint8.
         """
+        frames = _checked(frames, count)
         fuses = references is not None and self.enhancer.spec.references > 0
         if self.strength == 0.0 and not fuses:
             yield from frames
@@ -272,6 +275,23 @@ def _with_references(frames: Iterable[np.ndarray], references: Iterable[np.ndarr
             taken = np.concatenate(list(known[:layers]), axis=-1)
             given[..., : taken.shape[-1]] = taken
         yield np.concatenate([rgb, given], axis=-1)
+
+
+def _checked(frames: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """The same frames; `UserError` where one is no picture of bytes, or they end before `count`."""
+    if count < 1:
+        raise UserError(f"frames: {count} are none to enhance; give a clip with at least one frame.")
+    seen = 0
+    for rgb in frames:
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+            raise UserError(
+                f"frames: frame {seen} is {rgb.dtype} of shape {tuple(rgb.shape)}, not [height, width, 3] uint8; "
+                "give colours as bytes, 0 to 255."
+            )
+        seen += 1
+        yield rgb
+    if seen < count:
+        raise UserError(f"frames: there are {seen}, but {count} were to be enhanced; give a count of at most {seen}, or all frames.")
 
 
 def _tell(on_progress: Progress, count: int, done: int) -> None:

@@ -12,9 +12,11 @@ import torch
 
 
 def window_starts(count: int, window: int, overlap: int) -> list[int]:
-    """First latent of every window; `ValueError` for an overlap that leaves no stride."""
+    """First latent of every window; `ValueError` for an overlap that leaves no stride, or no latents."""
     if window < 1 or not 0 <= overlap < window:
         raise ValueError(f"windows need at least one latent and an overlap smaller than themselves; got {window} and {overlap}")
+    if count < 1:
+        raise ValueError(f"there must be at least one latent; got {count}")
     if count <= window:
         return [0]
     starts = list(range(0, count - window, window - overlap))
@@ -39,7 +41,7 @@ def stream_windows(
     """Apply `predict` (`[B, C, W, h, w]` to the same shape) to windows of a stream of `count` latents `[B, C, 1, h, w]`.
 
     Yields the blended latents in order, one at a time, as soon as no later window touches them; holds about one window.
-    Gradients flow where they are on.
+    Gradients flow where they are on. `ValueError` where the stream holds fewer.
     """
     starts = window_starts(count, window, overlap)
     source = iter(latents)
@@ -49,7 +51,10 @@ def stream_windows(
     for number, start in enumerate(starts):
         stop = min(start + window, count)
         while read < stop:
-            held[read] = next(source)
+            latent = next(source, None)
+            if latent is None:
+                raise ValueError(f"the stream ended after {read} of its {count} latents")
+            held[read] = latent
             read += 1
         result = predict(torch.cat([held[i] for i in range(start, stop)], dim=2))
         last = number == len(starts) - 1

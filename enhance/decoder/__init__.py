@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter, SideFeatures, SplitDecoderAdapter
 from splatmend.enhance.decoder.advice import DecoderMemoryError
-from splatmend.enhance.decoder.engine import Engine
+from splatmend.enhance.decoder.engine import Engine, forget_packed_weights
 from splatmend.enhance.decoder.frame_loss import FrameLoss
 from splatmend.enhance.decoder.gradients import LossAndGrad, surrogate
 from splatmend.enhance.decoder.groups import (
@@ -33,6 +33,7 @@ __all__ = [
     "SplitDecoderAdapter",
     "TruncatedDecoder",
     "WanAdapter",
+    "forget_packed_weights",
     "frame_count",
     "frame_span",
     "group_count",

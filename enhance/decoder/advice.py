@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
@@ -31,40 +32,47 @@ class Settings:
     block: int = 1
     spatial_chunks: tuple[int, int] = (1, 1)
 
-    def leaner(self) -> str:
-        """What to change of these."""
+    def leaner(self, height: int, width: int) -> str:
+        """What to change of these for latents of `height` x `width`, which cannot be cut into more chunks than that."""
         steps = [text for text, there in (("truncation=1", self.truncation > 1), ("block=1", self.block > 1)) if there]
         down, across = self.spatial_chunks
-        if self.spatial_chunks == (1, 1):
+        more = min(2 * down, height), min(2 * across, width)
+        if more == (2, 2) and self.spatial_chunks == (1, 1):
             steps.append("spatial_chunks=(2, 2), which leaves about a third of a decoder's activations")
-        else:
-            steps.append(f"spatial_chunks=({2 * down}, {2 * across}) in place of ({down}, {across})")
-        return "take " + ", or ".join(steps)
+        elif more != (down, across):
+            steps.append(f"spatial_chunks={more} in place of {(down, across)}")
+        return "take " + ", or ".join(steps or ["smaller or fewer clips at a time"])
 
 
 def advice(adapter: object, z: torch.Tensor, walk: Walk, settings: Settings = Settings()) -> str:
     """One sentence: what is full, and what the settings that keep less would need at the size of `z` [B, C, L, h, w].
 
-    Figures only for CUDA devices, and where no side features join: elsewhere the settings alone.
+    Figures only for CUDA devices, where no side features join and the pieces that are measured still fit: elsewhere the settings alone.
+    `walk` must let `torch.OutOfMemoryError` through.
     """
     if not isinstance(adapter, WanAdapter):
         return "the memory is full; use spatial_chunks, or smaller or fewer clips at a time."
     height, width = (size * adapter.spatial_factor for size in z.shape[-2:])
     full = f"the memory is full at {z.shape[0]} x {height}x{width} with memory='{adapter.decoder.memory}'"
-    rest = settings.leaner()
+    rest = settings.leaner(*z.shape[-2:])
     leaner = list(get_args(Memory))[get_args(Memory).index(adapter.decoder.memory) + 1 :]
-    if not z.is_cuda or adapter.decoder.join:
+    needs: dict[Memory, float] = {}
+    if z.is_cuda and not adapter.decoder.join:
+        # Whatever else lies on the device may leave no room for a piece either.
+        with contextlib.suppress(torch.OutOfMemoryError):
+            needs = {memory: _gigabytes(adapter, memory, z, walk, settings) for memory in (adapter.decoder.memory, *leaner)}
+    if not needs:
         lean = " or ".join(f"memory='{memory}'" for memory in leaner)
         return f"{full}; " + (f"take {lean}; " if lean else "") + f"{rest}."
-    needs = {memory: _gigabytes(adapter, memory, z, walk) for memory in (adapter.decoder.memory, *leaner)}
     own = needs.pop(adapter.decoder.memory)
     others = "".join(f", memory='{memory}' about {gigabytes:.1f}" for memory, gigabytes in needs.items())
     return f"{full}, which needs about {own:.1f} GB{others}; {rest}."
 
 
-def _gigabytes(adapter: WanAdapter, memory: Memory, z: torch.Tensor, walk: Walk) -> float:
+def _gigabytes(adapter: WanAdapter, memory: Memory, z: torch.Tensor, walk: Walk, settings: Settings) -> float:
     """What a gradient at the size of `z` takes beside the weights, from the allocator's peak on a piece of it."""
-    tile = min(TILE, z.shape[-2]), min(TILE, z.shape[-1])
+    # Into as many chunks as the clip, so no side may hold fewer latents than chunks.
+    tile = tuple(min(max(TILE, chunks), size) for chunks, size in zip(settings.spatial_chunks, z.shape[-2:], strict=True))
     piece = torch.zeros(1, z.shape[1], min(GROUPS, z.shape[2]), *tile, dtype=z.dtype, device=z.device)
     leaner = WanAdapter(adapter.vae, memory=memory, engine=adapter.decoder.engine)
     # Once without looking, since the first call makes the fast layers' weights.

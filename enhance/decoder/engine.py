@@ -19,6 +19,15 @@ def operations_for(engine: Engine, x: torch.Tensor) -> ReferenceOperations:
     return _fast() if engine == "fast" or (engine == "auto" and x.is_cuda) else _reference()
 
 
+def forget_packed_weights() -> None:
+    """Make the fast layers look at all weights again, after frozen ones were changed in a way that PyTorch does not count.
+
+    Only needed after writes past the parameters themselves: `p.data.mul_(2)`, through NumPy, or by a captured graph. Optimisers,
+    `load_state_dict`, moves, `p.data = x` and operations under `torch.no_grad()` are seen without it.
+    """
+    _fast().forget_weights()
+
+
 @lru_cache(maxsize=1)
 def _fast() -> ReferenceOperations:
     from splatmend.enhance.decoder.fast.operations import FastOperations

@@ -51,11 +51,18 @@ class ClipLoss:
         The loss sees a leaf, not the decoder's graph, so that whatever it keeps (a perceptual network's activations) is gone before
         the decoder is differentiated. Frames past the valid ones are not shown to it and get a zero gradient. A group that is not one of
         `own` has no gradient; groups come in order all the same, since the loss may look at the frame before.
+
+        `ValueError` for frames that are not as many as the group stands for.
         """
+        span = frame_span(index, self._temporal_factor)
+        if frames.shape[2] != span.stop - span.start:
+            raise ValueError(
+                f"group {index} stands for {span.stop - span.start} frames of the clip, but the decoder gave {frames.shape[2]}: the first "
+                f"group must give one frame and every other one the adapter's temporal_factor ({self._temporal_factor})"
+            )
         if index not in self._own:
             self._previous = frames.detach()[:, :, -1:].clone()
             return None, [None] * len(self._params)
-        span = frame_span(index, self._temporal_factor)
         valid = min(span.stop, self._valid_frames) - span.start
         leaf = frames.detach()[:, :, :valid].requires_grad_()
         with torch.enable_grad():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -39,7 +39,7 @@ class PixelGradient(Protocol):
         frame_loss: FrameLoss,
         *,
         side: Side | None = None,
-        params: Sequence[torch.Tensor] = (),
+        params: Iterable[torch.Tensor] = (),
         loss_scale: float = 1.0,
         valid_frames: int | None = None,
     ) -> LossAndGrad:
@@ -71,14 +71,14 @@ class _Clip:
         z: torch.Tensor,
         frame_loss: FrameLoss,
         side: Side | None,
-        params: Sequence[torch.Tensor],
+        params: Iterable[torch.Tensor],
         loss_scale: float,
         valid_frames: int | None,
     ) -> None:
         self._adapter, self._side, self._frame_loss, self._loss_scale = adapter, side, frame_loss, loss_scale
         self.z, self.params = z.detach(), list(params)
         self.valid_frames, self.groups = valid_part(z.shape[2], adapter.temporal_factor, valid_frames)
-        self.sums = GradientSums(z, params)
+        self.sums = GradientSums(z, self.params)
         self._whole = whole_frame(z.shape[3], z.shape[4])
 
     def span(self, index: int) -> slice:
@@ -167,7 +167,7 @@ class _Rival(ABC):
         frame_loss: FrameLoss,
         *,
         side: Side | None = None,
-        params: Sequence[torch.Tensor] = (),
+        params: Iterable[torch.Tensor] = (),
         loss_scale: float = 1.0,
         valid_frames: int | None = None,
     ) -> LossAndGrad:

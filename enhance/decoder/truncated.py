@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, NoReturn, TypeAlias
@@ -87,10 +88,16 @@ class TruncatedDecoder:
     ) -> None:
         if truncation < 0 or truncation != int(truncation):
             raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
-        if block < 1 or (block > 1 and spatial_chunks != (1, 1)):
-            raise ValueError(f"block is a number of groups, 1 or more, and 1 with spatial chunks; got {block} with {spatial_chunks}")
-        if min(spatial_chunks) < 1 or halo < 0:
-            raise ValueError(f"spatial_chunks must be 1 or more and halo 0 or more; got {spatial_chunks} and {halo}")
+        if not _whole(*_pair(spatial_chunks), at_least=1) or not _whole(halo, at_least=0):
+            raise ValueError(
+                f"spatial_chunks are two whole numbers (down, across), each 1 or more, and halo is one, 0 or more; "
+                f"got {spatial_chunks} and {halo}"
+            )
+        spatial_chunks = _pair(spatial_chunks)
+        if not _whole(block, at_least=1) or (block > 1 and spatial_chunks != (1, 1)):
+            raise ValueError(
+                f"block is a whole number of groups, 1 or more, and 1 with spatial chunks; got {block} with spatial_chunks={spatial_chunks}"
+            )
         if not 0 <= share[0] < share[1]:
             raise ValueError(f"share is (i, n), process i of n, so 0 <= i < n; got {share}")
         if isinstance(vae, AutoencoderKLWan):
@@ -142,7 +149,7 @@ class TruncatedDecoder:
         frame_loss: FrameLoss,
         *,
         side: Side | None = None,
-        params: Sequence[torch.Tensor] = (),
+        params: Iterable[torch.Tensor] = (),
         loss_scale: float = 1.0,
         valid_frames: int | None = None,
     ) -> LossAndGrad:
@@ -167,23 +174,33 @@ class TruncatedDecoder:
         `torch.OutOfMemoryError`) where the device's memory is full, saying which setting takes less.
         """
         self._check_latents(z)
-        valid, groups = valid_part(z.shape[2], self.adapter.temporal_factor, valid_frames)
         z = z.detach()
+        try:
+            return self._loss_and_grad(z, frame_loss, side, list(params), loss_scale, valid_frames)
+        except torch.OutOfMemoryError as full:
+            # Not raised from here: its traceback would hold on to the graphs.
+            fault = str(full)
+        self._complain_of_memory(z, fault)
+
+    def _loss_and_grad(
+        self,
+        z: torch.Tensor,
+        frame_loss: FrameLoss,
+        side: Side | None = None,
+        params: Sequence[torch.Tensor] = (),
+        loss_scale: float = 1.0,
+        valid_frames: int | None = None,
+    ) -> LossAndGrad:
+        """`loss_and_grad` without advice where the memory is full."""
+        valid, groups = valid_part(z.shape[2], self.adapter.temporal_factor, valid_frames)
         sums = GradientSums(z, params)
         own = self._span(groups)
         loss = ClipLoss(frame_loss, self.adapter.temporal_factor, valid, loss_scale, params, own, whole=len(own) == groups)
         clip = _Clip(z, side, own, sums, list(params))
-        fault = None
-        try:
-            if self.spatial_chunks == (1, 1):
-                self._backprop_whole(clip, loss)
-            else:
-                self._backprop_chunks(clip, loss)
-        except torch.OutOfMemoryError as full:
-            # Not raised from here: its traceback would hold on to the graphs.
-            fault = str(full)
-        if fault is not None:
-            self._complain_of_memory(z, fault)
+        if self.spatial_chunks == (1, 1):
+            self._backprop_whole(clip, loss)
+        else:
+            self._backprop_chunks(clip, loss)
         return sums.result(loss.mean(torch.zeros((), device=z.device, dtype=accumulation_dtype(z.dtype))))
 
     def _span(self, groups: int) -> range:
@@ -192,8 +209,11 @@ class TruncatedDecoder:
 
     def _complain_of_memory(self, z: torch.Tensor, fault: str) -> NoReturn:
         def walk(adapter: WanAdapter, piece: torch.Tensor) -> LossAndGrad:
-            leaner = TruncatedDecoder(adapter, self.truncation, block=self.block)
-            return leaner.loss_and_grad(piece, lambda frames, span, previous: frames.square().sum())
+            # The same part of the piece lies in halos as of the clip, so that chunks too grow with the area.
+            part = max(small / size for small, size in zip(piece.shape[-2:], z.shape[-2:], strict=True))
+            halo, chunks = math.ceil(self.halo * part), self.spatial_chunks
+            leaner = TruncatedDecoder(adapter, self.truncation, block=self.block, spatial_chunks=chunks, halo=halo)
+            return leaner._loss_and_grad(piece, lambda frames, span, previous: frames.square().sum())
 
         set_already = Settings(truncation=self.truncation, block=self.block, spatial_chunks=self.spatial_chunks)
         error = DecoderMemoryError(advice(self.adapter, z, walk, set_already))
@@ -210,6 +230,7 @@ class TruncatedDecoder:
 
     def _backprop_chunks(self, clip: _Clip, loss: ClipLoss) -> None:
         adapter = self.adapter
+        spatial_crops(*clip.z.shape[-2:], self.spatial_chunks, self.halo)  # before any work: chunks that do not fit are an error
         if not isinstance(adapter, SplitDecoderAdapter):
             frame_grads = self._frame_gradients(clip, loss, whole_decoder(adapter), clip.latents())
             self._walk_chunks(clip, whole_decoder(adapter), clip.latents(), clip.sums, frame_grads)
@@ -319,13 +340,21 @@ class TruncatedDecoder:
             raise ValueError(f"the decoder takes latents of {self.adapter.latent_channels} channels, got {z.shape[1]}")
         if z.shape[2] < 1:
             raise ValueError("the clip holds no latent")
-        if isinstance(self.adapter, WanAdapter) and not torch.is_autocast_enabled(z.device.type):
-            weights = next(self.adapter.vae.post_quant_conv.parameters()).dtype
-            if z.dtype != weights:
-                raise ValueError(
-                    f"the latents are {z.dtype} and the decoder's weights {weights}; cast the latents (`denormalise` computes in float32), "
-                    "or use autocast"
-                )
+        if not z.numel():
+            raise ValueError(f"the latents are empty: {tuple(z.shape)}")
+        if isinstance(self.adapter, WanAdapter):
+            self.adapter.check_dtype(z, "latents")
+
+
+def _pair(spatial_chunks: Sequence[int]) -> tuple[int, int]:
+    """What is no pair is none that fits."""
+    if not isinstance(spatial_chunks, Sequence) or len(spatial_chunks) != 2:
+        return 0, 0
+    return spatial_chunks[0], spatial_chunks[1]
+
+
+def _whole(*numbers: int, at_least: int) -> bool:
+    return all(isinstance(number, int) and number >= at_least for number in numbers)
 
 
 class _Clip(NamedTuple):

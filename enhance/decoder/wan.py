@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -78,19 +78,17 @@ class WanAdapter:
         """Decode denormalised latents [B, C, t, h, w] to unclamped frames [B, 3, t * temporal_factor, H, W], and the next cache.
 
         Group 0 must hold exactly one latent; a later call may hold several, which gives the same frames to rounding.
-        Raises `ValueError` for a wrong rank, channel or latent count, or side features that do not match the joins, and `TypeError`
-        where dtype or autocast are not those of the cache.
+        Raises `ValueError` for a wrong rank, channel or latent count, nothing at all, another dtype than the weights', or side features
+        that do not match the joins, and `TypeError` where dtype or autocast are not those of the cache.
         """
-        self._check(z_group, "a latent group", self.latent_channels)
-        if index == 0 and z_group.shape[2] != 1:
-            raise ValueError(f"the first group must hold exactly one latent, got {z_group.shape[2]}")
+        self._check_latents(z_group, cache, index)
         return self.decoder.group(z_group, cache, index == 0, side)
 
     def decode_first(
         self, z_group: torch.Tensor, cache: WanCache, index: int, side: SideFeatures | None = None
     ) -> tuple[torch.Tensor, WanCache]:
         """The blocks at the latents' resolution: features [B, C', 1, h, w], and their next cache. Raises as `decode_group` does."""
-        self._check(z_group, "a latent group", self.latent_channels)
+        self._check_latents(z_group, cache, index)
         return self.decoder.first_stage(z_group, cache, index == 0, side)
 
     def decode_rest(
@@ -105,18 +103,21 @@ class WanAdapter:
         """Encode frames [B, 3, t, H, W] (t = `frames_of(index)`) to the posterior's mean [B, C, 1, h, w], the next cache and taps.
 
         `taps` are names of encoder blocks (`conv_in`, `down_blocks.i`, `mid_block`, `conv_out`).
-        Raises `ValueError` for a wrong rank, channel or frame count, a side that is no multiple of `spatial_factor`, or an unknown
-        tap, and `TypeError` where dtype or autocast are not those of the cache.
+        Raises `ValueError` for a wrong rank, channel or frame count, nothing at all, another dtype than the weights', a side that is no
+        multiple of `spatial_factor`, or an unknown tap, and `TypeError` where dtype or autocast are not those of the cache.
         """
-        self._check_frames(x_group)
+        self.check_frames(x_group)
         if x_group.shape[2] != self.frames_of(index):
             raise ValueError(f"group {index} must hold {self.frames_of(index)} frames, got {x_group.shape[2]}")
+        if cache.mode is None:
+            self.check_dtype(x_group, "frames")
         moments, cache, tapped = self.encoder.group(x_group, cache, taps)
         return moments[:, : self.latent_channels], cache, tapped
 
     def frame_features(self, x: torch.Tensor, taps: Sequence[str]) -> dict[str, torch.Tensor]:
         """Features of encoder blocks for frames [B, 3, T, H, W], each frame encoded alone: block name -> [B, C', T, H', W']."""
-        self._check_frames(x)
+        self.check_frames(x)
+        self.check_dtype(x, "frames")
         return self.encoder.frame_features(x, taps)
 
     def cache_tensors(self, cache: WanCache) -> tuple[torch.Tensor, ...]:
@@ -155,7 +156,27 @@ class WanAdapter:
         dtype = torch.promote_types(z.dtype, torch.float32)
         return _per_channel(tuple(mean), dtype, z.device), _per_channel(tuple(std), dtype, z.device)
 
-    def _check_frames(self, x: torch.Tensor) -> None:
+    def _check_latents(self, z_group: torch.Tensor, cache: WanCache, index: int) -> None:
+        self._check(z_group, "a latent group", self.latent_channels)
+        if cache.mode is None:  # later groups must be as the cache is
+            self.check_dtype(z_group, "latents")
+        if index == 0 and z_group.shape[2] != 1:
+            raise ValueError(f"the first group must hold exactly one latent, got {z_group.shape[2]}")
+
+    def check_dtype(self, x: torch.Tensor, what: Literal["latents", "frames"]) -> None:
+        """`ValueError` unless `x` has the dtype of the weights, or autocast casts it."""
+        beside = self.vae.post_quant_conv if what == "latents" else self.vae.quant_conv
+        weights = next(beside.parameters()).dtype
+        if x.dtype == weights or (torch.is_autocast_enabled(x.device.type) and x.is_floating_point()):
+            return
+        raise ValueError(
+            f"the {what} are {x.dtype} and the autoencoder's weights {weights}; cast the {what} (`denormalise` computes in float32), "
+            "or use autocast"
+        )
+
+    def check_frames(self, x: torch.Tensor) -> None:
+        """`ValueError` for frames [B, 3, T, H, W] of a wrong rank or channel count, none, or a side that is no multiple of
+        `spatial_factor`."""
         self._check(x, "a group of frames", self.frame_channels)
         if x.shape[3] % self.spatial_factor or x.shape[4] % self.spatial_factor:
             raise ValueError(f"frames of {x.shape[3]}x{x.shape[4]} pixels do not divide into latent pixels of {self.spatial_factor}")
@@ -166,6 +187,8 @@ class WanAdapter:
             raise ValueError(f"{what} must be [batch, channels, time, height, width], got {x.ndim} dimensions: {tuple(x.shape)}")
         if x.shape[1] != channels:
             raise ValueError(f"{what} must have {channels} channels, got {x.shape[1]}")
+        if not x.numel():
+            raise ValueError(f"{what} is empty: {tuple(x.shape)}")
 
 
 @functools.lru_cache(maxsize=16)

@@ -82,6 +82,9 @@ class _Once(dict[str, Slots]):
 class ReferenceOperations:
     """The model's modules as they are, each a pure function of input and slots: for any device, and what others are checked against."""
 
+    def forget_weights(self) -> None:
+        """Forget whatever is held of the modules' weights in another layout; here nothing is."""
+
     def block(self, module: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         """Run a module that takes `feat_cache` and `feat_idx`, or an attention block. `slots` is () before the first group."""
         if isinstance(module, WanAttentionBlock):

@@ -174,7 +174,7 @@ class ClipCache:
         return self._kept(key, lambda: _opacity(clip, start, self.frames(clip, start, stop, None).shape))
 
     def references(self, clip: Clip, start: int, stop: int, layers: int) -> np.ndarray:
-        """The first layers of references of a clip's frames at their full size, `[T, H, W, layers * 4]` uint8; zeros where there are none."""
+        """The first layers of references of a clip's frames at their full size, `[T, H, W, layers * 4]` uint8; zeros for none."""
         key = (f"{clip.path}/references", start, stop, layers)
         return self._kept(key, lambda: _references(clip, start, self.frames(clip, start, stop, None).shape, layers))
 

@@ -82,4 +82,4 @@ def test_sharp_references_sharpen_a_blurred_render() -> None:
 
     bare = np.stack(list(StreamingEnhancer(enhancer).frames(iter(blurred), 9)))
     helped = np.stack(list(StreamingEnhancer(enhancer).frames(iter(blurred), 9, references=iter(layers))))
-    assert error(helped) < 0.2 * error(bare)
+    assert error(helped) < 0.3 * error(bare)

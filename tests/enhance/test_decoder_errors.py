@@ -49,7 +49,7 @@ def test_latents(vae, bad, message):
 def test_latents_have_the_dtype_of_the_weights_or_autocast(tiny_wan):
     decoder = TruncatedDecoder(tiny_wan(dtype=torch.bfloat16))
     z = decoder.adapter.denormalise(Z.bfloat16())
-    with pytest.raises(ValueError, match=r"latents are torch\.float32 and the decoder's weights torch\.bfloat16; cast the latents"):
+    with pytest.raises(ValueError, match=r"latents are torch\.float32 and the autoencoder's weights torch\.bfloat16; cast the latents"):
         decoder.loss_and_grad(z, squared)
     assert decoder.loss_and_grad(z.bfloat16(), squared).grad_z.dtype == torch.bfloat16
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -76,6 +76,63 @@ def test_the_first_group_holds_one_latent(vae):
     adapter = WanAdapter(vae)
     with pytest.raises(ValueError, match="exactly one latent, got 2"):
         adapter.decode_group(Z, adapter.initial_decoder_cache(), 0)
+
+
+def test_the_first_group_of_the_first_stage_holds_one_latent(vae):
+    adapter = WanAdapter(vae)
+    with pytest.raises(ValueError, match="exactly one latent, got 2"):
+        adapter.decode_first(Z, adapter.initial_decoder_cache(), 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"spatial_chunks": (1, 2)}, {"share": (1, 2)}])
+@pytest.mark.parametrize(("given", "index"), [(2, 1), (8, 1), (4, 0)])
+def test_a_group_gives_the_frames_it_stands_for(vae, given, index, settings):
+    class Other(WanAdapter):
+        def decode_group(self, z_group, cache, group, side=None):
+            return self._repeated(super().decode_group(z_group, cache, group, side), group)
+
+        def decode_rest(self, features, cache, group, side=None):
+            return self._repeated(super().decode_rest(features, cache, group, side), group)
+
+        def _repeated(self, decoded, group):
+            frames, cache = decoded
+            return (frames.repeat(1, 1, 8, 1, 1)[:, :, :given] if group == index else frames), cache
+
+    with pytest.raises(ValueError, match=rf"group {index} stands for \d frames of the clip, but the decoder gave {given}"):
+        TruncatedDecoder(Other(vae), **settings).loss_and_grad(Z, squared)
+
+
+def test_the_dtype_is_that_of_the_weights_everywhere(vae):
+    decoder = TruncatedDecoder(vae)
+    with pytest.raises(ValueError, match=r"latents are torch\.float32 and the autoencoder's weights torch\.float64"):
+        next(decoder.decode_stream([Z[:, :, :1].float()]))
+    for dtype in (torch.float32, torch.uint8):
+        with pytest.raises(ValueError, match=rf"frames are {dtype} and the autoencoder's weights torch\.float64"):
+            decoder.encode(torch.zeros(1, 3, 5, 8, 8, dtype=dtype))
+        with pytest.raises(ValueError, match=rf"frames are {dtype} and the autoencoder's weights torch\.float64"):
+            next(decoder.encode_stream([torch.zeros(1, 3, 1, 8, 8, dtype=dtype)]))
+
+
+@pytest.mark.parametrize("empty", [Z[:0], Z[:, :, :, :0], Z[..., :0]])
+def test_nothing_is_no_clip(vae, empty):
+    decoder = TruncatedDecoder(vae)
+    for call in (lambda z: decoder.loss_and_grad(z, squared), decoder.decode, lambda z: next(decoder.decode_stream([z[:, :, :1]]))):
+        with pytest.raises(ValueError, match="empty"):
+            call(empty)
+    with pytest.raises(ValueError, match="empty"):
+        decoder.encode(torch.zeros(0, 3, 5, 8, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"spatial_chunks": chunks}, r"two whole numbers \(down, across\)") for chunks in (2, (2,), (2, 2, 2), (2.0, 2), (0, 1), ("2", 2))]
+    + [({"spatial_chunks": (2, 2), "halo": halo}, "halo") for halo in (-1, 1.5)]
+    + [({"block": block}, "block is a whole number") for block in (0, 1.5)]
+    + [({"block": 2, "spatial_chunks": (2, 1)}, "1 with spatial chunks")],
+)
+def test_settings(vae, settings, message):
+    with pytest.raises(ValueError, match=message):
+        TruncatedDecoder(vae, **settings)
 
 
 def test_dtype_and_autocast_must_not_change_within_a_clip(tiny_wan):
@@ -140,7 +197,8 @@ def test_full_memory_names_the_settings_that_take_less(vae, memory, settings):
     ("settings", "remedy"),
     [
         ({"truncation": 3, "block": 2}, "take truncation=1, or block=1, or spatial_chunks=(2, 2)"),
-        ({"spatial_chunks": (1, 2), "halo": 1}, "take spatial_chunks=(2, 4) in place of (1, 2)."),
+        ({"spatial_chunks": (1, 2), "halo": 1}, "take spatial_chunks=(2, 2) in place of (1, 2)."),
+        ({"spatial_chunks": (2, 2), "halo": 1}, "; take smaller or fewer clips at a time."),
     ],
 )
 def test_full_memory_names_what_is_not_set_yet(vae, settings, remedy):
@@ -150,6 +208,47 @@ def test_full_memory_names_what_is_not_set_yet(vae, settings, remedy):
     with pytest.raises(torch.OutOfMemoryError) as caught:
         TruncatedDecoder(vae, memory="small", **settings).loss_and_grad(Z, greedy)
     assert remedy in str(caught.value)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it lies on a GPU; memory is measured by hand."""
+
+    is_cuda = property(lambda self: True)
+
+
+def measured(monkeypatch, vae, full, **settings):
+    """The advice for a clip on a device that is full, and the pieces that were measured there, with the decoders that walked them."""
+    walked = []
+    inner = TruncatedDecoder._loss_and_grad
+
+    def walk(self, z, *args):
+        walked.append((tuple(z.shape), self))
+        if len(walked) == 1 or full:
+            raise torch.OutOfMemoryError("still full")
+        return inner(self, z.as_subclass(torch.Tensor), *args)
+
+    monkeypatch.setattr(TruncatedDecoder, "_loss_and_grad", walk)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10**9)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2 * 10**9)
+    z = torch.zeros(1, 4, 2, 20, 32, dtype=torch.float64).as_subclass(OnGpu)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        TruncatedDecoder(vae, **settings).loss_and_grad(z, squared)
+    return str(caught.value), walked[1:]
+
+
+def test_a_device_that_stays_full_gets_advice_without_figures(vae, monkeypatch):
+    message, walked = measured(monkeypatch, vae, full=True)
+    assert "memory='fast'; take memory='balanced' or memory='small'; take spatial_chunks=(2, 2)" in message
+    assert len(walked) == 1
+
+
+def test_memory_is_measured_with_the_chunks_that_are_set(vae, monkeypatch):
+    message, walked = measured(monkeypatch, vae, full=False, memory="small", spatial_chunks=(1, 17), halo=4)
+    assert "needs about 2.4 GB; take spatial_chunks=(2, 32) in place of (1, 17)." in message  # 20 x 32 latents by 16 x 17
+    assert [shape for shape, _ in walked] == [(1, 4, 2, 16, 17)] * 2
+    assert {(decoder.spatial_chunks, decoder.halo) for _, decoder in walked} == {((1, 17), 4)}
 
 
 @pytest.mark.gpu

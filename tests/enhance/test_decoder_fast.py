@@ -7,7 +7,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 
 from splatmend.enhance.causal_lora import add_causal_lora
-from splatmend.enhance.decoder import TruncatedDecoder
+from splatmend.enhance.decoder import TruncatedDecoder, forget_packed_weights
 from splatmend.enhance.decoder.fast import attention as fast_attention
 from splatmend.enhance.decoder.fast import bands, conv, frozen, launch
 from splatmend.enhance.decoder.fast.conv import LAST, causal_conv
@@ -99,6 +99,83 @@ def test_moved_weights_are_seen(tiny_wan):
         vae.decoder.conv_in.weight.mul_(1.5)
     assert not torch.allclose(decoder.decode(z), before)
     torch.testing.assert_close(decoder.decode(z), TruncatedDecoder(vae, engine="reference").decode(z), rtol=1e-6, atol=1e-7)
+
+
+def test_biases_in_other_memory_are_seen(tiny_wan):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    decoder, model = TruncatedDecoder(vae, engine="fast"), TruncatedDecoder(vae, engine="reference")
+    for _ in range(3):  # the memory of one is given to the next
+        decoder.decode(z)
+        for name, parameter in vae.decoder.named_parameters():
+            if name.endswith("bias"):
+                parameter.data = parameter.data + 1.0
+        torch.testing.assert_close(decoder.decode(z), model.decode(z), rtol=1e-6, atol=1e-7)
+
+
+def test_weights_written_past_pytorch_s_count_are_seen_once_the_packed_ones_are_forgotten(tiny_wan):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    decoder = TruncatedDecoder(vae, engine="fast")
+    decoder.decode(z)
+    for parameter in vae.decoder.parameters():
+        parameter.data.mul_(1.1)
+    forget_packed_weights()
+    torch.testing.assert_close(decoder.decode(z), TruncatedDecoder(vae, engine="reference").decode(z), rtol=1e-6, atol=1e-7)
+
+
+def test_a_storage_at_an_address_used_before_is_another_one():
+    convolution = torch.nn.Conv2d(2, 2, 1)
+    held = frozen.FrozenWeights()
+    for value in range(50):
+        convolution.weight.data = torch.full((2, 2, 1, 1), float(value))  # its memory is often that of the one before the last
+        assert held.of(convolution, torch.float64).weight.flatten()[0] == value
+
+
+def shortcut(decoder):
+    blocks = (block for up in decoder.up_blocks for block in up.resnets)
+    return next(block.conv_shortcut for block in blocks if not isinstance(block.conv_shortcut, torch.nn.Identity))
+
+
+HOOKABLE = {
+    "norm1": lambda decoder: decoder.up_blocks[0].resnets[0].norm1,
+    "nonlinearity": lambda decoder: decoder.up_blocks[0].resnets[0].nonlinearity,
+    "conv1": lambda decoder: decoder.up_blocks[0].resnets[0].conv1,
+    "conv_shortcut": shortcut,
+    "to_qkv": lambda decoder: decoder.mid_block.attentions[0].to_qkv,
+    "resample": lambda decoder: decoder.up_blocks[0].upsamplers[0].resample[1],
+    "norm_out": lambda decoder: decoder.norm_out,
+    "last nonlinearity": lambda decoder: decoder.nonlinearity,
+}
+HOOKS = {
+    "forward": lambda module: module.register_forward_hook(lambda module, args, result: result.tanh()),
+    "forward pre": lambda module: module.register_forward_pre_hook(lambda module, args: (args[0].tanh(), *args[1:])),
+    "backward pre": lambda module: module.register_full_backward_pre_hook(lambda module, grads: tuple(1.5 * grad for grad in grads)),
+    "own forward": lambda module: setattr(module, "forward", lambda *args, forward=module.forward: forward(*args).tanh()),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+@pytest.mark.parametrize("hooked", HOOKABLE.values(), ids=HOOKABLE)
+def test_hooks_inside_are_called(tiny_wan, hooked, hook):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    without = TruncatedDecoder(vae, engine="reference").loss_and_grad(z, squared)
+    hook(hooked(vae.decoder))
+    expected = TruncatedDecoder(vae, engine="reference").loss_and_grad(z, squared)
+    result = TruncatedDecoder(vae, engine="fast").loss_and_grad(z, squared)
+    assert not torch.allclose(expected.grad_z, without.grad_z, rtol=1e-3)
+    torch.testing.assert_close(result.loss, expected.loss, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(result.grad_z, expected.grad_z, rtol=1e-5, atol=1e-7)
+
+
+def test_hooks_of_all_modules_are_called(tiny_wan):
+    vae, z = tiny_wan().requires_grad_(False), randn(1, 4, 2, 2, 2)
+    called: dict[str, set[torch.nn.Module]] = {"reference": set(), "fast": set()}
+    for engine, modules in called.items():
+        hook = torch.nn.modules.module.register_module_forward_hook(lambda module, args, result, seen=modules: seen.add(module))
+        try:
+            TruncatedDecoder(vae, engine=engine).decode(z)
+        finally:
+            hook.remove()
+    assert called["fast"] == called["reference"] != set()
 
 
 def test_wide_layers_are_not_stacked_and_give_the_same(tiny_wan, monkeypatch):

@@ -61,6 +61,37 @@ def test_strength_mixes_input_and_result() -> None:
     torch.testing.assert_close(enhancer(x, strength=0.25), x + 0.25 * (full - x))
 
 
+@pytest.mark.parametrize("strength", [-0.1, 1.1, 7.0, float("nan")])
+def test_a_strength_out_of_range_is_refused(strength: float) -> None:
+    with pytest.raises(UserError, match="between 0"):
+        tiny()(clip(1), strength=strength)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (clip()[0], "got 4 dimensions"),
+        (clip()[:, :2], "3 channels, got 2"),
+        (clip(8), "8 frames does not fill"),
+        (clip()[:, :, :0], "empty"),
+        (clip(height=31), "31x32 pixels"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused(bad: torch.Tensor, message: str) -> None:
+    enhancer = tiny()
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            for call in (enhancer, enhancer.encode):
+                with pytest.raises(ValueError, match=message):
+                    call(bad)
+
+
+def test_latents_that_do_not_fill_the_transformer_s_patches_are_refused() -> None:
+    enhancer = tiny()
+    with pytest.raises(ValueError, match="no multiple of"):
+        enhancer(clip(height=32 + enhancer.adapter().spatial_factor))
+
+
 def test_a_join_that_does_not_fit_is_refused() -> None:
     vae = small_vae(8)
     with pytest.raises(ValueError, match="needs"):

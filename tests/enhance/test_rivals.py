@@ -157,6 +157,16 @@ def test_wrong_arguments(tiny_wan, clip):
         ExactCheckpointing(vae).loss_and_grad(z, lambda frames, span, previous: frames)
 
 
+@pytest.mark.parametrize("way", ["full", "D=1"])
+def test_parameters_may_come_one_by_one(tiny_wan, clip, way):
+    vae, (z, loss) = tiny_wan(), clip
+    vae.decoder.requires_grad_()
+    wanted = RIVALS[way](vae).loss_and_grad(z, loss, params=list(vae.decoder.parameters())).grad_params
+    found = RIVALS[way](vae).loss_and_grad(z, loss, params=vae.decoder.parameters()).grad_params
+    assert any(grad.norm() > 0 for grad in wanted)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def kept(vae, way, latents: int) -> int:
     with KeptBytes(vae.parameters()) as bytes_:
         way.loss_and_grad(torch.ones(1, 4, latents, 2, 2), lambda frames, span, previous: frames.square().sum())

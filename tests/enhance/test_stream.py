@@ -19,6 +19,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.enhance.model import Enhancer
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.enhance.stream import StreamingEnhancer, enhance_clip
+from splatmend.enhance.windows import stream_windows
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,27 @@ def test_settings_out_of_range_are_named(enhancer: Enhancer) -> None:
         StreamingEnhancer(enhancer, strength=1.5)
     with pytest.raises(UserError, match="overlap"):
         StreamingEnhancer(enhancer, window=3, overlap=3)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+@pytest.mark.parametrize(("there", "count"), [(0, 0), (0, 5), (3, 5), (7, 8), (7, 20)])
+def test_fewer_frames_than_were_promised_are_an_error(enhancer: Enhancer, there: int, count: int, strength: float) -> None:
+    with pytest.raises(UserError, match=rf"there are {there}, but {count}" if count else "at least one frame"):
+        list(StreamingEnhancer(enhancer, strength=strength).frames(iter(frames(there)), count))
+
+
+@pytest.mark.parametrize("bad", [frames(5) / 255.0, frames(5).astype(np.float32), frames(5)[..., 0], frames(5)[..., :2]])
+def test_frames_that_are_no_bytes_are_an_error(enhancer: Enhancer, bad: np.ndarray) -> None:
+    with pytest.raises(UserError, match="uint8; give colours as bytes"):
+        list(StreamingEnhancer(enhancer).frames(iter(bad), 5))
+
+
+def test_a_stream_of_too_few_latents_is_an_error() -> None:
+    latents = (torch.zeros(1, 1, 1, 1, 1) for _ in range(3))
+    with pytest.raises(ValueError, match="ended after 3 of its 5 latents"):
+        list(stream_windows(latents, 5, 4, 1, lambda z: z))
+    with pytest.raises(ValueError, match="at least one latent"):
+        list(stream_windows([], 0, 4, 1, lambda z: z))
 
 
 def test_without_a_strength_the_enhancers_own_counts(enhancer: Enhancer) -> None:

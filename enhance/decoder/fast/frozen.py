@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 TAPS = 3
 """Frames that a causal convolution sees."""
@@ -52,7 +53,12 @@ class FrozenConvolution:
 
 
 class FrozenWeights:
-    """The frozen weights of modules, made when first asked for and again when they changed, kept while their modules live."""
+    """The frozen weights of modules, made when first asked for and again when they changed, kept while their modules live.
+
+    A change is one that PyTorch counts (an operation on the parameter itself, also without gradients) or other memory (`p.data = x`, a
+    move, a load). What writes into the same memory past the count (`p.data.mul_(2)`, NumPy, a graph's replay) cannot be seen without
+    reading every weight at every call: call `forget` after it.
+    """
 
     def __init__(self) -> None:
         self._held: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], FrozenConvolution]] = weakref.WeakKeyDictionary()
@@ -60,7 +66,7 @@ class FrozenWeights:
     def of(self, convolution: Any, dtype: torch.dtype) -> FrozenConvolution:
         """The weights of a convolution module in `dtype`."""
         weight, bias = convolution.weight, convolution.bias
-        key = (weight.data_ptr(), weight._version, weight.device, dtype, None if bias is None else bias._version)
+        key = (dtype, *_state(weight), *(() if bias is None else _state(bias)))
         held = self._held.get(convolution)
         if held is None or held[0] != key:
             # Ordinary tensors, whatever mode the first caller is in: they are used in graphs later.
@@ -68,3 +74,15 @@ class FrozenWeights:
                 held = key, FrozenConvolution(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
             self._held[convolution] = held
         return held[1]
+
+    def forget(self) -> None:
+        """Make all weights again when they are next asked for."""
+        self._held.clear()
+
+
+def _state(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Equal while a tensor is the same memory with nothing written to it that PyTorch counts.
+
+    The reference keeps the storage's name, not its memory, from being given to another one: addresses alone come again.
+    """
+    return StorageWeakRef(tensor.untyped_storage()), tensor.data_ptr(), tensor._version, tensor.device

@@ -1,7 +1,7 @@
 """diffusers' Wan modules run through the fast layers, with the modules' own weights.
 
 Convolutions with trained weights run stacked as well (`trained`), their normalisations as they are. A module that no fast layer can
-stand in for (wrapped weights, another activation) runs as it is.
+stand in for (wrapped weights, another activation, hooks anywhere inside) runs as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     WanRMS_norm,
 )
 from torch import nn
+from torch.nn.modules import module as calls
 
 from splatmend.enhance.decoder.fast.attention import attention
 from splatmend.enhance.decoder.fast.conv import LAST, FrozenNorm, causal_conv, residual_block, upsampling_conv
@@ -33,6 +34,9 @@ class FastOperations(ReferenceOperations):
 
     def __init__(self) -> None:
         self._weights = FrozenWeights()
+
+    def forget_weights(self) -> None:
+        self._weights.forget()
 
     def convolution(self, convolution: nn.Module, x: torch.Tensor, slots: Slots) -> tuple[torch.Tensor, Slots]:
         if not _plain_causal(convolution):
@@ -117,7 +121,7 @@ def _norm(module: Any) -> FrozenNorm:
 
 def _activated(norm: Any, nonlinearity: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Normalisation and activation, of whatever is trained."""
-    if type(norm) is not WanRMS_norm or not norm.channel_first or isinstance(norm.bias, nn.Parameter):
+    if type(norm) is not WanRMS_norm or not norm.channel_first or isinstance(norm.bias, nn.Parameter) or _hooked(norm):
         return nonlinearity(norm(x))
     dtype = _compute_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -159,11 +163,12 @@ def _trained_causal(module: Any) -> bool:
 
 
 def _plain_norm(module: nn.Module) -> bool:
-    return type(module) is WanRMS_norm and module.channel_first and not isinstance(module.bias, nn.Parameter) and _is_frozen(module)
+    plain = type(module) is WanRMS_norm and module.channel_first and not isinstance(module.bias, nn.Parameter)
+    return plain and not _hooked(module) and _is_frozen(module)
 
 
 def _is_silu(module: nn.Module) -> bool:
-    return type(module) is nn.SiLU
+    return type(module) is nn.SiLU and not _hooked(module)
 
 
 def _plain_residual(module: Any) -> bool:
@@ -181,9 +186,24 @@ def _plain_upsampler(module: Any) -> bool:
 
 
 def _plain_attention(module: Any) -> bool:
-    return type(module.to_qkv) is type(module.proj) is nn.Conv2d and _is_frozen(module) and not _hooked(module)
+    plain = type(module.to_qkv) is type(module.proj) is nn.Conv2d and type(module.norm) is WanRMS_norm
+    return plain and _is_frozen(module) and not _hooked(module)
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether calling the module does more than its `forward`."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    """Whether calling the module, or any inside it, does more than its class's `forward`: the fast layers would leave that out."""
+    return any(_hooks_of_all) or any(_own_call(part) for part in module.modules())
+
+
+_hooks_of_all = (
+    calls._global_forward_hooks,
+    calls._global_forward_pre_hooks,
+    calls._global_backward_hooks,
+    calls._global_backward_pre_hooks,
+)
+
+
+def _own_call(module: nn.Module) -> bool:
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    # Offloading and quantisation put another `forward` on the instance.
+    return bool(hooks) or "forward" in vars(module)
