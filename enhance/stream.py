@@ -179,11 +179,12 @@ def enhance_clip(
     on_progress: Progress | None = None,
     attention: Attention = "auto",
     compile: bool = False,
+    references: bool = True,
 ) -> Path:
     """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks, frame rate and the name of its log.
 
-    `strength` 0 gives the input's frames exactly. All settings: see `StreamingEnhancer`. `UserError` where `out` exists
-    already or a setting is out of range.
+    `strength` 0 gives the input's frames exactly, with what references gave them; `references` False leaves those of the clip out. All
+    settings: see `StreamingEnhancer`. `UserError` where `out` exists already or a setting is out of range.
     """
     stream = StreamingEnhancer(enhancer, strength=strength, window=window, overlap=overlap, attention=attention, compile=compile)
     config = {
@@ -192,6 +193,7 @@ def enhance_clip(
         "overlap": stream.overlap,
         "encoding": encoding,
         "enhancer": enhancer.spec,
+        "references": min(enhancer.spec.references, clip.references) if references else 0,
     }
     manifest = Manifest(kind="clip", config=config, inputs={"clip": _clip_key(clip)})
     with building(out, manifest, overwrite=overwrite) as folder:
@@ -201,7 +203,9 @@ def enhance_clip(
             ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz, log_id=clip.log_id) as writer,
             WriteBehind(_FRAMES_BEHIND, tell) as behind,
         ):
-            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip))):
+            for index, rgb in enumerate(
+                stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip) if references else None)
+            ):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
         manifest.facts = writer.facts | {"model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
@@ -219,6 +223,7 @@ def enhance_video(
     codec: Codec = "h264",
     on_progress: Progress | None = None,
     compile: bool = False,
+    references: bool = True,
 ) -> Path:
     """Enhance a clip into a video file at `out` (.mp4), frames only; the rest as `enhance_clip`. The file is there whole or not at all."""
     if out.exists() and not overwrite:
@@ -229,7 +234,7 @@ def enhance_video(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming_full_disk(out), VideoWriter(beside, clip.rate_hz, codec) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
-            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip)):
+            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip) if references else None):
                 behind.submit(partial(writer.write, rgb))
         os.replace(beside, out)
     finally:

@@ -34,7 +34,7 @@ class EnhanceConfig:
     """How to enhance a clip."""
 
     strength: float | None = None
-    """0 leaves the clip as it is, 1 takes all of the enhancer's change; None: as the enhancer advises."""
+    """0 leaves the clip as it is (but for references), 1 takes all of the enhancer's change; None: as the enhancer advises."""
     encoding: Encoding = "png"
     """How frames are stored."""
 

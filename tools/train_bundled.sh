@@ -102,7 +102,7 @@ train | all)
         IFS=: read -r frames batch rate seed seconds patchy <<<"$spec"
         number=$((number + 1))
         train small-onestep "$folder" "enhancer$number" --base "$base" --clip-frames "$frames" --batch "$batch" --lr "$rate" --seed "$seed" \
-            --patchy-share "$patchy" --synthetic-share 0.2 --videos "$@" --max-seconds "$seconds"
+            --patchy-share "$patchy" --synthetic-share 0.2 --references 2 --videos "$@" --max-seconds "$seconds"
         base="$folder/enhancer$number"
     done
     echo "the enhancer: $base"

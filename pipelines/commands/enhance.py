@@ -24,7 +24,9 @@ class Options:
     model: str = "bundled"
     """Folder of the enhancer, a hub id, or "bundled"."""
     strength: float | None = None
-    """0 leaves the clip as it is, 1 takes all of the enhancer's change; none: as the enhancer advises."""
+    """0 leaves the clip as it is (but for references), 1 takes all of the enhancer's change; none: as the enhancer advises."""
+    references: bool = True
+    """Take from recorded frames, where the clip brings them (render --references) and the enhancer knows how."""
     encoding: Encoding = "png"
     """How frames are stored: png is lossless; h264 (a video file's, unless av1 is given) and av1 are small."""
     window: int | None = None
@@ -66,6 +68,7 @@ def run(options: Options) -> int:
             "overlap": options.overlap,
             "overwrite": options.overwrite,
             "compile": options.compile,
+            "references": options.references,
             "on_progress": bar.show,
         }
         if suffix == ".mp4":
