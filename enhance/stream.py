@@ -234,7 +234,8 @@ def enhance_video(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming_full_disk(out), VideoWriter(beside, clip.rate_hz, codec) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
-            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip) if references else None):
+            layers = _references_of(clip) if references else None
+            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), layers):
                 behind.submit(partial(writer.write, rgb))
         os.replace(beside, out)
     finally:

@@ -167,6 +167,18 @@ def test_a_clips_own_references_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(results[name], expected)
     assert (results["one"] != results["both"]).any()
     assert (results["one"] != results["bare"]).any()
+    without = open_clip(enhance_clip(model, both, tmp_path / "without", references=False))
+    np.testing.assert_array_equal(np.stack(list(without.iter_rgb())), results["bare"])
+
+
+def test_strength_zero_is_what_references_gave() -> None:
+    model, rgb = tiny(), texture(5)
+    layers = seen_layers(texture(5, seed=1))
+    fused = model.fused(as_clip(rgb), as_references(layers))
+    expected = ((fused.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)[0].permute(1, 2, 3, 0).numpy()
+    streamed = np.stack(list(StreamingEnhancer(model, strength=0.0).frames(iter(rgb), 5, references=iter(layers))))
+    assert np.abs(streamed.astype(int) - expected).max() <= 1
+    np.testing.assert_array_equal(np.stack(list(StreamingEnhancer(model, strength=0.0).frames(iter(rgb), 5))), rgb)
 
 
 def test_a_folder_brings_its_fusion_back(tmp_path: Path) -> None:
