@@ -43,9 +43,9 @@ class ReferenceFusion(nn.Module):
         self.up = nn.Conv2d(_DEEP, _CHANNELS, 3, padding=1)
         self.tail = nn.Sequential(_Block(_CHANNELS), nn.SiLU())
         self.shares_out = nn.Conv2d(_CHANNELS, 4 * (layers + 1), 3, padding=1)
-        for last in (self.match[-1], self.shares_out):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for name, parameter in self.named_parameters():
+            if name.startswith(("match.2.", "shares_out.")):
+                nn.init.zeros_(parameter)
 
     def forward(self, frames: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
         """Fused frames `[B, 3, T, H, W]` float32 of frames in [-1, 1].

@@ -230,7 +230,8 @@ class TruncatedDecoder:
 
     def _backprop_chunks(self, clip: _Clip, loss: ClipLoss) -> None:
         adapter = self.adapter
-        spatial_crops(*clip.z.shape[-2:], self.spatial_chunks, self.halo)  # before any work: chunks that do not fit are an error
+        height, width = clip.z.shape[-2:]
+        spatial_crops(height, width, self.spatial_chunks, self.halo)  # before any work: chunks that do not fit are an error
         if not isinstance(adapter, SplitDecoderAdapter):
             frame_grads = self._frame_gradients(clip, loss, whole_decoder(adapter), clip.latents())
             self._walk_chunks(clip, whole_decoder(adapter), clip.latents(), clip.sums, frame_grads)
