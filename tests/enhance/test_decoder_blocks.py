@@ -47,5 +47,5 @@ def test_a_block_s_losses_cross_its_own_links_and_d_more(tiny_wan, block, trunca
 def test_blocks_and_chunks_do_not_mix(tiny_wan):
     with pytest.raises(ValueError, match="spatial chunks"):
         TruncatedDecoder(tiny_wan(), block=2, spatial_chunks=(1, 2))
-    with pytest.raises(ValueError, match="block is a number of groups"):
+    with pytest.raises(ValueError, match="block is a whole number of groups"):
         TruncatedDecoder(tiny_wan(), block=0)
