@@ -10,6 +10,7 @@ Shape letters: B batch, K layers, T frames, H W pixels (multiples of 4), N = B T
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -107,6 +108,15 @@ class ReferenceFusion(nn.Module):
         # Bounded, so that no exponential overflows.
         weights = there * torch.exp(8 * torch.tanh(logits / 8))
         return weights / weights.sum(dim=1, keepdim=True)
+
+
+def layers_as_channels(known: np.ndarray | None, layers: int, height: int, width: int) -> np.ndarray:
+    """A frame's references `[K, H, W, 4]` uint8 as `[H, W, layers * 4]`: the first layers; what is missing was not seen."""
+    channels = np.zeros((height, width, 4 * layers), np.uint8)
+    if known is not None:
+        taken = np.concatenate(list(known[:layers]), axis=-1)
+        channels[..., : taken.shape[-1]] = taken
+    return channels
 
 
 class _Block(nn.Module):

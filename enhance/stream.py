@@ -23,6 +23,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.video import Codec, VideoWriter
 from splatmend.enhance.attention import Attention, use_attention
 from splatmend.enhance.decoder import regroup_frames
+from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.model import Enhancer, blend
 from splatmend.enhance.opacity import fixed_noise, group_opacity, with_noise
 from splatmend.enhance.overlap import WriteBehind, read_ahead, to_device, to_host
@@ -203,9 +204,8 @@ def enhance_clip(
             ClipWriter(folder, encoding=encoding, rate_hz=clip.rate_hz, log_id=clip.log_id) as writer,
             WriteBehind(_FRAMES_BEHIND, tell) as behind,
         ):
-            for index, rgb in enumerate(
-                stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), _references_of(clip) if references else None)
-            ):
+            layers = _references_of(clip) if references else None
+            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), layers)):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
         manifest.facts = writer.facts | {"model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
@@ -268,19 +268,15 @@ def _with_opacity(frames: Iterable[np.ndarray], opacity: Iterable[np.ndarray | N
         yield np.concatenate([rgb, alpha[..., None]], axis=-1)
 
 
-def _references_of(clip: Clip) -> Iterator[np.ndarray | None]:
-    """The references of a clip's frames, read when they are due."""
-    return (clip.read_references(index) for index in range(len(clip)))
+def _references_of(clip: Clip) -> Iterator[np.ndarray | None] | None:
+    """The references of a clip's frames, read when they are due; None where it has none."""
+    return (clip.read_references(index) for index in range(len(clip))) if clip.references else None
 
 
 def _with_references(frames: Iterable[np.ndarray], references: Iterable[np.ndarray | None], layers: int) -> Iterator[np.ndarray]:
     """Frames `[H, W, C + 4 layers]` uint8 with the first layers of references as further channels; what is missing was not seen."""
     for rgb, known in zip(frames, references, strict=True):
-        given = np.zeros((*rgb.shape[:2], 4 * layers), np.uint8)
-        if known is not None:
-            taken = np.concatenate(list(known[:layers]), axis=-1)
-            given[..., : taken.shape[-1]] = taken
-        yield np.concatenate([rgb, given], axis=-1)
+        yield np.concatenate([rgb, layers_as_channels(known, layers, *rgb.shape[:2])], axis=-1)
 
 
 def _checked(frames: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:

@@ -30,6 +30,7 @@ from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image
 from splatmend.enhance.flow_loss import target_flow
+from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
 from splatmend.enhance.train.identity import source_key
 from splatmend.enhance.train.looks import LookConfig, draw_look, draw_scale, resized
@@ -445,13 +446,8 @@ def _opacity(clip: Clip, start: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def _references(clip: Clip, start: int, shape: tuple[int, ...], layers: int) -> np.ndarray:
     """References of the frames from one on, `[T, H, W, layers * 4]` uint8 where the frames are `shape` [T, H, W, 3]."""
-    found = np.zeros((*shape[:3], 4 * layers), np.uint8)
-    for number in range(shape[0]):
-        known = clip.read_references(start + number)
-        if known is not None:
-            taken = np.concatenate(list(known[:layers]), axis=-1)
-            found[number, ..., : taken.shape[-1]] = taken
-    return found
+    known = (clip.read_references(start + number) for number in range(shape[0]))
+    return np.stack([layers_as_channels(one, layers, *shape[1:3]) for one in known])
 
 
 def _wholly_seen(layer: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ class OneStepObjective:
             return batch
         device = self.enhancer.device
         with torch.set_grad_enabled(self.config.truncation is None and torch.is_grad_enabled()):
-            # In groups where clips are long, and their keys would be those of the clips before.
+            # In groups where clips are long.
             spans = [slice(0, None)] if not self.config.host_clips else [slice(i, i + 4) for i in range(0, batch.degraded.shape[2], 4)]
             parts = [
                 self.enhancer.fused(
@@ -85,12 +85,13 @@ class OneStepObjective:
                 )
                 for span in spans
             ]
-        return batch._replace(degraded=torch.cat(parts, dim=2), references=None, keys=())
+        return batch._replace(degraded=torch.cat(parts, dim=2), references=None)
 
     def encode_input(self, batch: Batch) -> Encoded:
-        """Latents and skip features of the degraded clips; kept latents where there are no skips, whose features are too large to keep.
+        """Latents and skip features of the degraded clips; kept latents where there are no skips, whose features are too large to keep, and
+        no references, with which a clip is no longer the one that its key names.
         Where the enhancer looks at opacity, with fresh noise in what is empty."""
-        if self.latents is None or not batch.keys or self.enhancer.spec.skips:
+        if self.latents is None or not batch.keys or self.enhancer.spec.skips or self.enhancer.fusion is not None:
             encoded = self.encode(batch.degraded)
         else:
             encoded = Encoded(self._kept(batch.degraded, [key for key, _ in batch.keys]), ())
