@@ -115,6 +115,9 @@ def all_rows() -> Iterator[Row]:
         yield truncated("mse", frames, size, 1, memory, engine)
     for memory, size in itertools.product(MEMORY, SIZES):
         yield truncated("lpips", 81, size, 1, memory, "fast")
+        yield truncated("lpips", 81, size, 1, memory, "fast", chunks=(2, 2))
+    for frames, memory in itertools.product((21, 161), MEMORY):
+        yield truncated("lpips", frames, small, 1, memory, "fast")
     for truncation, memory in itertools.product((0, 1, 2), MEMORY):
         # Does the peak grow with the clip? D = 1 has its short clip above.
         for frames in (161,) if truncation == 1 else (21, 81, 161):

@@ -188,7 +188,8 @@ class Enhancer(nn.Module):
 
     def predict_windows(self, z_in: torch.Tensor, window: int | None = None, overlap: int | None = None) -> torch.Tensor:
         """`predict` in the overlapping windows that streaming uses."""
-        return in_windows(z_in, window or self.spec.window, self.spec.overlap if overlap is None else overlap, self.predict)
+        window = self.spec.window if window is None else window
+        return in_windows(z_in, window, self.spec.overlap if overlap is None else overlap, self.predict)
 
     def compose(self, x: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
         """Enhanced frames `[B, 3, t, H, W]` from the input's frames and what the decoder gave.
@@ -304,11 +305,6 @@ def decode_at_once(adapter: WanAdapter, z: torch.Tensor, sides: Sequence[SideFea
         return first
     rest, _ = adapter.decode_group(z[:, :, 1:], cache, 1, join_side(sides[1:]) if sides else None)
     return torch.cat([first, rest], dim=2)
-
-
-def parameter_count(modules: Iterable[nn.Module]) -> int:
-    """Number of parameters of some modules."""
-    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def _key(block: str) -> str:

@@ -55,7 +55,7 @@ def read_ahead(items: Iterable[T], count: int) -> Generator[T]:
             reader.join(timeout=0.01)
 
 
-def to_host(pieces: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
+def as_arrays(pieces: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
     """Tensors as arrays. From a CUDA device each comes one step late, so that its copy runs beside the next one's work."""
     waiting: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
 
@@ -79,7 +79,7 @@ def to_host(pieces: Iterable[torch.Tensor]) -> Iterator[np.ndarray]:
         yield arrived()
 
 
-def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+def as_tensor_on(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """An array as a tensor on the device, without waiting for the copy."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

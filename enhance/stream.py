@@ -26,7 +26,7 @@ from splatmend.enhance.decoder import regroup_frames
 from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.model import Enhancer, blend
 from splatmend.enhance.opacity import fixed_noise, group_opacity, with_noise
-from splatmend.enhance.overlap import WriteBehind, read_ahead, to_device, to_host
+from splatmend.enhance.overlap import WriteBehind, as_arrays, as_tensor_on, read_ahead
 from splatmend.enhance.strength import check_strength
 from splatmend.enhance.transformer import compile_blocks
 from splatmend.enhance.windows import stream_windows
@@ -111,7 +111,7 @@ class StreamingEnhancer:
         latents = self._encode(regroup_frames(pieces, adapter.temporal_factor, pad=True))
         enhanced = self._decode(stream_windows(latents, groups, self.window, self.overlap, self._predict))
         done = 0
-        for pictures in to_host(_bytes(piece) for piece in enhanced):
+        for pictures in as_arrays(_bytes(piece) for piece in enhanced):
             for picture in pictures[: count - done]:
                 yield picture[:height, :width]
             done += len(pictures)
@@ -163,7 +163,7 @@ class StreamingEnhancer:
         multiple = self.enhancer.size_multiple
         height, width = rgb.shape[:2]
         padded = np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="symmetric")
-        tensor = to_device(padded, self.enhancer.device).permute(2, 0, 1).float() / 127.5 - 1.0
+        tensor = as_tensor_on(padded, self.enhancer.device).permute(2, 0, 1).float() / 127.5 - 1.0
         return tensor[None, :, None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple, NoReturn, TypeAlias
 
 import torch
@@ -70,7 +71,7 @@ class TruncatedDecoder:
         engine: which layers run, see `Engine`.
 
     Raises `ValueError` for a negative truncation or halo, chunks or a block below 1, blocks beside chunks, a share out of range, an
-    unknown memory or engine, or `join`, `memory` or `engine` beside a ready adapter.
+    unknown memory or engine, or `join`, `memory` or `engine` beside a ready adapter, and `TypeError` for anything else than an autoencoder.
     """
 
     def __init__(
@@ -86,8 +87,8 @@ class TruncatedDecoder:
         memory: Memory | None = None,
         engine: Engine | None = None,
     ) -> None:
-        if truncation < 0 or truncation != int(truncation):
-            raise ValueError(f"truncation is a number of links between groups, 0 or more; got {truncation}")
+        if not _whole(truncation, at_least=0):
+            raise ValueError(f"truncation is a whole number of links between groups, 0 or more; got {truncation!r}")
         if not _whole(*_pair(spatial_chunks), at_least=1) or not _whole(halo, at_least=0):
             raise ValueError(
                 f"spatial_chunks are two whole numbers (down, across), each 1 or more, and halo is one, 0 or more; "
@@ -98,10 +99,14 @@ class TruncatedDecoder:
             raise ValueError(
                 f"block is a whole number of groups, 1 or more, and 1 with spatial chunks; got {block} with spatial_chunks={spatial_chunks}"
             )
-        if not 0 <= share[0] < share[1]:
+        if not _whole(*_pair(share), at_least=0) or not share[0] < share[1]:
             raise ValueError(f"share is (i, n), process i of n, so 0 <= i < n; got {share}")
         if isinstance(vae, AutoencoderKLWan):
-            self.adapter: DecoderAdapter = WanAdapter(vae, join=join, memory=memory or "fast", engine=engine or "auto")
+            self.adapter: DecoderAdapter = WanAdapter(
+                vae, join=join, memory="fast" if memory is None else memory, engine="auto" if engine is None else engine
+            )
+        elif not isinstance(vae, DecoderAdapter):
+            raise TypeError(f"the decoder drives an AutoencoderKLWan or a DecoderAdapter, got {type(vae).__name__}")
         elif join is not None or memory is not None or engine is not None:
             raise ValueError("give `join`, `memory` and `engine` to the adapter itself")
         else:
@@ -347,15 +352,15 @@ class TruncatedDecoder:
             self.adapter.check_dtype(z, "latents")
 
 
-def _pair(spatial_chunks: Sequence[int]) -> tuple[int, int]:
+def _pair(numbers: Sequence[int]) -> tuple[int, int]:
     """What is no pair is none that fits."""
-    if not isinstance(spatial_chunks, Sequence) or len(spatial_chunks) != 2:
-        return 0, 0
-    return spatial_chunks[0], spatial_chunks[1]
+    if not isinstance(numbers, Sequence) or len(numbers) != 2:
+        return -1, -1
+    return numbers[0], numbers[1]
 
 
 def _whole(*numbers: int, at_least: int) -> bool:
-    return all(isinstance(number, int) and number >= at_least for number in numbers)
+    return all(isinstance(number, Integral) and number >= at_least for number in numbers)
 
 
 class _Clip(NamedTuple):

@@ -81,20 +81,22 @@ class WanAdapter:
         Raises `ValueError` for a wrong rank, channel or latent count, nothing at all, another dtype than the weights', or side features
         that do not match the joins, and `TypeError` where dtype or autocast are not those of the cache.
         """
-        self._check_latents(z_group, cache, index)
+        self._check_group(z_group, "a latent group", self.latent_channels, cache, index)
         return self.decoder.group(z_group, cache, index == 0, side)
 
     def decode_first(
         self, z_group: torch.Tensor, cache: WanCache, index: int, side: SideFeatures | None = None
     ) -> tuple[torch.Tensor, WanCache]:
         """The blocks at the latents' resolution: features [B, C', 1, h, w], and their next cache. Raises as `decode_group` does."""
-        self._check_latents(z_group, cache, index)
+        self._check_group(z_group, "a latent group", self.latent_channels, cache, index)
         return self.decoder.first_stage(z_group, cache, index == 0, side)
 
     def decode_rest(
         self, features: torch.Tensor, cache: WanCache, index: int, side: SideFeatures | None = None
     ) -> tuple[torch.Tensor, WanCache]:
-        """The upsampling blocks: features of `decode_first` to unclamped frames [B, 3, t, H, W], and their next cache."""
+        """The upsampling blocks: features of `decode_first` to unclamped frames [B, 3, t, H, W], and their next cache. Raises as
+        `decode_group` does."""
+        self._check_group(features, "the features", self.decoder.early_channels, cache, index)
         return self.decoder.second_stage(features, cache, index == 0, side)
 
     def encode_group(
@@ -156,12 +158,13 @@ class WanAdapter:
         dtype = torch.promote_types(z.dtype, torch.float32)
         return _per_channel(tuple(mean), dtype, z.device), _per_channel(tuple(std), dtype, z.device)
 
-    def _check_latents(self, z_group: torch.Tensor, cache: WanCache, index: int) -> None:
-        self._check(z_group, "a latent group", self.latent_channels)
+    def _check_group(self, x: torch.Tensor, what: str, channels: int, cache: WanCache, index: int) -> None:
+        """Of latents, or of what the first stage makes of them: it has one frame for each."""
+        self._check(x, what, channels)
         if cache.mode is None:  # later groups must be as the cache is
-            self.check_dtype(z_group, "latents")
-        if index == 0 and z_group.shape[2] != 1:
-            raise ValueError(f"the first group must hold exactly one latent, got {z_group.shape[2]}")
+            self.check_dtype(x, "latents")
+        if index == 0 and x.shape[2] != 1:
+            raise ValueError(f"the first group must hold exactly one latent, got {x.shape[2]}")
 
     def check_dtype(self, x: torch.Tensor, what: Literal["latents", "frames"]) -> None:
         """`ValueError` unless `x` has the dtype of the weights, or autocast casts it."""

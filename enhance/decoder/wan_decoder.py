@@ -43,6 +43,11 @@ class WanDecoder:
         """Names of the blocks in the order they run in."""
         return (*EARLY_BLOCKS, *(f"up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks))), "conv_out")
 
+    @property
+    def early_channels(self) -> int:
+        """Channels of what `first_stage` gives."""
+        return int(self.vae.decoder.conv_in.out_channels)
+
     def group(self, z: torch.Tensor, cache: WanCache, first: bool, side: SideFeatures | None) -> tuple[torch.Tensor, WanCache]:
         """Decode latents [B, C, t, h, w] (t = 1 in the first group) to unclamped frames [B, 3, T, H, W], and the next cache."""
         self._check_side(side, self.join)

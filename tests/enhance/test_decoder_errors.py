@@ -30,9 +30,18 @@ def test_the_adapter_is_one(vae):
 
 
 def test_construction(vae):
-    for wrong in (-1, 1.5):
+    for wrong in (-1, 1.5, "1", None):
         with pytest.raises(ValueError, match="truncation"):
             TruncatedDecoder(vae, wrong)
+    for nothing in ({"memory": ""}, {"engine": ""}):
+        with pytest.raises(ValueError, match="must be one of"):
+            TruncatedDecoder(vae, **nothing)
+    for share in ((1, 1), (0, 0), 1, (0, 1.5)):
+        with pytest.raises(ValueError, match=r"share is \(i, n\)"):
+            TruncatedDecoder(vae, share=share)
+    for other in (vae.decoder, "Wan2.1", None):
+        with pytest.raises(TypeError, match=f"drives an AutoencoderKLWan or a DecoderAdapter, got {type(other).__name__}"):
+            TruncatedDecoder(other)
     with pytest.raises(ValueError, match="to the adapter itself"):
         TruncatedDecoder(WanAdapter(vae), memory="small")
     with pytest.raises(ValueError, match=r"no decoder block named up_blocks\.9"):
@@ -76,6 +85,15 @@ def test_the_first_group_holds_one_latent(vae):
     adapter = WanAdapter(vae)
     with pytest.raises(ValueError, match="exactly one latent, got 2"):
         adapter.decode_group(Z, adapter.initial_decoder_cache(), 0)
+
+
+def test_features_between_the_stages(vae):
+    adapter = WanAdapter(vae)
+    features, _ = adapter.decode_first(Z[:, :, :1], adapter.initial_decoder_cache(), 0)
+    wrongs = (features[0], "4 dimensions"), (features[:, 1:], "channels, got"), (features[..., :0], "empty")
+    for wrong, message in (*wrongs, (features.float(), "float32"), (torch.cat([features] * 2, 2), "exactly one latent, got 2")):
+        with pytest.raises(ValueError, match=message):
+            adapter.decode_rest(wrong, adapter.initial_decoder_cache(), 0)
 
 
 def test_the_first_group_of_the_first_stage_holds_one_latent(vae):

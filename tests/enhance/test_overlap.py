@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from splatmend.enhance.overlap import WriteBehind, read_ahead, to_host
+from splatmend.enhance.overlap import WriteBehind, as_arrays, read_ahead
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.enhance.stream import StreamingEnhancer
 from splatmend.enhance.transformer import compile_blocks, hold_in
@@ -88,7 +88,7 @@ def test_an_error_of_a_job_is_raised_and_later_jobs_are_left_out() -> None:
 
 def test_tensors_on_the_host_are_not_held_back() -> None:
     source = (torch.full((2,), i) for i in range(3))
-    arrays = to_host(source)
+    arrays = as_arrays(source)
     assert next(arrays).tolist() == [0, 0]
     assert [a.tolist() for a in arrays] == [[1, 1], [2, 2]]
 
@@ -96,7 +96,7 @@ def test_tensors_on_the_host_are_not_held_back() -> None:
 @pytest.mark.gpu
 def test_tensors_from_a_device_arrive_whole() -> None:
     pieces = [torch.randn(64, 64) for _ in range(5)]
-    arrays = list(to_host(piece.cuda() for piece in pieces))
+    arrays = list(as_arrays(piece.cuda() for piece in pieces))
     assert all(np.array_equal(a, p.numpy()) for a, p in zip(arrays, pieces, strict=True))
 
 

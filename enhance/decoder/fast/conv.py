@@ -22,8 +22,8 @@ from splatmend.enhance.decoder.fast import launch
 from splatmend.enhance.decoder.fast.bands import Band, clips, input_bands, pictures
 from splatmend.enhance.decoder.fast.frozen import TAPS, FrozenConvolution
 from splatmend.enhance.decoder.fast.norm import norm_silu_backward, norm_silu_into
+from splatmend.enhance.decoder.wan_blocks import CACHED_FRAMES
 
-CACHED_FRAMES = 2
 LAST = torch.channels_last_3d
 
 

@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from splatmend.enhance.decoder.fast.bands import clips, input_bands, pictures, stack_frames
 from splatmend.enhance.decoder.fast.frozen import TAPS, FrozenConvolution
+from splatmend.enhance.decoder.wan_blocks import CACHED_FRAMES
 
-CACHED_FRAMES = 2
 LAST = torch.channels_last_3d
 
 
