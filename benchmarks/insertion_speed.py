@@ -1,12 +1,15 @@
-"""Times naive pictures of an edited scene and prints a table: `python benchmarks/insertion_speed.py --device cuda`.
+"""Times naive and finished pictures of an edited scene and prints a table: `python benchmarks/insertion_speed.py --device cuda`.
 
-Without `--scene` and `--edits` a made-up street is drawn: a road between walls, 20 labelled cars, two more put in. Every picture is two
-passes, with and without what was put in, with the share of each pixel that each of them has.
+Without `--scene` and `--edits` a made-up street is drawn: a road between walls, 20 labelled cars, two more put in. Every naive picture is
+two passes, with and without what was put in, with the share of each pixel that each of them has. Finished pictures are these and, anew
+in each, light, shade and cast shadows. What belongs to the clip (harvesting bodies, their shapes) is made before the clock starts.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
+import pstats
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +27,9 @@ from splatmend.recon.edits.reading import read_edits
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.insertion.frame import draw_insertion
+from splatmend.recon.insertion.prepare import with_materials
+from splatmend.recon.light.finish import Finisher
+from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.nodes import RigidActor, StaticNode
 from splatmend.recon.raster.api import Model
 from splatmend.recon.scene import RecordedShot, Scene
@@ -108,16 +114,33 @@ def made_up(model: Model, count: int, width: int, height: int, frames: int) -> S
     )
 
 
-def measure(edited: EditedScene, shots: list[Shot], device: str) -> tuple[float, float]:
+def made_up_light(device: str) -> SceneLight:
+    """A sun from the front left under an even sky."""
+    return SceneLight(
+        to_sun_world=(0.48, 0.6, 0.64),
+        sun=(1.2, 1.1, 0.9),
+        environment=torch.full((16, 32, 3), 0.3, device=device),
+        environment_from_world=np.eye(3),
+        made_by="made up",
+    )
+
+
+def measure(edited: EditedScene, shots: list[Shot], device: str, finisher: Finisher | None = None) -> tuple[float, float]:
     """Pictures a second over all shots, and the milliseconds until the host has asked for one."""
+
+    def draw(shot: Shot) -> None:
+        frame = draw_insertion(edited, shot)
+        if finisher is not None:
+            finisher.finish(frame)
+
     with torch.no_grad():
         for shot in shots[:3]:
-            draw_insertion(edited, shot)
+            draw(shot)
         if device == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
         for shot in shots:
-            draw_insertion(edited, shot)
+            draw(shot)
         asked = time.perf_counter()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -133,9 +156,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--scene", type=Path, help="a fitted scene instead, drawn with its own model and at its own size")
     parser.add_argument("--edits", type=Path)
+    parser.add_argument("--profile", action="store_true", help="print what takes the host's time in finished pictures, of the last model")
     chosen = parser.parse_args()
-    print("| hardware | model | Gaussians | actors | put in | picture | pictures a second | host ms a picture |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| hardware | model | Gaussians | actors | put in | picture | kind | pictures a second | host ms a picture |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for model in chosen.models if chosen.scene is None else ["its own"]:
         with tempfile.TemporaryDirectory() as folder:
             edits = chosen.edits or Path(folder) / "edits.yaml"
@@ -143,14 +167,26 @@ def main() -> None:
                 edits.write_text(EDITS)
             scene = load_scene(chosen.scene) if chosen.scene else made_up(model, chosen.count, *chosen.size, chosen.frames)
             scene = scene.to(chosen.device)
-            edited = apply_edits(scene, read_edits(edits), asset_loader(None, edits.parent, chosen.device))
+            given = read_edits(edits)
+            edited = apply_edits(scene, given, asset_loader(None, edits.parent, chosen.device))
         shots = [recorded.shot for recorded in scene.shots_of(scene.front_camera)]
-        rate, host_ms = measure(edited, shots, chosen.device)
+        light = made_up_light(chosen.device)
+        lit = with_materials(edited, given, light)
+        for note in lit.notes:
+            print(note)
+        finisher = Finisher(lit.scene, {name: one.asset for name, one in lit.inserted.items()}, light)
         camera = shots[0].camera
-        print(
-            f"| {hardware(cuda=chosen.device == 'cuda')} | {scene.camera_model} | {edited.scene.gaussian_count:,} | {len(scene.actors)} "
-            f"| {len(edited.inserted)} | {camera.width}x{camera.height} | {rate:.1f} | {host_ms:.1f} |"
-        )
+        for kind, drawn, finishing in (("naive", edited, None), ("finished", lit, finisher)):
+            rate, host_ms = measure(drawn, shots, chosen.device, finishing)
+            print(
+                f"| {hardware(cuda=chosen.device == 'cuda')} | {scene.camera_model} | {drawn.scene.gaussian_count:,} | {len(scene.actors)} "
+                f"| {len(drawn.inserted)} | {camera.width}x{camera.height} | {kind} | {rate:.1f} | {host_ms:.1f} |",
+                flush=True,
+            )
+        if chosen.profile:
+            profiler = cProfile.Profile()
+            profiler.runcall(measure, lit, shots, chosen.device, finisher)
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
 
 
 if __name__ == "__main__":
