@@ -5,8 +5,8 @@
 
 Pictures are rendered at 384x256 and enlarged (see `large_street.py`); LiDAR turns of 64 beams are cast on the fit's device. Each row is a
 fit in a process of its own: seconds from its start until the first iteration, of the iterations, and from the last one until the scene is
-scored and written. A row that the budget cuts short goes on when the same line is given again: parts of an interrupted fit are put together,
-and what it did before its first iteration counts once. `-coarse` is `--coarse.until 0.5`. `--toy` is a small street on the CPU.
+scored and written. A row that the budget cuts short goes on when the same line is given again: parts of an interrupted fit are put
+together, and what it did before its first iteration counts once. `-coarse` is `--coarse.until 0.5`. `--toy` is a small street on the CPU.
 """
 
 from __future__ import annotations
