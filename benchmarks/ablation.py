@@ -31,7 +31,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.as_waymo import write_street
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.datasets.street.street import build_street
-from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
+from splatmend.recon.fit.config import DensifyConfig, FitConfig, FloatersConfig, InitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.fit.trainer import Trainer
@@ -67,6 +67,7 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "no sky": lambda config: replace(config, sky_rows=0),
     "no depth from LiDAR": without_loss("lidar_depth"),
     "line of sight .02": with_losses(line_of_sight=0.02),
+    "floaters taken out": lambda config: replace(config, floaters=FloatersConfig(at=(0.4, 0.6, 0.8))),
     "no bending": without_loss("bending"),
     "bending 1": with_losses(bending=1.0),
     "bending 2": with_losses(bending=2.0),

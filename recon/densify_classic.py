@@ -134,7 +134,7 @@ class Classic:
         doubled = chosen[size[chosen] <= self.config.large]
         # The first half of what is split takes its place, the second is added.
         hosts = torch.cat([doubled, split])
-        _take(params, optimizer, torch.cat([torch.arange(count, device=hosts.device), hosts]), fresh=count)
+        take(params, optimizer, torch.cat([torch.arange(count, device=hosts.device), hosts]), fresh=count)
         halves = torch.cat([split, torch.arange(count + len(doubled), count + len(hosts), device=hosts.device)])
         if len(halves):
             quats = torch.nn.functional.normalize(params["quats"][halves], dim=1)
@@ -152,7 +152,7 @@ class Classic:
             keep[params["opacity_logits"].argmax()] = True
         removed = int((~keep).sum())
         if removed:
-            _take(params, optimizer, keep.nonzero()[:, 0])
+            take(params, optimizer, keep.nonzero()[:, 0])
         return Refinement(added=len(hosts), removed=removed)
 
     def _restless(self, count: int) -> Int[Tensor, "M"]:
@@ -164,6 +164,11 @@ class Classic:
         room = max(self.config.cap - count, 0)
         order = mean.argsort(descending=True, stable=True)[:room]
         return order[mean[order] > self.config.gradient]
+
+    def keep_only(self, rows: Int[Tensor, "M"]) -> None:
+        """Go on with some of the Gaussians, in this order."""
+        if self.wishes is not None:
+            self.wishes = self.wishes[:, rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but what parameters, optimiser and generator hold."""
@@ -184,7 +189,7 @@ def note(strategies: Sequence[Classic], wishes: Sequence[Float[Tensor, "2 N"]]) 
     torch._foreach_add_(held, [*wishes])
 
 
-def _take(params: MutableMapping[str, Parameter], optimizer: Optimizer, rows: Tensor, fresh: int | None = None) -> None:
+def take(params: MutableMapping[str, Parameter], optimizer: Optimizer, rows: Tensor, fresh: int | None = None) -> None:
     """Make parameters of some of the Gaussians, in the order of `rows`; from place `fresh` on with moments of zero."""
     for name, old in list(params.items()):
         group, index = place_of(optimizer, old, name)

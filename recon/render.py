@@ -58,17 +58,20 @@ class RenderOutput:
 @dataclass(frozen=True, kw_only=True)
 class SplatPicture:
     """What the rasteriser draws of a scene: channels blended by their share of the pixel, without sky and exposure. `named` says which
-    channels of `blended` are what: "rgb", "actors", "log_depth" (two), "shares" and "depth", for which see `RenderOutput`. `ray_camera`
-    says how the pixels look, in the world; `directions` are those from the camera to each Gaussian, in the axes of its node, which follow
-    each other as `nodes` says: the background (None), then actors."""
+    channels of `blended` are what: "rgb", "actors", "log_depth" (two), "shares" and "depth", for which see `RenderOutput`, and "probes".
+    `ray_camera` says how the pixels look, in the world; `directions` are those from the camera to each Gaussian, in the axes of its node,
+    and `depths_m` their camera z; nodes follow each other as `nodes` says: the background (None), then actors. `probes` are the channels
+    of zeros that were asked for: by the gradients that they take one learns which pixels show a Gaussian."""
 
     blended: Float[Tensor, "H W C"]
     opacity: Float[Tensor, "H W"]
     named: Mapping[str, slice]
     ray_camera: RayCamera
     directions: Float[Tensor, "N 3"]
+    depths_m: Float[Tensor, "N"]
     nodes: tuple[str | None, ...]
     stats: RasterStats
+    probes: Float[Tensor, "N P"] | None = None
 
     def __getitem__(self, name: str) -> Float[Tensor, "H W c"]:
         return self.blended[..., self.named[name]]
@@ -157,8 +160,10 @@ def draw_splats(
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
     shares: Sequence[str] = (),
+    probes: int = 0,
 ) -> SplatPicture:
-    """The part of `render` before sky, exposure and what depends on a pixel's own time; see there."""
+    """The part of `render` before sky, exposure and what depends on a pixel's own time; see there. `probes` asks for so many channels of
+    zeros."""
     camera = shot.camera
     model = scene.camera_model
     if camera.distortion_model != "none" and model == "ewa":
@@ -186,6 +191,9 @@ def draw_splats(
         stacked["log_depth"] = torch.stack([logarithms, logarithms.square()], dim=1)
     if shares:
         stacked["shares"] = _actor_rows(len(background), [(name, len(gaussians)) for name, gaussians, _ in actors], shares, scene.device)
+    probing = torch.zeros(len(placed.means), probes, device=scene.device, requires_grad=True) if probes else None
+    if probing is not None:
+        stacked["probes"] = probing
     if "depth" in channels or not stacked:
         stacked["depth"] = placed.depths_m[:, None]
     ray_camera = ray_camera_of(shot, model)
@@ -213,8 +221,10 @@ def draw_splats(
         named=named,
         ray_camera=ray_camera,
         directions=placed.directions.detach(),
+        depths_m=placed.depths_m.detach(),
         nodes=(None, *(name for name, _, _ in actors)),
         stats=raster.stats,
+        probes=probing,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from splatmend.datasets.waymo_v2_writer import WaymoBox, WaymoV2Writer
 
 CONFIG_FILE = "street.json"
+Pictures = Callable[[str, int], np.ndarray]
+"""What a camera recorded in a frame, `[H, W, 3]` uint8 sRGB."""
 FORMAT_VERSION = 1
 _JPEG_QUALITY = 95
 # Labels are drawn for cars that a LiDAR of this reach could have met.
@@ -37,10 +40,13 @@ def is_street(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
 
 
-def write_street(street: Street, folder: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+def write_street(
+    street: Street, folder: Path, progress: Callable[[int, int], None] | None = None, *, pictures: Pictures | None = None
+) -> Path:
     """Write the drive into a new or empty folder as Waymo v2 components and `street.json`; gives the folder back.
 
-    `progress(done, frames)` is called after every frame. `UserError` if the folder holds something already.
+    `progress(done, frames)` is called after every frame. `pictures` gives the street's own pictures where they are rendered
+    elsewhere, frame by frame; by default they are rendered here. `UserError` if the folder holds something already.
     """
     # Parquet files need pyarrow; hosts that only render streets do without it.
     from splatmend.datasets.waymo_v2_writer import WaymoV2Writer
@@ -54,7 +60,7 @@ def write_street(street: Street, folder: Path, progress: Callable[[int, int], No
             writer.camera_calibration(name, camera, street.vehicle_from_camera[name])
         writer.lidar_calibration(lidar.NAME, lidar.beam_inclinations_rad(config), lidar.VEHICLE_FROM_LIDAR)
         for index, frame_us in enumerate(street.frame_times_us.tolist()):
-            _write_frame(writer, street, index, frame_us)
+            _write_frame(writer, street, index, frame_us, pictures or partial(recorded_image, street))
             if progress is not None:
                 progress(index + 1, config.frame_count)
     # Last, so that a folder with this file is whole.
@@ -85,13 +91,13 @@ def load_street(folder: Path, *, device: str | torch.device = "cpu", backend: Ba
     return build_street(load_config(folder), device=device, backend=backend)
 
 
-def _write_frame(writer: WaymoV2Writer, street: Street, index: int, frame_us: int) -> None:
+def _write_frame(writer: WaymoV2Writer, street: Street, index: int, frame_us: int, pictures: Pictures) -> None:
     world_from_vehicle = street.ego.at(frame_us)
     writer.vehicle_pose(frame_us, world_from_vehicle)
     for name in street.cameras:
         shot = street.shot(name, index)
         linear, angular = _velocities(street, shot.mid_us)
-        done, encoded = cv2.imencode(".jpg", recorded_image(street, name, index)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        done, encoded = cv2.imencode(".jpg", pictures(name, index)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         if not done:
             raise RuntimeError(f"OpenCV could not encode frame {index} of camera {name}")
         writer.camera_image(

@@ -222,6 +222,31 @@ class DensifyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FloatersConfig:
+    """Gaussians of the background that are taken out because LiDAR looked through their places (see `splatmend.recon.fit.floaters`)."""
+
+    at: tuple[float, ...] = ()
+    """After which shares of the iterations they are looked for; empty leaves all in."""
+    views: int = 256
+    """Most training pictures that a search looks at, spread evenly over the log."""
+    tolerance: float = 0.15
+    """How far before a return a Gaussian may lie, over its own depth and beside its size: poses are off, and glass lets beams through."""
+    share: float = 0.2
+    """One that may have more than this share of what it shows at the measured depth stays: poles and leaves that some beams miss."""
+    least_views: int = 3
+    """Pictures that must say so."""
+    reach_m: float = 40.0
+    """Farthest camera z that is judged."""
+
+    def __post_init__(self) -> None:
+        _need(all(0 < share < 1 for share in self.at), "floaters.at must lie between 0 and 1")
+        _need(self.views >= 1 and self.least_views >= 1, "floaters.views and floaters.least_views must be at least 1")
+        _need(0 <= self.tolerance < math.inf, f"floaters.tolerance must be a number from 0 on, not {self.tolerance}")
+        _need(0 <= self.share < 0.5, f"floaters.share must be at least 0 and below 0.5, not {self.share}")
+        _need(0 < self.reach_m < math.inf, f"floaters.reach_m must be a number above 0, not {self.reach_m}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorrectionConfig:
     """How the poses of the log are corrected (see `splatmend.recon.fit.corrections`). Lengths are metres, in scenes without a scale median
     camera steps."""
@@ -330,6 +355,8 @@ class FitConfig:
     """Colours that differ from picture to picture."""
     densify: DensifyConfig = field(default_factory=DensifyConfig)
     """Densification."""
+    floaters: FloatersConfig = field(default_factory=FloatersConfig)
+    """Gaussians that LiDAR looked through."""
     snapshots_at: tuple[int, ...] = ()
     """Iterations after which a copy of the scene is kept in `snapshots/` (an unfinished scene is a degraded one)."""
     checkpoint_every: int = 1_000

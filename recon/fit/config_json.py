@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
 from splatmend.datasets.artifact import content_key, plain
-from splatmend.recon.fit.config import CoarseConfig, ExposureConfig, FitConfig, SkyConfig
+from splatmend.recon.fit.config import CoarseConfig, ExposureConfig, FitConfig, FloatersConfig, SkyConfig
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ def settings_key(config: FitConfig) -> str:
         "sky": config.sky == SkyConfig(),
         "exposure": config.exposure == ExposureConfig(),
         "coarse": config.coarse == CoarseConfig(),
+        "floaters": config.floaters == FloatersConfig(),
     }
     return content_key({name: value for name, value in settings.items() if not later.get(name)})
 

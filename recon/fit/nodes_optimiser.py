@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import Parameter
 
 from splatmend.datasets.shot import Shot
 from splatmend.recon.densify import MCMC, MCMCConfig, moments_of, shake
-from splatmend.recon.densify_classic import Classic, ClassicConfig, note, wishes_to_move
+from splatmend.recon.densify_classic import Classic, ClassicConfig, note, take, wishes_to_move
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.step_scaling import ONE_PICTURE, StepScaling
@@ -206,6 +206,18 @@ class NodesOptimiser:
         noise = [means_lr / node.extent * node.densifier.config.noise_lr for node in nodes if isinstance(node.densifier, MCMC)]
         if noise:
             shake([node.params for node in nodes], noise, generator)
+
+    def remove(self, key: str, gone: Bool[Tensor, "N"]) -> None:
+        """Take Gaussians out of a node, between two steps. The most opaque one stays where all are to go."""
+        node = self.nodes[key]
+        if bool(gone.all()):
+            gone = gone.clone()
+            gone[node.params["opacity_logits"].argmax()] = False
+        rows = (~gone).nonzero()[:, 0]
+        with torch.no_grad():
+            take(node.params, self.adam, rows)
+        if isinstance(node.densifier, Classic):
+            node.densifier.keep_only(rows)
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,7 @@ from splatmend.recon.fit.coarse import CoarseSchedule, halved_shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.config_json import settings_key
 from splatmend.recon.fit.data import FrameSource, Sample
+from splatmend.recon.fit.floaters import LidarView, floaters
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
@@ -35,6 +37,7 @@ from splatmend.recon.nodes import DeformableActor
 from splatmend.recon.render import Channel, SplatPicture, draw_splats
 from splatmend.recon.scene import RecordedShot, Scene
 
+_logger = logging.getLogger(__name__)
 BACKGROUND = "background"
 _AHEAD = 12
 """Pictures that are read before they are due."""
@@ -205,13 +208,33 @@ class Trainer:
         step = self._of_all_processes(StepGradients(drawn=drawn, wishes=wishes, twists=poses.step_twists))
         self.nodes.note(step.wishes)
         self.poses.step(poses, self.iteration / self.config.iterations, step.twists)
+        before = self.iteration
         self.iteration += self.processes.count
         self.nodes.step(step.drawn, self.iteration, self.generator)
         self.shared_optimizer.step()
         self.shared_optimizer.zero_grad(set_to_none=True)
+        if any(before < share * self.config.iterations <= self.iteration for share in self.config.floaters.at):
+            self._take_out_floaters()
         if self.scaling.due(self.config.densify.every, self.iteration):
             self.align()
         return StepReport(terms=terms, squared_error=seen.squared_error, others=lambda: self.poses.prior_terms(poses))
+
+    def _take_out_floaters(self) -> None:
+        gone = floaters(self.current_scene(), self._lidar_views(), self.config.floaters, self.config.backend)
+        # Kernels that add in no fixed order may judge one at the edge differently.
+        decided = gone.to(torch.uint8)
+        self.processes.give([decided])
+        self.nodes.remove(BACKGROUND, decided.bool())
+        _logger.info("iteration %d: %d floaters taken out", self.iteration, int(decided.sum()))
+
+    def _lidar_views(self) -> Iterator[LidarView]:
+        """Training pictures at their full size with what LiDAR says of them, spread evenly over the log."""
+        count = min(self.config.floaters.views, len(self.train_numbers))
+        for place in np.linspace(0, len(self.train_numbers) - 1, count).round().astype(int):
+            number = self.train_numbers[place]
+            poses = self.poses.of(number)
+            pixels, depth_m = (torch.tensor(part, device=self.device) for part in self.source.lidar.of(number))
+            yield LidarView(shot=poses.shot, actor_poses=poses.actor_poses, pixels=pixels, depth_m=depth_m)
 
     def _plan(self, scene: Scene, picture: SplatPicture, shot: Shot) -> PicturePlan:
         return plan_of(scene, picture, shot, self.config.loss, self.depth_every, self.config.exposure.variation)
