@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 
 from splatmend.datasets.artifact import MANIFEST, naming_full_disk, plain, read_json, read_manifest, write_json
 from splatmend.datasets.errors import UserError
-from splatmend.enhance.base import is_local_folder, load_base, load_part
+from splatmend.enhance.base import base_caption, base_spec, is_local_folder, load_base, load_part
 from splatmend.enhance.bundled import BUNDLED, bundled_folder
+from splatmend.enhance.fusion import ReferenceFusion
 from splatmend.enhance.lora import load_lora, save_lora
 from splatmend.enhance.model import Enhancer, EnhancerSpec, LoraInfo
 from splatmend.enhance.skips import Skip
@@ -34,6 +35,7 @@ FORMAT_VERSION = 1
 KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
 INFO, ADAPTER, LORA = "enhancer.json", "adapter.safetensors", "lora"
 OPACITY, REFERENCES = "opacity", "references"
+SKIPS, FUSION = "skips.", "fusion."
 KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora", OPACITY, REFERENCES)
 
 
@@ -56,14 +58,14 @@ def save_enhancer(
     elif own_transformer:
         parts.append("transformer")
         save_model(enhancer.transformer, folder / "transformer", dtype)
-    tensors = {"caption": enhancer.caption} | {f"skips.{name}": value for name, value in enhancer.joins.state_dict().items()}
+    tensors = {"caption": enhancer.caption} | {f"{SKIPS}{name}": value for name, value in enhancer.joins.state_dict().items()}
     if enhancer.spec.skips:
         parts.append("skips")
     if enhancer.looks_at_opacity:
         parts.append(OPACITY)
     if enhancer.fusion is not None:
         parts.append(REFERENCES)
-        tensors |= {f"fusion.{name}": value for name, value in enhancer.fusion.state_dict().items()}
+        tensors |= {f"{FUSION}{name}": value for name, value in enhancer.fusion.state_dict().items()}
     _write_tensors(folder / ADAPTER, {name: _as_saved(value, dtype) for name, value in tensors.items()})
     write_json(folder / INFO, {"format_version": FORMAT_VERSION, "requires": parts, "spec": plain(enhancer.spec)})
 
@@ -74,40 +76,85 @@ def load_enhancer(path: str | Path = BUNDLED, *, device: str | torch.device = "c
     A plain Wan base model has output "direct" and no skips; it needs fine-tuning before it enhances anything. `UserError` where the
     folder is none of these, lacks a part that it requires, or requires one that this version does not know.
     """
+    folder = _own_folder(path)
+    enhancer = load_base(str(path), dtype=dtype) if folder is None else _load_folder(folder, dtype)
+    return enhancer.to(device).eval().requires_grad_(False)
+
+
+def load_fusion(path: str | Path) -> ReferenceFusion | None:
+    """What fuses references in whatever `load_enhancer` takes, float32 on the CPU; None where it takes none. Nothing else of it is read.
+    `UserError` as `load_enhancer` has it."""
+    folder = _own_folder(path)
+    if folder is None:
+        return None
+    spec, _ = _read_info(folder)
+    if not spec.references:
+        return None
+    fusion = ReferenceFusion(spec.references)
+    held = {name: value for name, value in _load_adapter(folder / ADAPTER).items() if name.startswith(FUSION)}
+    _fill("weights for references", fusion, held, FUSION, folder)
+    return fusion.float()
+
+
+def copy_with_fusion(source: str | Path, folder: Path, fusion: ReferenceFusion, provenance: Mapping[str, Any]) -> None:
+    """Write whatever `load_enhancer` takes into an existing folder, with another fusion of references and a line of history. All other
+    weights are those of the source, byte by byte; a base model's stay where they are. `UserError` where the source cannot be read."""
+    own = _own_folder(source)
+    tensors: dict[str, torch.Tensor] = {"caption": base_caption(str(source))} if own is None else _load_adapter(own / ADAPTER)
+    spec, requires = (base_spec(str(source)), ["caption"]) if own is None else _read_info(own)
+    for part in ("vae", "transformer", LORA):
+        if own is not None and part in requires:
+            with naming_full_disk(folder):
+                shutil.copytree(own / part, folder / part, copy_function=shutil.copyfile)
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(FUSION)}
+    tensors |= {f"{FUSION}{name}": _as_saved(value, None) for name, value in fusion.state_dict().items()}
+    _write_tensors(folder / ADAPTER, tensors)
+    spec = dataclasses.replace(with_provenance(spec, provenance), references=fusion.layers)
+    parts = [part for part in requires if part != REFERENCES]
+    write_json(folder / INFO, {"format_version": FORMAT_VERSION, "requires": [*parts, REFERENCES], "spec": plain(spec)})
+
+
+def _own_folder(path: str | Path) -> Path | None:
+    """The folder of an enhancer, "bundled" or not; None for a base model's folder or hub id. `UserError` for what can be neither."""
     folder = bundled_folder() if str(path) == BUNDLED else Path(path)
     if str(path) == BUNDLED and not (folder / INFO).is_file():
         raise UserError(f"{folder}: this installation comes without bundled weights; give an enhancer folder instead.")
     if not is_local_folder(folder) or ((folder / "model_index.json").is_file() and not (folder / INFO).is_file()):
-        enhancer = load_base(str(path), dtype=dtype)
-    else:
-        enhancer = _load_folder(folder, dtype)
-    return enhancer.to(device).eval().requires_grad_(False)
+        return None
+    return folder
 
 
-def _load_folder(folder: Path, dtype: torch.dtype) -> Enhancer:
+def _read_info(folder: Path) -> tuple[EnhancerSpec, list[str]]:
     if (folder / MANIFEST).is_file():
         read_manifest(folder, KIND)
     if not (folder / INFO).is_file():
         raise UserError(f"{folder}: this is no enhancer, for it has no {INFO}; give a folder that `splatmend train` wrote.")
-    info = read_json(folder / INFO)
-    spec, requires = _parse_info(info, folder / INFO)
+    return _parse_info(read_json(folder / INFO), folder / INFO)
+
+
+def _fill(what: str, module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str, folder: Path) -> None:
+    """Give a module its tensors, whose names have a prefix; there may be no others."""
+    try:
+        module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items()})
+    except RuntimeError as fault:
+        reason = " ".join(str(fault).split())[:200]
+        raise UserError(f"{folder / ADAPTER}: the {what} do not fit {INFO} ({reason}); copy the whole enhancer folder again.") from None
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> Enhancer:
+    spec, requires = _read_info(folder)
     base = None if {"vae", "transformer"} <= set(requires) else load_base(spec.base, dtype=dtype)
     vae = load_part(AutoencoderKLWan, folder / "vae", dtype) if "vae" in requires else _of(base).vae
     transformer = load_part(WanTransformer3DModel, folder / "transformer", dtype) if "transformer" in requires else _of(base).transformer
     tensors = _load_adapter(folder / ADAPTER)
     caption = tensors.pop("caption").to(dtype)
     enhancer = Enhancer(vae, transformer, caption, spec)
-    fusion = {name: tensors.pop(name) for name in list(tensors) if name.startswith("fusion.")}
-    parts: list[tuple[str, str, torch.nn.Module, dict[str, torch.Tensor]]] = [("skips", "skips.", enhancer.joins, tensors)]
+    fusion = {name: tensors.pop(name) for name in list(tensors) if name.startswith(FUSION)}
+    _fill("skips", enhancer.joins, tensors, SKIPS, folder)
+    enhancer.joins.to(dtype)
     if enhancer.fusion is not None:
-        parts.append(("weights for references", "fusion.", enhancer.fusion, fusion))
-    for what, prefix, module, held in parts:
-        try:
-            module.load_state_dict({name.removeprefix(prefix): value for name, value in held.items()})
-        except RuntimeError as fault:
-            reason = " ".join(str(fault).split())[:200]
-            raise UserError(f"{folder / ADAPTER}: the {what} do not fit {INFO} ({reason}); copy the whole enhancer folder again.") from None
-        module.to(dtype)
+        _fill("weights for references", enhancer.fusion, fusion, FUSION, folder)
+        enhancer.fusion.to(dtype)
     if spec.lora is not None:
         load_lora(enhancer.transformer, folder / LORA)
     return enhancer

@@ -87,12 +87,29 @@ def load_base(path: str, *, dtype: torch.dtype = torch.float32) -> Enhancer:
     except (OSError, ValueError) as fault:
         reason = " ".join(str(fault).split())[:200]
         raise UserError(f"{path}: the base model cannot be loaded ({reason}); download it and give its folder.") from fault
-    spec = EnhancerSpec(base=path, output="direct", window=21, overlap=4)
-    return Enhancer(vae, transformer, caption_embedding(path, transformer, dtype), spec)
+    return Enhancer(vae, transformer, caption_embedding(path, transformer.config["text_dim"], dtype), base_spec(path))
 
 
-def caption_embedding(path: str, transformer: WanTransformer3DModel, dtype: torch.dtype) -> torch.Tensor:
-    """The fixed caption's embedding `[1, S, D]` for a base model, zero beyond the caption as `WanPipeline` has it.
+def base_spec(path: str) -> EnhancerSpec:
+    """What a base model is as an enhancer."""
+    return EnhancerSpec(base=path, output="direct", window=21, overlap=4)
+
+
+def base_caption(path: str) -> torch.Tensor:
+    """The fixed caption's embedding for a base model whose weights are not read, float32. `UserError` where the model cannot be reached."""
+    if not is_local_folder(Path(path)):
+        check_hub(path)
+    try:
+        config = WanTransformer3DModel.load_config(path, subfolder="transformer")
+    except (OSError, ValueError) as fault:
+        reason = " ".join(str(fault).split())[:200]
+        raise UserError(f"{path}: the base model cannot be loaded ({reason}); download it and give its folder.") from fault
+    return caption_embedding(path, config["text_dim"], torch.float32)
+
+
+def caption_embedding(path: str, text_dim: int, dtype: torch.dtype) -> torch.Tensor:
+    """The fixed caption's embedding `[1, S, D]` for a base model, zero beyond the caption as `WanPipeline` has it. `text_dim`: the
+    transformer's D.
 
     `UserError` where there is neither a stored embedding nor a text encoder.
     """
@@ -104,10 +121,10 @@ def caption_embedding(path: str, transformer: WanTransformer3DModel, dtype: torc
         caption = tensors["caption"].to(dtype)
     else:
         caption = _encode_caption(path, dtype)
-    if caption.ndim != 3 or caption.shape[2] != transformer.config["text_dim"]:
+    if caption.ndim != 3 or caption.shape[2] != text_dim:
         raise UserError(
-            f"{path}: the caption embedding has shape {tuple(caption.shape)}, the transformer takes {transformer.config['text_dim']} "
-            f"channels; remove {CAPTION_FILE} or store the right one."
+            f"{path}: the caption embedding has shape {tuple(caption.shape)}, the transformer takes {text_dim} channels; remove "
+            f"{CAPTION_FILE} or store the right one."
         )
     return caption
 

@@ -110,6 +110,13 @@ class ReferenceFusion(nn.Module):
         return weights / weights.sum(dim=1, keepdim=True)
 
 
+def fresh_fusion(layers: int, seed: int = 0) -> ReferenceFusion:
+    """An untrained fusion on the CPU, the same for the same seed; nobody else's random numbers change."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ReferenceFusion(layers)
+
+
 def layers_as_channels(known: np.ndarray | None, layers: int, height: int, width: int) -> np.ndarray:
     """A frame's references `[K, H, W, 4]` uint8 as `[H, W, layers * 4]`: the first layers; what is missing was not seen."""
     channels = np.zeros((height, width, 4 * layers), np.uint8)

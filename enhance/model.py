@@ -19,7 +19,7 @@ from torch import nn
 
 from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
-from splatmend.enhance.fusion import ReferenceFusion
+from splatmend.enhance.fusion import ReferenceFusion, fresh_fusion
 from splatmend.enhance.opacity import fixed_noise, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.strength import check_strength
@@ -225,9 +225,7 @@ class Enhancer(nn.Module):
         if layers == self.spec.references:
             return
         self.spec = replace(self.spec, references=layers)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.fusion = ReferenceFusion(layers).to(self.device) if layers else None
+        self.fusion = fresh_fusion(layers, seed).to(self.device) if layers else None
 
     @property
     def looks_at_opacity(self) -> bool:

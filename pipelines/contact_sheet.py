@@ -18,12 +18,13 @@ COLUMNS, THUMB_WIDTH, LABEL_HEIGHT = 6, 240, 18
 SCORED_EVERY = 4
 
 
-def clip_scores(degraded: Path, target: Path) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """PSNR, SSIM and (where its network is at hand) LPIPS of every fourth frame: their means, and the frames' own."""
+def clip_scores(degraded: Path, target: Path, device: str = "cpu") -> tuple[dict[str, float], dict[str, list[float]]]:
+    """PSNR, SSIM and (where its network is at hand) LPIPS of every fourth frame: their means, and the frames' own. `device`: torch's."""
     rows = []
     for index, (a, b) in enumerate(zip(open_clip(degraded).iter_rgb(), open_clip(target).iter_rgb())):
         if index % SCORED_EVERY == 0:
-            rows.append(frame_scores(torch.from_numpy(a).float() / 255, torch.from_numpy(b).float() / 255))
+            pictures = (torch.from_numpy(rgb).to(device).float() / 255 for rgb in (a, b))
+            rows.append(frame_scores(*pictures))
     means = mean_scores(rows)
     return means, {name: [row[name] for row in rows if name in row] for name in means}
 

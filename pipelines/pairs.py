@@ -54,7 +54,7 @@ def make_pairs(
     if workers < 1:
         raise UserError(f"workers: {workers} processes make nothing; give 1 or more.")
     torch_device(device)
-    opened = [open_source(source, config.street, device) for source in sources]
+    opened = [open_source(source, config.street) for source in sources]
     names = [source.scene for source in opened]
     if len(set(names)) < len(names):
         raise UserError(f"{sources[0]}: a log is given twice ({', '.join(sorted(names))}); give each once.")

@@ -1,4 +1,4 @@
-"""What a ray caster is, and Embree's (through Open3D). The torch one is `splatmend.datasets.street.torch_caster`."""
+"""What a ray caster is, and Embree's (through Open3D). Others are in `numba_caster` (CPUs) and `torch_caster` (CUDA devices)."""
 
 from __future__ import annotations
 
@@ -65,22 +65,26 @@ class EmbreeCaster:
         return self._tensor(torch.cat([origins, directions], dim=1).contiguous().numpy())
 
 
-Backend = Literal["embree", "torch"]
+Backend = Literal["embree", "numba", "torch"]
 
 
 def best_backend(device: torch.device) -> Backend:
-    """Embree on the CPU where Open3D is installed, else torch."""
+    """Embree on the CPU where Open3D is installed, else Numba's; torch elsewhere."""
     if device.type != "cpu":
         return "torch"
     import importlib.util
 
-    return "embree" if importlib.util.find_spec("open3d") else "torch"
+    return "embree" if importlib.util.find_spec("open3d") else "numba"
 
 
 def build_caster(vertices: np.ndarray, triangles: np.ndarray, backend: Backend, device: torch.device) -> RayCaster:
     """A caster for a mesh `[V, 3]`, `[F, 3]`."""
     if backend == "embree":
         return EmbreeCaster(vertices, triangles)
+    if backend == "numba":
+        from splatmend.datasets.street.numba_caster import NumbaCaster
+
+        return NumbaCaster(vertices, triangles)
     from splatmend.datasets.street.torch_caster import TorchCaster
 
     return TorchCaster(vertices, triangles, device)

@@ -181,7 +181,7 @@ class Street:
 
 def build_street(config: StreetConfig, *, device: str | torch.device = "cpu", backend: Backend | None = None) -> Street:
     """Build the street that a configuration describes, on a torch device; `backend` chooses the ray caster (None: Embree on the CPU where
-    Open3D is installed, else torch)."""
+    Open3D is installed, else Numba's; torch elsewhere)."""
     where = torch.device(device)
     return Street(config, where, backend or best_backend(where))
 

@@ -1,4 +1,4 @@
-"""Settings of the two training stages."""
+"""Settings of the two training stages, and of the training of the fusion alone."""
 
 from __future__ import annotations
 
@@ -121,13 +121,45 @@ class AutoencoderTrainConfig(LoopConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneStepTrainConfig(LoopConfig):
-    """Train the one-step enhancer through the truncated decoder."""
+class FlickerConfig(LoopConfig):
+    """Settings of trainings that may have a loss on flicker."""
 
-    losses: Mapping[str, float] = field(default_factory=lambda: {"latent_mse": 1.0, "lpips_vgg": 100.0})
     flow_warping: float = 0.0
     """Weight of the loss on flicker: what changes of the error from frame to frame along the target's motion (see
     `splatmend.enhance.flow_loss`); 0 leaves it out. Flows are estimated where batches are prepared."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """All losses with their weights."""
+        return dict(self.losses) | ({FLOW_WARPING: self.flow_warping} if self.flow_warping else {})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.flow_warping < math.inf:
+            raise UserError(f"training: flow_warping is {self.flow_warping}; give a weight, 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionTrainConfig(FlickerConfig):
+    """Train what fuses references alone, on the fused frames themselves: no encoder, transformer or decoder is run."""
+
+    losses: Mapping[str, float] = field(default_factory=lambda: {"l1": 2.0, "ssim": 1.0, "lpips_squeeze_views": 1.0})
+    references: int | None = None
+    """Layers of warped recorded frames to take from; None: those of the enhancer that it is for."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.losses.get(LATENT_MSE):
+            raise UserError("training: latent_mse has no meaning for the fusion of references; take it out of the losses.")
+        if self.references is not None and not 1 <= self.references <= MAX_REFERENCES:
+            raise UserError(f"training: references is {self.references}; give 1 to {MAX_REFERENCES} layers.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneStepTrainConfig(FlickerConfig):
+    """Train the one-step enhancer through the truncated decoder."""
+
+    losses: Mapping[str, float] = field(default_factory=lambda: {"latent_mse": 1.0, "lpips_vgg": 100.0})
     truncation: int | None = 1
     """D: links between groups that the pixel loss's gradient may cross. None: the exact gradient with the whole clip in memory, for
     small models."""
@@ -147,7 +179,7 @@ class OneStepTrainConfig(LoopConfig):
     on. What was trained with it needs renders with their opacity."""
     references: int | None = None
     """Layers of warped recorded frames to take from (0: none); None: those of the enhancer that is trained on. Their fusion is trained with
-    the exact gradient (`truncation` none), and stays as it is with a truncated one."""
+    the exact gradient (`truncation` none), and stays as it is with a truncated one: `train_fusion` trains it for any model."""
     window: int | None = None
     """Latents the transformer sees at once; None: the clip's. Longer clips are seen in overlapping windows, as in streaming."""
     overlap: int = 2
@@ -172,15 +204,8 @@ class OneStepTrainConfig(LoopConfig):
     shard: bool = False
     """Shard transformer weights, gradients and optimiser state over all processes."""
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """All losses with their weights."""
-        return dict(self.losses) | ({FLOW_WARPING: self.flow_warping} if self.flow_warping else {})
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.flow_warping < math.inf:
-            raise UserError(f"training: flow_warping is {self.flow_warping}; give a weight, 0 or more.")
         if self.overlap < 0 or (self.window is not None and not self.overlap < self.window):
             raise UserError(
                 f"training: a window of {self.window} latents with an overlap of {self.overlap} leaves no stride; give a window of 1 or "

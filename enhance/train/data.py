@@ -32,6 +32,7 @@ from splatmend.datasets.images import read_image
 from splatmend.enhance.flow_loss import target_flow
 from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
+from splatmend.enhance.train.displaced import displaced, draw_displacement
 from splatmend.enhance.train.identity import source_key
 from splatmend.enhance.train.looks import LookConfig, draw_look, draw_scale, resized
 from splatmend.enhance.train.mixture import draw_mixture, mixed
@@ -62,6 +63,10 @@ class DataConfig:
     """Share of these mixtures that vary over the picture and the clip."""
     bare_share: float = 0.3
     """Share of samples whose references are left out, where there are any: a model has to do without them, too."""
+    displaced_share: float = 0.0
+    """Share of layers of references that are shifted and bent by a few pixels, as where the depth of a scene is wrong."""
+    displaced_px: float = 2.5
+    """How far a place of such a layer is moved, at most, in pixels of the crop."""
     video_short_side_px: int | None = 256
     """Videos are reduced so that their shorter side has this many pixels (never enlarged); pairs keep their size."""
     segment_frames: int = 240
@@ -97,7 +102,9 @@ class DataConfig:
             )
         if self.workers is not None and self.workers < 0:
             raise UserError(f"training data: workers is {self.workers}; give 0 or more.")
-        for name in ("synthetic_share", "clean_share", "mild_share", "patchy_share", "bare_share"):
+        if not 0 <= self.displaced_px < math.inf:
+            raise UserError(f"training data: displaced_px is {self.displaced_px}; give pixels, 0 or more.")
+        for name in ("synthetic_share", "clean_share", "mild_share", "patchy_share", "bare_share", "displaced_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"training data: {name} is {getattr(self, name)}, but a share lies between 0 and 1.")
 
@@ -270,6 +277,7 @@ class TrainingClips:
             a, b = look.of(a), look.of(b)
             for first in range(0, references.shape[-1], 4):
                 references[..., first : first + 3] = look.of(references[..., first : first + 3])
+        references = self._displaced(references, rng)
         if kind == "synthetic":
             a = self._with_artefacts(b, int(rng.integers(2**62)))
         opaque = np.full_like(opacity, 255)
@@ -284,6 +292,16 @@ class TrainingClips:
                 # What is mixed with the target is there as much as that counts.
                 opacity = mixed(opaque, opacity, share)
         return Sample(kind, a, b, opacity, references)
+
+    def _displaced(self, references: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """References `[T, H, W, K * 4]` with some of their layers moved, each in its own way."""
+        if not self.config.displaced_share:
+            return references
+        layers = np.split(references, self.references, axis=-1) if self.references else []
+        for number, layer in enumerate(layers):
+            if rng.random() < self.config.displaced_share:
+                layers[number] = displaced(layer, draw_displacement(rng, layer.shape[:3], self.config.displaced_px))
+        return np.concatenate(layers, axis=-1) if layers else references
 
     def batches(self, first_step: int, process: int, device: torch.device, *, on_host: bool = False) -> Generator[Batch]:
         """Batches from `first_step` on, prepared ahead: by worker processes, or by one thread where there are none."""

@@ -22,7 +22,7 @@ def source_key(index: Path | None, clips: Iterable[Clip]) -> str:
     return digest.hexdigest()
 
 
-_ADDED_LATER: Mapping[str, Any] = {"flow_warping": 0.0, "model.opacity_noise": 0.0}
+_ADDED_LATER: Mapping[str, Any] = {"flow_warping": 0.0, "model.opacity_noise": 0.0, "displaced_share": 0.0, "displaced_px": 2.5}
 """What checkpoints from before there were these settings were trained with."""
 
 

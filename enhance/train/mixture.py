@@ -19,13 +19,21 @@ def draw_mixture(rng: np.random.Generator, shape: tuple[int, ...], patchy_share:
     `[frames, rows, columns, 1]` float32. `shape`: frames, rows and columns of the clip."""
     if rng.random() >= patchy_share:
         return float(rng.random())
+    # Contrast beyond the range leaves places wholly clean and wholly degraded, with slopes between them.
+    return smooth_field(rng, shape, contrast=_CONTRAST, middle=(0.3, 0.7))
+
+
+def smooth_field(
+    rng: np.random.Generator, shape: tuple[int, ...], *, contrast: tuple[float, float], middle: tuple[float, float]
+) -> np.ndarray:
+    """Random numbers in [0, 1] that change smoothly over picture and clip, `[frames, rows, columns, 1]` float32: uniform ones from a coarse
+    grid, multiplied about a middle that becomes a half. Factor (`contrast`) and middle are drawn from their ranges."""
     frames, rows, columns = shape
     moments, down, across = int(rng.integers(*_MOMENTS)), *(int(n) for n in rng.integers(*_CELLS, size=2))
     coarse = rng.random((moments, down, across), dtype=np.float32)
     field = np.stack([cv2.resize(at, (columns, rows), interpolation=cv2.INTER_LINEAR) for at in coarse])
-    # Contrast beyond the range leaves places wholly clean and wholly degraded, with slopes between them.
-    contrast, middle = float(rng.uniform(*_CONTRAST)), float(rng.uniform(0.3, 0.7))
-    field = np.clip(0.5 + contrast * (field - middle), 0.0, 1.0)
+    factor, centre = float(rng.uniform(*contrast)), float(rng.uniform(*middle))
+    field = np.clip(0.5 + factor * (field - centre), 0.0, 1.0)
     when = np.linspace(0.0, moments - 1.0, frames, dtype=np.float32) if moments > 1 else np.zeros(frames, np.float32)
     before = np.minimum(when.astype(np.intp), max(moments - 2, 0))
     after = np.minimum(before + 1, moments - 1)

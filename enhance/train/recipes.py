@@ -12,7 +12,7 @@ from splatmend.enhance.artifact import load_autoencoder, load_enhancer
 from splatmend.enhance.base import WAN21_1_3B
 from splatmend.enhance.model import Enhancer, LoraInfo, OutputMode
 from splatmend.enhance.small import silence_decoder, small_enhancer
-from splatmend.enhance.train.config import AutoencoderTrainConfig, OneStepTrainConfig
+from splatmend.enhance.train.config import AutoencoderTrainConfig, FusionTrainConfig, OneStepTrainConfig
 
 
 def small_autoencoder() -> AutoencoderTrainConfig:
@@ -56,6 +56,22 @@ def small_onestep() -> OneStepTrainConfig:
         decoder="full",
         encoder="full",
         max_seconds=900.0,
+    )
+
+
+def fusion() -> FusionTrainConfig:
+    """The fusion of references alone. It works frame by frame, so clips are short and many."""
+    return FusionTrainConfig(
+        steps=20_000,
+        lr=5e-4,
+        warmup_steps=100,
+        schedule="cosine",
+        batch=16,
+        ema=0.998,
+        cuda_graph=True,
+        clip_frames=5,
+        crop_px=(160, 160),
+        max_seconds=300.0,
     )
 
 

@@ -14,11 +14,13 @@ import tyro
 from tyro.conf import arg
 
 from splatmend.datasets.errors import UserError
-from splatmend.enhance.train.config import AutoencoderTrainConfig, OneStepTrainConfig
+from splatmend.enhance.train.config import AutoencoderTrainConfig, FusionTrainConfig, OneStepTrainConfig
 
+TrainConfig = AutoencoderTrainConfig | OneStepTrainConfig | FusionTrainConfig
 RECIPES: Mapping[str, str] = {
     "small-autoencoder": "the small autoencoder on clean videos (stage one of the bundled enhancer)",
     "small-onestep": "the small one-step enhancer on pairs (stage two)",
+    "fusion": "what takes from references, alone, for any enhancer (--base); everything else stays as it is",
     "wan21-1.3b": "Wan 2.1 1.3B, full transformer, as published",
     "wan21-1.3b-lora": "Wan 2.1 1.3B, transformer LoRA",
     "wan21-14b": "Wan 2.1 14B, full transformer, as published",
@@ -42,6 +44,10 @@ class DataOptions:
     """Of the samples whose damage is milder, the share in which it varies over the picture and the clip."""
     bare_share: float = 0.3
     """Share of samples whose references are left out, where there are any."""
+    displaced_share: float = 0.0
+    """Share of layers of references that are shifted and bent by a few pixels, as where the depth of a scene is wrong."""
+    displaced_px: float = 2.5
+    """How far a place of such a layer is moved, at most."""
     look_share: float = 0.0
     """Share of samples whose tones and colours are changed, the same for both clips: less to learn by heart from few scenes."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -88,6 +94,18 @@ class OneStepOptions(Options):
     """How to train."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FusionOptions(Options):
+    """Train the fusion of references for an enhancer."""
+
+    config: Annotated[FusionTrainConfig, arg(name="")]
+    """How to train."""
+
+
+# Samples without references teach a fusion nothing.
+_FUSION_DATA = DataOptions(synthetic_share=0.0, bare_share=0.0, displaced_share=0.5)
+
+
 def parse(arguments: Sequence[str]) -> Options | None:
     """Options after `RECIPE`; None where only the list of recipes was asked for."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -101,8 +119,9 @@ def parse(arguments: Sequence[str]) -> Options | None:
     if name not in RECIPES:
         raise UserError(f"{name}: there is no such training recipe; choose among {', '.join(RECIPES)}.")
     config = _recipe(name)()
-    kind: Any = AutoencoderOptions if isinstance(config, AutoencoderTrainConfig) else OneStepOptions
-    default = kind(out=tyro.MISSING, config=config)
+    kinds: Mapping[type, Any] = {AutoencoderTrainConfig: AutoencoderOptions, FusionTrainConfig: FusionOptions}
+    kind = kinds.get(type(config), OneStepOptions)
+    default = kind(out=tyro.MISSING, config=config, data=_FUSION_DATA if kind is FusionOptions else DataOptions())
     return tyro.cli(
         kind,
         prog=f"splatmend train {name}",
@@ -113,12 +132,13 @@ def parse(arguments: Sequence[str]) -> Options | None:
     )
 
 
-def _recipe(name: str) -> Callable[[], AutoencoderTrainConfig | OneStepTrainConfig]:
+def _recipe(name: str) -> Callable[[], TrainConfig]:
     from splatmend.enhance.train import recipes
 
-    table: dict[str, Callable[[], AutoencoderTrainConfig | OneStepTrainConfig]] = {
+    table: dict[str, Callable[[], TrainConfig]] = {
         "small-autoencoder": recipes.small_autoencoder,
         "small-onestep": recipes.small_onestep,
+        "fusion": recipes.fusion,
         "wan21-1.3b": recipes.wan21_1_3b,
         "wan21-1.3b-lora": lambda: recipes.lora(recipes.wan21_1_3b()),
         "wan21-14b": recipes.wan21_14b,
@@ -145,6 +165,8 @@ def run(options: Options | None) -> int:
         clean_share=options.data.clean_share,
         patchy_share=options.data.patchy_share,
         bare_share=options.data.bare_share,
+        displaced_share=options.data.displaced_share,
+        displaced_px=options.data.displaced_px,
         look=LookConfig(share=options.data.look_share, scale=options.data.scale),
         cache_gb=options.data.cache_gb,
         distinct_samples=options.data.distinct_samples,
@@ -158,6 +180,12 @@ def run(options: Options | None) -> int:
 
             vae = load_autoencoder(Path(options.base))
         done = train_autoencoder(options.config, data, options.out, vae=vae, resume=options.resume, overwrite=options.overwrite)
+    elif isinstance(options, FusionOptions):
+        from splatmend.enhance.train.fusion import train_fusion
+
+        if options.base is None:
+            raise UserError("--base: the fusion is trained for an enhancer; give its folder, a Wan folder or hub id, or bundled.")
+        done = train_fusion(options.config, data, options.base, options.out, resume=options.resume, overwrite=options.overwrite)
     elif isinstance(options, OneStepOptions):
         if options.base is None and options.config.output is None:
             raise UserError("--base: this recipe trains a Wan model on; give its folder or hub id.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from splatmend.datasets.errors import UserError
 from splatmend.pipelines.contact_sheet import clip_scores, write_contact_sheet
+from splatmend.pipelines.device import torch_device
 from splatmend.pipelines.pair_sources import PairSource
 from splatmend.pipelines.pairing.config import PairsConfig
 from splatmend.pipelines.pairing.index import part, read_rows, write_rows
@@ -56,7 +57,7 @@ def _make_pair(shop: Workshop, plan: PairPlan, folder: Path) -> dict[str, Any]:
     target = folder / "clips" / source.scene / plan.target / "target"
     if not target.exists():
         source.write_target(trajectory, target, shop.config.encoding)
-    scores, frame_scores = clip_scores(degraded, target)
+    scores, frame_scores = clip_scores(degraded, target, torch_device(shop.device))
     return {
         "degraded": str(degraded.relative_to(folder)),
         "target": str(target.relative_to(folder)),

@@ -68,4 +68,4 @@ def _make(source: str, folder: Path, config: PairsConfig, device: str) -> None:
     from splatmend.pipelines.pair_sources import open_source
     from splatmend.pipelines.pairing.making import make_scene
 
-    make_scene(open_source(source, config.street, device), folder, config, device, _told.put)
+    make_scene(open_source(source, config.street), folder, config, device, _told.put)

@@ -1,4 +1,4 @@
-"""The torch ray caster against Embree, on a street's own mesh and on one triangle known by hand."""
+"""The ray casters of torch and Numba against Embree, on a street's own mesh and on one triangle known by hand."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from splatmend.datasets.street.casters import EmbreeCaster
+from splatmend.datasets.street.casters import Backend, EmbreeCaster, build_caster
 from splatmend.datasets.street.layout import lay_out
-from splatmend.datasets.street.torch_caster import CLUSTER_SIZE, TorchCaster, clusters_of
+from splatmend.datasets.street.torch_caster import CLUSTER_SIZE, clusters_of
 
 CPU = torch.device("cpu")
+each_caster = pytest.mark.parametrize("backend", ["numba", "torch"])
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,9 @@ def rays() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(origins).float(), torch.from_numpy(directions).float()
 
 
-def test_one_triangle_is_hit_where_it_lies() -> None:
-    caster = TorchCaster(np.array([[2.0, 0, 0], [2, 1, 0], [2, 0, 1]]), np.array([[0, 1, 2]]), CPU)
+@each_caster
+def test_one_triangle_is_hit_where_it_lies(backend: Backend) -> None:
+    caster = build_caster(np.array([[2.0, 0, 0], [2, 1, 0], [2, 0, 1]]), np.array([[0, 1, 2]]), backend, CPU)
     origins = torch.tensor([[0.0, 0.25, 0.5], [0.0, 0.75, 0.5], [4.0, 0.25, 0.5], [4.0, 0.25, 0.5]])
     directions = torch.tensor([[1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [1, 0, 0]])
     hits = caster.cast(origins, directions)
@@ -38,8 +40,11 @@ def test_one_triangle_is_hit_where_it_lies() -> None:
     assert torch.allclose(hits.barycentric[0], torch.tensor([0.25, 0.5]))
 
 
-def test_agrees_with_embree_on_a_street(mesh: tuple[np.ndarray, np.ndarray], rays: tuple[torch.Tensor, torch.Tensor]) -> None:
-    ours, embree = TorchCaster(*mesh, CPU).cast(*rays), EmbreeCaster(*mesh).cast(*rays)
+@each_caster
+def test_agrees_with_embree_on_a_street(
+    mesh: tuple[np.ndarray, np.ndarray], rays: tuple[torch.Tensor, torch.Tensor], backend: Backend
+) -> None:
+    ours, embree = build_caster(*mesh, backend, CPU).cast(*rays), EmbreeCaster(*mesh).cast(*rays)
     both = torch.isfinite(ours.distance) & torch.isfinite(embree.distance)
     # A ray through an edge may slip past it in one of the two.
     assert (torch.isfinite(ours.distance) == torch.isfinite(embree.distance)).float().mean() > 0.998
@@ -50,10 +55,27 @@ def test_agrees_with_embree_on_a_street(mesh: tuple[np.ndarray, np.ndarray], ray
     assert (ours.barycentric[both] - embree.barycentric[both]).abs().amax(1)[same].quantile(0.99) < 1e-2
 
 
-def test_occlusion_agrees_with_embree(mesh: tuple[np.ndarray, np.ndarray], rays: tuple[torch.Tensor, torch.Tensor]) -> None:
-    blocked = TorchCaster(*mesh, CPU).occluded(*rays)
+@each_caster
+def test_occlusion_agrees_with_embree(
+    mesh: tuple[np.ndarray, np.ndarray], rays: tuple[torch.Tensor, torch.Tensor], backend: Backend
+) -> None:
+    blocked = build_caster(*mesh, backend, CPU).occluded(*rays)
     assert 0.05 < blocked.float().mean() < 1.0
     assert (blocked == EmbreeCaster(*mesh).occluded(*rays)).float().mean() > 0.998
+
+
+def test_threads_share_the_rays(mesh: tuple[np.ndarray, np.ndarray], rays: tuple[torch.Tensor, torch.Tensor]) -> None:
+    caster, before = build_caster(*mesh, "numba", CPU), torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append((caster.cast(*rays), caster.cast(*(part[:2] for part in rays)), caster.cast(*(part[:0] for part in rays))))
+    finally:
+        torch.set_num_threads(before)
+    for alone, shared in zip(*found):
+        assert all(torch.equal(a, b) for a, b in zip(vars(alone).values(), vars(shared).values()))
+    assert len(found[0][2].distance) == 0
 
 
 def test_clusters_hold_every_triangle_once() -> None:

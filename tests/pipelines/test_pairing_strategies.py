@@ -37,7 +37,7 @@ CONFIG = PairsConfig(strategies=("underfit",), every=(2,), shares=(0.5,), fit=FI
 
 @pytest.fixture(scope="module")
 def source() -> PairSource:
-    return open_source("street:5", STREET, "cpu")
+    return open_source("street:5", STREET)
 
 
 @pytest.fixture(scope="module")
