@@ -1,4 +1,4 @@
-"""The log that a scene was fitted to, found again for its recorded pictures."""
+"""The log that a scene was fitted to, found again for its recorded pictures and what references make of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.readers.registry import on_disk, open_log
 from splatmend.pipelines.evaluation.same_shots import check_same_log
+from splatmend.recon.references import References, references_of
 from splatmend.recon.scene import LOG_PATH_FACT, Scene
 
 
@@ -27,3 +28,16 @@ def log_of_scene(path: Path, scene: Scene, given: Path | None = None) -> SceneLo
     log = open_log(given)
     check_same_log(path, scene.log_id, log.path, log.log_id)
     return log
+
+
+def check_references(layers: int, log: Path | None) -> None:
+    """`UserError` for numbers of layers that cannot be, and for a log that nobody reads."""
+    if layers < 0:
+        raise UserError(f"references: {layers} is no number of layers; give 0 or more.")
+    if log is not None and not layers:
+        raise UserError(f"{log}: a log is read for references only; give --references 2 as well, or leave --log out.")
+
+
+def references_for(path: Path, scene: Scene, layers: int, log: Path | None = None) -> References | None:
+    """So many layers of references of a scene in a folder, from its log; None for 0. `UserError` as `log_of_scene` has it."""
+    return references_of(scene, log_of_scene(path, scene, log), layers) if layers else None

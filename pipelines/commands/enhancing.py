@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from splatmend.datasets.clip import Clip
 
 
-def enhancing(model: str, device: str, strength: float | None = None) -> tuple[Callable[[Clip, Path], Path], dict[str, Any]]:
-    """What enhances a clip into a folder, with the enhancer's facts.
+class Enhancing(NamedTuple):
+    """What enhances a clip into a folder, facts about the enhancer, and how many layers of references it takes from a clip."""
 
-    Raises `UserError` where there is no such enhancer or device.
-    """
+    enhance: Callable[[Clip, Path], Path]
+    facts: dict[str, Any]
+    references: int
+
+
+def enhancing(model: str, device: str, strength: float | None = None) -> Enhancing:
+    """An enhancer by its folder or name. `UserError` where there is no such enhancer or device."""
     from splatmend.enhance.artifact import load_enhancer
     from splatmend.enhance.stream import enhance_clip
     from splatmend.enhance.transformer import inference_dtype
@@ -23,4 +28,8 @@ def enhancing(model: str, device: str, strength: float | None = None) -> tuple[C
 
     folder, where = enhancer_folder(model), torch_device(device)
     enhancer = load_enhancer(folder, device=where, dtype=inference_dtype(where))
-    return lambda clip, out: enhance_clip(enhancer, clip, out, strength=strength), enhancer_facts(folder, enhancer.spec)
+    return Enhancing(
+        enhance=lambda clip, out: enhance_clip(enhancer, clip, out, strength=strength),
+        facts=enhancer_facts(folder, enhancer.spec),
+        references=enhancer.spec.references,
+    )

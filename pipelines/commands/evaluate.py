@@ -35,6 +35,8 @@ class Options:
     """Where a scene is judged."""
     model: str = "none"
     """Folder of an enhancer or "bundled", for rows of a scene's enhanced renders; none leaves them out."""
+    references: bool = True
+    """Give renders that are to be enhanced what fitted frames show of them, where the enhancer takes it."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
@@ -94,7 +96,7 @@ def _run_scene(options: Options) -> None:
     truth = open_truth(options.truth)
     if isinstance(truth, ClipTruth):
         raise UserError(f"{options.truth}: a scene is held against its log or street, not a clip; give one of these.")
-    enhance, facts = _enhancing(options)
+    enhance, facts, layers = _enhancing(options)
     with ConsoleBar("evaluate", 1) as bar:
         scores = evaluate_scene(
             scene,
@@ -104,6 +106,7 @@ def _run_scene(options: Options) -> None:
             options.viewpoints,
             options.config,
             enhance=enhance,
+            references=layers,
             facts=facts,
             device=options.device,
             overwrite=options.overwrite,
@@ -117,11 +120,11 @@ def _run_scene(options: Options) -> None:
     print(f"strips: {options.out / 'strips'}")
 
 
-def _enhancing(options: Options) -> tuple[Any, dict[str, Any]]:
-    """What enhances a clip into a folder, with the enhancer's facts; (None, {}) without a model."""
+def _enhancing(options: Options) -> tuple[Any, dict[str, Any], int]:
+    """What enhances a clip into a folder, the enhancer's facts, and layers of references for it; (None, {}, 0) without a model."""
     if options.model == "none":
-        return None, {}
+        return None, {}, 0
     from splatmend.pipelines.commands.enhancing import enhancing
 
-    enhance, facts = enhancing(options.model, options.device)
-    return enhance, {"enhancer": facts}
+    found = enhancing(options.model, options.device)
+    return found.enhance, {"enhancer": found.facts}, found.references if options.references else 0

@@ -46,6 +46,11 @@ class Options:
     """png is lossless; h264 and av1 are small."""
     depth: bool = False
     """Also write depth in metres."""
+    references: int = 0
+    """Layers of recorded frames, warped into the view, to write beside each frame, where no edit reaches: what an enhancer that uses them
+    mends with."""
+    log: Path | None = None
+    """The log that the scene was fitted to, for --references; by default where it lay then."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
@@ -58,6 +63,7 @@ def run(options: Options) -> int:
     from splatmend.datasets.progress import ConsoleBar
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.device import torch_device
+    from splatmend.pipelines.scene_log import check_references, references_for
     from splatmend.recon.edits.apply import apply_edits
     from splatmend.recon.edits.asset_names import asset_loader
     from splatmend.recon.edits.reading import read_edits
@@ -71,11 +77,13 @@ def run(options: Options) -> int:
     if options.trajectory.edits_actors:
         raise UserError(f"{options.edits}: the trajectory edits actors as well; write what is removed and shifted into this file.")
     _check_light(options)
+    check_references(options.references, options.log)
     edits = read_edits(options.edits)
     scene = load_scene(options.scene, device=torch_device(options.device))
     unit = length_unit(scene, options.trajectory)
     edited = apply_edits(scene, edits, asset_loader(options.assets, options.edits.parent, scene.device), unit=unit)
     trajectory = build_trajectory(scene, options.trajectory)
+    references = references_for(options.scene, scene, options.references, options.log)
     light = _light(options, scene)
     if options.heal:
         edited = healed(edited)
@@ -94,6 +102,7 @@ def run(options: Options) -> int:
             else Finisher(edited.scene, {name: one.asset for name, one in edited.inserted.items()}, light, options.finish),
             encoding=options.encoding,
             depth=options.depth,
+            references=references,
             config={
                 "edits": plain(edits.edits),
                 "edits_file": options.edits,

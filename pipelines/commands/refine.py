@@ -43,7 +43,7 @@ def run(options: Options) -> int:
 
     refuse_existing(options.out, options.overwrite)
     log = open_log(options.log)
-    enhance, facts = enhancing(options.model, options.device, options.config.strength)
+    enhance, facts, layers = enhancing(options.model, options.device, options.config.strength)
     refine(
         options.scene,
         log,
@@ -51,6 +51,7 @@ def run(options: Options) -> int:
         options.config,
         enhance,
         enhancer=facts,
+        references=layers,
         device=options.device,
         resume=options.resume,
         overwrite=options.overwrite,

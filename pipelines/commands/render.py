@@ -42,8 +42,7 @@ def run(options: Options) -> int:
     from splatmend.datasets.video import VIDEO_SUFFIXES
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.device import torch_device
-    from splatmend.pipelines.scene_log import log_of_scene
-    from splatmend.recon.references import references_of
+    from splatmend.pipelines.scene_log import check_references, references_for
     from splatmend.recon.render_clip import render_clip
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory
@@ -52,16 +51,11 @@ def run(options: Options) -> int:
         raise UserError(
             f"{options.out}: a render is a folder with its cameras; leave the ending out, and --encoding h264 puts frames.mp4 into it."
         )
-    if options.references < 0:
-        raise UserError(f"references: {options.references} is no number of layers; give 0 or more.")
-    if options.log is not None and not options.references:
-        raise UserError(f"{options.log}: a log is read for references only; give --references 2 as well, or leave --log out.")
+    check_references(options.references, options.log)
     refuse_existing(options.out, options.overwrite)
     scene = load_scene(options.scene, device=torch_device(options.device))
     trajectory = build_trajectory(scene, options.trajectory)
-    references = None
-    if options.references:
-        references = references_of(scene, log_of_scene(options.scene, scene, options.log), options.references)
+    references = references_for(options.scene, scene, options.references, options.log)
     for note in trajectory.notes:
         print(f"note: {note}")
     with ConsoleBar("render", len(trajectory)) as bar:

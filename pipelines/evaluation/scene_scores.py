@@ -39,6 +39,7 @@ from splatmend.pipelines.evaluation.scores import SCORES, EvaluateConfig, Row, l
 from splatmend.pipelines.evaluation.strips import Strip, unseen_overlay
 from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth, TrueFrame
 from splatmend.pipelines.evaluation.viewpoints import Viewpoint, ViewpointsConfig, viewpoints
+from splatmend.recon.references import References, references_of
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import load_scene
@@ -94,6 +95,7 @@ def evaluate_scene(
     config: EvaluateConfig,
     *,
     enhance: Enhance | None = None,
+    references: int = 0,
     facts: Mapping[str, Any] | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -105,6 +107,7 @@ def evaluate_scene(
         log: what the scene was fitted to.
         street: its oracle, where it is a procedural street.
         enhance: makes an enhanced clip of a clip in a folder; None leaves the enhanced rows out.
+        references: layers of fitted frames that the enhancer finds beside each render; held-out frames never serve.
         facts: about the enhancer, for the manifest.
         on_progress: called with the number of pictures done (training views, then frames that are judged) and of all.
 
@@ -125,12 +128,20 @@ def evaluate_scene(
     )
     plan = viewpoints(scene, log, where)
     manifest = Manifest(
-        kind="scene_scores", config={"viewpoints": where, "evaluate": config, "scene": path, "truth": judges.describe()}, facts=facts or {}
+        kind="scene_scores",
+        config={"viewpoints": where, "evaluate": config, "references": references, "scene": path, "truth": judges.describe()},
+        facts=facts or {},
     )
     training = sum(recorded.role == "train" for recorded in scene.shots)
     tick = _Ticks(total=training + sum(len(viewpoint.trajectory) for viewpoint in plan), on_progress=on_progress)
     with building(out, manifest, overwrite=overwrite) as partial:
-        evaluation = _Evaluation(scene=scene, judges=judges, views=TrainingViews.of(scene, on_view=tick), tick=tick)
+        evaluation = _Evaluation(
+            scene=scene,
+            judges=judges,
+            views=TrainingViews.of(scene, on_view=tick),
+            tick=tick,
+            references=references_of(scene, log, references),
+        )
         with (partial / PER_FRAME).open("w") as lines:
             for viewpoint in plan:
                 for row in evaluation.judge(viewpoint, partial, enhance):
@@ -169,6 +180,7 @@ class _Evaluation:
     judges: Judges
     views: TrainingViews
     tick: Callable[[], None]
+    references: References | None = None
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: dict[str, str | None] = field(default_factory=dict)
     sets: dict[str, FrameSet] = field(default_factory=dict)
@@ -182,7 +194,7 @@ class _Evaluation:
     def judge(self, viewpoint: Viewpoint, folder: Path, enhance: Enhance | None) -> list[Row]:
         """Render, enhance and score one path; its clips are removed again, for they are as long as the log."""
         work = folder / "clips"
-        clips = {"raw": open_clip(render_clip(self.scene, viewpoint.trajectory, work / "raw", depth=True))}
+        clips = {"raw": open_clip(render_clip(self.scene, viewpoint.trajectory, work / "raw", depth=True, references=self.references))}
         if enhance is not None:
             clips["enhanced"] = open_clip(enhance(clips["raw"], work / "enhanced"))
         off_camera = viewpoint.trajectory.shots[0].camera.name not in self.scene.cameras

@@ -34,6 +34,8 @@ class RefineConfig:
     """At most so many frames of each path."""
     strength: float | None = None
     """0 leaves renders as they are, 1 takes all of the enhancer's change; None: as the enhancer advises."""
+    references: bool = True
+    """Give renders what recorded frames show of them, where the enhancer takes it."""
     keep_clips: bool = False
     """Keep the renders, enhanced pictures and weights of every round in the scene's folder."""
 

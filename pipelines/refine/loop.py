@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from splatmend.recon.fit.data import prepared_log
 from splatmend.recon.fit.extra_views import ExtraView
 from splatmend.recon.fit.fit import CHECKPOINT, OnProgress, fit_device, run_iterations, write_scored
 from splatmend.recon.fit.movers import log_with_movers
+from splatmend.recon.references import References, references_of
+from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import load_scene
 
 ROUNDS = "rounds"
@@ -39,6 +42,7 @@ def refine(
     enhance: Enhance,
     *,
     enhancer: Mapping[str, Any] | None = None,
+    references: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     resume: bool = False,
     overwrite: bool = False,
@@ -54,6 +58,7 @@ def refine(
         log: what the scene was fitted to.
         enhance: see `rounds.Enhance`.
         enhancer: facts about it, for the manifest; a run is resumed with the same ones only.
+        references: layers of them that it takes from a clip; renders have none where `config` leaves them out.
         on_progress: called with rows of the loss curve; without it a bar is shown where standard error is a terminal.
 
     Raises:
@@ -77,6 +82,7 @@ def refine(
         kind="scene", config={"fit": plain(fitted), "refine": plain(config)}, inputs={"log": log_key(log), "scene": scene_key}
     )
     checkpoint = partial_folder(out) / CHECKPOINT
+    lookup = partial(references_of, log=log, layers=references if config.references else 0)
     with building(out, manifest, overwrite=overwrite, resume=resume) as folder:
         trainer = ContinuedTrainer(prepared, scene, going_on, config.how, where, settings_key)
         if resume and checkpoint.is_file():
@@ -84,7 +90,7 @@ def refine(
             _logger.info("%s: going on after iteration %d of %d", out, trainer.iteration, total)
         started, done_before = time.monotonic(), trainer.iteration
         for number in range(trainer.iteration // config.iterations, len(config.shifts)):
-            _run_round(trainer, folder, number, config, enhance, on_progress)
+            _run_round(trainer, folder, number, config, enhance, on_progress, lookup)
         seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
         rounds = [read_round(folder / ROUNDS / f"{number:02d}") for number in range(len(config.shifts))]
         facts = {
@@ -104,14 +110,21 @@ def refine(
 
 
 def _run_round(
-    trainer: ContinuedTrainer, folder: Path, number: int, config: RefineConfig, enhance: Enhance, on_progress: OnProgress | None
+    trainer: ContinuedTrainer,
+    folder: Path,
+    number: int,
+    config: RefineConfig,
+    enhance: Enhance,
+    on_progress: OnProgress | None,
+    lookup: Callable[[Scene], References | None],
 ) -> None:
     """One round: its extra views, made of the scene as it is when the round begins, then its iterations."""
     here = folder / ROUNDS / f"{number:02d}"
     if trainer.iteration == number * config.iterations and not is_whole(here):
         if trainer.iteration:
             save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
-        make_round(trainer.finished_scene().to(trainer.device), here, config.shifts[number], config, enhance)
+        scene = trainer.finished_scene().to(trainer.device)
+        make_round(scene, here, config.shifts[number], config, enhance, lookup(scene))
     trainer.show_also(_views_of(folder, number, config))
     run_iterations(trainer, folder, (number + 1) * config.iterations, on_progress)
 

@@ -24,6 +24,7 @@ from splatmend.datasets.progress import ConsoleBar
 from splatmend.pipelines.refine.config import RefineConfig
 from splatmend.pipelines.refine.observed import RecordedViews
 from splatmend.recon.fit.extra_views import ExtraView
+from splatmend.recon.references import References
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import file_name
@@ -34,9 +35,11 @@ Enhance = Callable[[Clip, Path], Path]
 ROUND = "round.json"
 
 
-def make_round(scene: Scene, folder: Path, shift: float, config: RefineConfig, enhance: Enhance) -> None:
+def make_round(
+    scene: Scene, folder: Path, shift: float, config: RefineConfig, enhance: Enhance, references: References | None = None
+) -> None:
     """Render both sides of the recorded path at a shift, enhance them and weigh their pixels, into a folder that is replaced where it is
-    there.
+    there. `references` of the scene give the renders layers of fitted frames; held-out ones never serve.
 
     Raises:
         UserError: for a camera that the scene does not have.
@@ -57,7 +60,8 @@ def make_round(scene: Scene, folder: Path, shift: float, config: RefineConfig, e
             wanted = TrajectoryConfig(camera=camera, left=sign * shift, ease_s=0.0, frames=config.frames)
             trajectory = build_trajectory(scene, wanted)
             with ConsoleBar(f"render {name}", len(trajectory)) as bar:
-                raw = open_clip(render_clip(scene, trajectory, folder / name / "raw", depth=True, on_progress=bar.show))
+                drawn = render_clip(scene, trajectory, folder / name / "raw", depth=True, references=references, on_progress=bar.show)
+            raw = open_clip(drawn)
             enhance(raw, folder / name / "enhanced")
             used = [number for number, frame in enumerate(raw.frames) if _key(frame) not in held_out]
             shares = [_weigh(recorded, raw, number, folder / name / "weights") for number in used]

@@ -26,7 +26,9 @@ from splatmend.datasets.images import to_uint8, write_image
 from splatmend.recon.edits.apply import EditedScene
 from splatmend.recon.insertion.boxes import box_rows, silhouette
 from splatmend.recon.insertion.frame import InsertedFrame, draw_alone, draw_insertion
+from splatmend.recon.insertion.references import EditedReferences
 from splatmend.recon.raster.api import Backend
+from splatmend.recon.references import References
 from splatmend.recon.scene_files import file_name
 from splatmend.recon.trajectory import Trajectory
 
@@ -57,6 +59,7 @@ def render_insertion(
     finisher: FrameFinisher | None = None,
     encoding: Encoding = "png",
     depth: bool = False,
+    references: References | None = None,
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -65,7 +68,8 @@ def render_insertion(
 ) -> Path:
     """Render an edited scene along a trajectory into clips; returns their folder.
 
-    `trajectory` is one through `edited.scene` or the recorded one; it must not edit actors itself. `config` goes into the manifest.
+    `trajectory` is one through `edited.scene` or the recorded one; it must not edit actors itself. `references`, of `edited.recorded`, give
+    both clips layers of them where no edit reaches. `config` goes into the manifest.
 
     Raises:
         UserError: where there is no shot, the trajectory edits actors, or `out` exists or cannot be written.
@@ -77,7 +81,14 @@ def render_insertion(
     folders = {name: file_name(name) for name in edited.inserted}
     changes = _changes(edited)
     facts = plain(dict(trajectory.facts))
-    resolved = {"trajectory": facts.pop("trajectory", None), "encoding": encoding, "depth": depth, **plain(dict(config or {}))}
+    resolved = {
+        "trajectory": facts.pop("trajectory", None),
+        "encoding": encoding,
+        "depth": depth,
+        "references": None if references is None else plain(references.config),
+        **plain(dict(config or {})),
+    }
+    beside = None if references is None else EditedReferences(edited, references, backend=backend)
     whole = Manifest(kind="clips", config=resolved, inputs=dict(inputs or {}))
     with ExitStack() as stack:
         folder = stack.enter_context(building(Path(out), whole, overwrite=overwrite))
@@ -97,11 +108,13 @@ def render_insertion(
                     frame = draw_insertion(edited, shot, backend=backend, others=True)
                     finished = None if finisher is None else finisher.finish(frame)
                     masks, visible = _seen(edited, frame, backend)
+                    layers = None if beside is None else beside.of(frame, None if finished is None else finished.shadow)
                 line = dict(row) if not changes else {**row, "recorded": False, "held_out": False, "actors": plain(changes)}
                 blank = np.zeros(tuple(frame.opacity.shape), dtype=bool)
                 shared: dict[str, Any] = {
                     "depth_m": frame.depth_m.cpu().numpy() if depth else None,
                     "opacity": frame.opacity.cpu().numpy(),
+                    "references": layers,
                     "masks": {folders[name]: masks.get(name, blank) for name in edited.inserted},
                     "extra": line,
                 }

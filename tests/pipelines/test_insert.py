@@ -14,10 +14,14 @@ from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain, read_manifest
 from splatmend.datasets.clip import open_clip
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.images import read_numbers
+from splatmend.datasets.readers.registry import open_log
+from splatmend.datasets.street import StreetConfig, build_street, write_street
 from splatmend.pipelines.cli import main
 from splatmend.pipelines.clip_sets import members
 from splatmend.pipelines.evaluation.truth import LogTruth
 from splatmend.recon.assets.asset import save_asset
+from splatmend.recon.fit import DensifyConfig, FitConfig, InitConfig, fit
 from splatmend.recon.scene_files import save_scene
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recon"))
@@ -152,3 +156,51 @@ def test_a_log_is_no_truth_of_what_was_put_in(work: Path) -> None:
     assert ActorEdits.from_json(plain(edits)) == edits
     assert ActorEdits.from_json({"removed": [], "shifted": {}}) == ActorEdits()
     assert np.isfinite(clip.read_channel("opacity", 0)).all()
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a street and a scene that was fitted to it."""
+    out = tmp_path_factory.mktemp("driven")
+    street = StreetConfig(
+        seed=3, duration_s=0.5, width=64, height=48, cameras=("FRONT",), supersample=1, lidar_beams=16, lidar_columns=128, moving_cars=1,
+        parked_cars=2,
+    )  # fmt: skip
+    write_street(build_street(street), out / "street")
+    config = FitConfig(
+        iterations=40,
+        sh_degree=0,
+        sky_rows=8,
+        device="cpu",
+        init=InitConfig(point_count=2_000, ray_count=500, actor_count=50),
+        densify=DensifyConfig(cap=2_500, actor_cap=60, start=5, every=10),
+    )
+    fit(open_log(out / "street"), out / "scene", config)
+    save_asset(out / "library" / "suv", suv())
+    (out / "edits.yaml").write_text("edits:\n  - insert: suv\n    as: new\n    path: {ego: {ahead: 7, left: 0.5}}\n")
+    return out
+
+
+def test_clips_have_references_but_where_something_was_put_in(driven: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["insert", driven / "scene", "--edits", driven / "edits.yaml", "--assets", driven / "library", "--trajectory.frames", 3]
+    arguments += ["--trajectory.left", 0.4, "--device", "cpu", "--sun", 60, 40]
+    assert main([str(word) for word in [*arguments, "--references", 2, "--out", tmp_path / "clips"]]) == 0
+    finished, naive = (open_clip(clip) for clip in members(tmp_path / "clips"))
+    assert read_manifest(naive.path).config["references"]["layers"] == 2
+    for index in range(3):
+        layers, mask = finished.read_references(index), finished.read_channel("masks/new", index)
+        shadow = read_numbers(finished.path / "shadow" / f"{index:06d}.png")
+        assert layers is not None
+        assert mask is not None
+        np.testing.assert_array_equal(layers, naive.read_references(index))
+        assert layers.shape == (2, 48, 64, 4)
+        assert mask.sum() > 20
+        assert not layers[:, mask].any()
+        assert (shadow > 1).any()
+        assert not layers[:, shadow > 1].any()
+        assert (layers[0, ..., 3] == 255).mean() > 0.1
+    assert main([str(word) for word in [*arguments, "--log", driven / "street", "--out", tmp_path / "no"]]) == 2
+    assert "a log is read for references only" in capsys.readouterr().err
+    assert main([str(word) for word in [*arguments, "--references", 1, "--log", driven / "gone", "--out", tmp_path / "no"]]) == 2
+    assert "gone" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

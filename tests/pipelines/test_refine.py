@@ -23,10 +23,12 @@ from splatmend.pipelines.cli import main
 from splatmend.pipelines.refine.config import RefineConfig
 from splatmend.pipelines.refine.loop import refine
 from splatmend.pipelines.refine.observed import RecordedViews
+from splatmend.pipelines.refine.rounds import make_round
 from splatmend.recon.fit import CorrectionConfig, DataConfig, DensifyConfig, FitConfig, InitConfig, fit
 from splatmend.recon.fit.continuing import ContinueConfig, ContinuedTrainer, continued_config
 from splatmend.recon.fit.data import prepared_log
 from splatmend.recon.fit.extra_views import ExtraView
+from splatmend.recon.references import references_of
 from splatmend.recon.render import render
 from splatmend.recon.scene_files import load_scene
 from splatmend.recon.trajectory import TrajectoryConfig, build_trajectory
@@ -102,6 +104,10 @@ def test_the_command_refines_a_scene_with_the_bundled_enhancer(folder: Path, tmp
     assert all(0 < path["mean_weight"] < 1 for made in rounds for path in made["paths"])
     raw, enhanced = (open_clip(tmp_path / "out" / "rounds" / "01" / "FRONT-left-1" / name) for name in ("raw", "enhanced"))
     assert len(raw) == len(enhanced) == 5
+    layers = raw.read_references(2)
+    assert layers is not None
+    assert (layers[0, ..., 3] == 255).mean() > 0.2
+    assert read_manifest(enhanced.path).config["references"] == 2
     changed = [np.abs(a.astype(int) - b).mean() for a, b in zip(raw.iter_rgb(), enhanced.iter_rgb())]
     assert min(changed) > 0
     refined, before = load_scene(tmp_path / "out"), load_scene(folder / "ewa")
@@ -110,6 +116,39 @@ def test_the_command_refines_a_scene_with_the_bundled_enhancer(folder: Path, tmp
     # What is refined can be refined.
     again = refine(tmp_path / "out", open_log(folder / "street"), tmp_path / "again", REFINE, left_as_it_is, device="cpu")
     assert not (again / "rounds").exists()
+
+
+def test_renders_have_references_of_fitted_frames_alone(folder: Path, tmp_path: Path) -> None:
+    """Held-out pictures that are broken are not even read; without references renders are the same."""
+    log = open_log(folder / "street")
+
+    def broken() -> np.ndarray:
+        raise AssertionError("a held-out picture was read")
+
+    held_out = {r.frame_index for r in load_scene(folder / "ewa").shots if r.role == "held_out"}
+    frames = tuple(replace(f, read_image=broken) if f.index in held_out else f for f in log.frames)
+    scene = load_scene(folder / "ewa")
+    for name, layers in (("with", 2), ("without", 0)):
+        references = references_of(scene, replace(log, frames=frames), layers)
+        make_round(scene, tmp_path / name, 0.5, replace(REFINE, frames=4), left_as_it_is, references)
+    given, bare = (open_clip(tmp_path / name / "FRONT-left-0.5" / "raw") for name in ("with", "without"))
+    assert len(held_out) == 2
+    for index, (a, b) in enumerate(zip(given.iter_rgb(), bare.iter_rgb(), strict=True)):
+        np.testing.assert_array_equal(a, b)
+        layers_of_frame = given.read_references(index)
+        assert layers_of_frame is not None
+        assert layers_of_frame[0, ..., 3].any()
+        assert bare.read_references(index) is None
+
+
+def test_references_may_be_left_out(folder: Path, tmp_path: Path) -> None:
+    log = open_log(folder / "street")
+    few = replace(REFINE, shifts=(0.5,), iterations=1, frames=2, keep_clips=True)
+    for wanted in (True, False):
+        out = tmp_path / str(wanted)
+        refine(folder / "ewa", log, out, replace(few, references=wanted), left_as_it_is, references=1, device="cpu")
+        layers = open_clip(out / "rounds" / "00" / "FRONT-left-0.5" / "raw").read_references(0)
+        assert (layers is not None) == wanted
 
 
 def black(clip: Clip, out: Path) -> Path:

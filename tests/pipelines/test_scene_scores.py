@@ -326,3 +326,17 @@ def test_the_wrong_truth_and_flags_of_scenes_for_clips_are_refused(
         with pytest.raises(UserError, match=said):
             evaluate_scene(folder / "scene", other, None, tmp_path / "x", ViewpointsConfig(), EvaluateConfig(), device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["clip"]
+
+
+def test_enhanced_rows_have_references_and_raw_ones_stay_what_they_were(folder: Path, tmp_path: Path) -> None:
+    """The bundled enhancer, with and without what fitted frames show of the shifted path."""
+    arguments = ["evaluate", folder / "scene", "--truth", folder / "street", "--device", "cpu", "--model", "bundled", "--shift", "1"]
+    arguments += ["--max-frames", "4", "--metrics", "psnr", "ssim"]
+    for name, more in (("with", []), ("without", ["--no-references"])):
+        assert main([str(word) for word in [*arguments, "--out", tmp_path / name, *more]]) == 0
+    given, bare = (read(tmp_path / name)["rows"] for name in ("with", "without"))
+    assert read_manifest(tmp_path / "with").config["references"] == 2
+    assert read_manifest(tmp_path / "without").config["references"] == 0
+    for row in ("recorded", "left 1 m"):
+        assert given[row]["mean"] == bare[row]["mean"]
+        assert given[f"{row}, enhanced"]["mean"]["ssim"] > bare[f"{row}, enhanced"]["mean"]["ssim"] + 0.02

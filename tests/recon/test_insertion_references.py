@@ -1,0 +1,121 @@
+"""References of edited scenes: recorded frames serve where no edit reaches, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_edits_apply import suv
+from tiny_log import tiny_log, true_scene
+
+from splatmend.recon.edits.apply import EditedScene, apply_edits
+from splatmend.recon.edits.reading import parse_edits
+from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
+from splatmend.recon.insertion.references import MARGIN_PX, EditedReferences
+from splatmend.recon.raster.api import Model
+from splatmend.recon.references import References, references_of
+from splatmend.recon.render import render
+
+REMOVED = "edits:\n  - remove: car/1\n"
+INSERTED = "edits:\n  - insert: suv\n    as: near\n    path: {ego: {ahead: 4.5, left: -0.9}}\n"
+MOVED = "edits:\n  - move: car/1\n    path: {ego: {ahead: 6, left: -1.2}}\n"
+
+
+def edited_scene(text: str, model: Model = "ewa") -> EditedScene:
+    return apply_edits(replace(true_scene(), camera_model=model), parse_edits(text, Path("edits.yaml")), lambda name: suv())
+
+
+def looked_up(edited: EditedScene) -> References:
+    found = references_of(edited.recorded, tiny_log(scene=edited.recorded), 2)
+    assert found is not None
+    return found
+
+
+def drawn(edited: EditedScene, number: int = 4) -> InsertedFrame:
+    with torch.no_grad():
+        return draw_insertion(edited, edited.recorded.shots[number].shot)
+
+
+def near(mask: np.ndarray) -> np.ndarray:
+    return F.max_pool2d(torch.from_numpy(mask)[None].float(), 2 * MARGIN_PX + 1, 1, MARGIN_PX)[0].numpy() > 0
+
+
+def red(rgb: np.ndarray, least: float = 0.5) -> np.ndarray:
+    return rgb[..., 0] - rgb[..., 1] > least
+
+
+@pytest.mark.parametrize("model", ["ewa", "ray"])
+@pytest.mark.parametrize("text", [REMOVED, INSERTED, MOVED])
+def test_recorded_frames_serve_but_for_bodies_that_are_gone_or_new(text: str, model: Model) -> None:
+    edited = edited_scene(text, model)
+    frame = drawn(edited)
+    layers = EditedReferences(edited, looked_up(edited)).of(frame)
+    before = looked_up(edited).of(frame.shot)
+    gone = (*edited.removed, *edited.moved)
+    with torch.no_grad():
+        there = render(edited.recorded, frame.shot, ("rgb", "opacity"), shares=gone)
+        behind = render(edited.recorded, frame.shot, ("rgb",), without=gone).rgb
+    assert behind is not None
+    touched = sum(share.numpy() for share in frame.shares.values()) + there.extra.get("shares", torch.zeros(48, 64, 1)).sum(-1).numpy()
+    body = touched > 0.5
+    assert body.sum() > 20
+    # Before the edit most of these pixels had references.
+    assert (before[0, body, 3] == 255).mean() > 0.3
+    assert not layers[:, near(touched >= 1 / 255)].any()
+    seen = layers[..., 3] == 255
+    assert seen[0].mean() > 0.4
+    for layer in layers:
+        here = layer[..., 3] == 255
+        wrong = np.abs(layer[here, :3] - 255.0 * behind.numpy()[here].clip(0, 1)).mean(axis=-1)
+        assert np.median(wrong) < 6
+        # Nothing of the red car, where other frames saw it before what is behind.
+        assert not (here & red(layer / 255.0) & ~red(behind.numpy(), 0.3)).any() or not gone
+
+
+def test_far_from_an_edit_nothing_changes() -> None:
+    edited = edited_scene(INSERTED)
+    frame = drawn(edited)
+    layers, before = EditedReferences(edited, looked_up(edited)).of(frame), looked_up(edited).of(frame.shot)
+    far = ~near(sum(share.numpy() for share in frame.shares.values()) >= 1 / 255)
+    assert far.mean() > 0.4
+    np.testing.assert_array_equal(layers[:, far], before[:, far])
+
+
+def test_shadows_and_mended_background_have_none() -> None:
+    edited = edited_scene(INSERTED)
+    frame, references = drawn(edited), looked_up(edited)
+    plain = EditedReferences(edited, references).of(frame)
+    shadow = torch.zeros_like(frame.opacity)
+    shadow[40:44, 4:12] = 0.1
+    shaded = EditedReferences(edited, references).of(frame, shadow)
+    cast = near(shadow.numpy() > 0)
+    assert (plain[0, cast, 3] == 255).any()
+    assert not shaded[:, cast].any()
+    np.testing.assert_array_equal(shaded[:, ~cast], plain[:, ~cast])
+
+    # A piece of the left wall is made anew, in other colours.
+    background = edited.recorded.background
+    chosen = (background.gaussians.means[:, 1] > 3) & (background.gaussians.means[:, 0] < 7)
+    sh = torch.where(chosen[:, None, None], -background.gaussians.sh, background.gaussians.sh)
+    mended = replace(edited.scene, background=replace(background, gaussians=replace(background.gaussians, sh=sh)))
+    edited = replace(edited, scene=mended)
+    healed = EditedReferences(edited, references).of(drawn(edited))
+    with torch.no_grad():
+        pictures = [render(replace(scene, actors={}), frame.shot, ("rgb",)).rgb for scene in (edited.recorded, edited.scene)]
+    assert pictures[0] is not None
+    assert pictures[1] is not None
+    changed = (pictures[0] - pictures[1]).abs().amax(dim=-1).numpy() > 0.05
+    changed[:, 40:] = False  # beside the car, which stands before the wall's far end in one of the two
+    assert (plain[0, changed, 3] == 255).any()
+    assert not healed[:, changed].any()
+    assert (healed[0, :, 40:, 3] == 255).any()
+
+
+def test_references_of_another_scene_are_refused() -> None:
+    edited = edited_scene(REMOVED)
+    with pytest.raises(ValueError, match="looked up in the recorded one"):
+        EditedReferences(edited, looked_up(edited_scene(REMOVED)))
