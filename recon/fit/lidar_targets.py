@@ -10,6 +10,7 @@ from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.point_projection import project_frame
 from splatmend.recon.raster.api import Model
+from splatmend.recon.read_ahead import worked_in_order
 from splatmend.recon.spool import Kept, Recent, Spool
 
 MAX_SWEEP_GAP_US = 60_000
@@ -32,18 +33,21 @@ class LidarTargets:
     def prepare(self, numbers: Iterable[int]) -> None:
         """Keep the targets of these frames in a temporary file."""
         if self.log.sweeps:
-            for number in sorted(set(numbers) - set(self._kept), key=lambda number: self.log.frames[number].mid_us):
-                self._kept[number] = self._spool.keep(*self._made(number))
+            wanted = sorted(set(numbers) - set(self._kept), key=lambda number: self.log.frames[number].mid_us)
+            for number, targets in zip(wanted, worked_in_order(wanted, self._points, self._targets), strict=True):
+                self._kept[number] = self._spool.keep(*targets)
 
     def of(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and depths of a frame. Safe to call from several threads for frames that are prepared, and where there are no sweeps."""
-        return self._kept[number].load() if number in self._kept else self._made(number)  # type: ignore[return-value]
+        return self._kept[number].load() if number in self._kept else self._targets(number, self._points(number))  # type: ignore[return-value]
 
-    def _made(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        frame = self.log.frames[number]
-        sweeps = nearest_sweeps(self.log.sweeps, frame.mid_us)
-        points = np.concatenate([self._xyz_world_m(index) for index in sweeps]) if sweeps else np.zeros((0, 3))
-        pixels, depth_m = lidar_targets(frame, self.log, points, self.model)
+    def _points(self, number: int) -> np.ndarray:
+        """Points `[N, 3]` in the world of the sweeps that are nearest to a frame."""
+        sweeps = nearest_sweeps(self.log.sweeps, self.log.frames[number].mid_us)
+        return np.concatenate([self._xyz_world_m(index) for index in sweeps]) if sweeps else np.zeros((0, 3))
+
+    def _targets(self, number: int, xyz_world_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pixels, depth_m = lidar_targets(self.log.frames[number], self.log, xyz_world_m, self.model)
         return pixels.astype(np.int32), depth_m.astype(np.float32)
 
 

@@ -6,6 +6,7 @@ Everything here is NumPy in float64 and world coordinates; `splatmend.recon.fit.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.log import ActorTrack, CameraFrame, LidarSweep, SceneLog
+from splatmend.datasets.log import ActorTrack, CameraFrame, LidarPoints, LidarSweep, SceneLog
 from splatmend.recon.fit.config import InitConfig
+from splatmend.recon.read_ahead import worked_in_order
 
 BOX_MARGIN_M = 0.15
 """Boxes are grown by this much at their sides and top before points are told apart: labels and poses are off by centimetres."""
@@ -64,20 +66,26 @@ def lidar_points(log: SceneLog, frames: Sequence[CameraFrame], config: InitConfi
     actors: dict[str, list[ColouredPoints]] = {actor.actor_id: [] for actor in log.actors}
     near_origin = cKDTree(np.zeros((1, 3)))
     images = _ImageMemo()
-    for sweep in log.sweeps:
-        points = sweep.read_points()
+
+    def told_apart(sweep: LidarSweep, points: LidarPoints) -> tuple[ColouredPoints, dict[str, ColouredPoints]]:
         colours, seen = _sweep_colours(sweep, points.xyz_world_m, log, frames, images)
         xyz, rgb, times_us = points.xyz_world_m[seen], colours[seen], points.time_us[seen]
         free = np.ones(len(xyz), dtype=bool)
+        of_actors = {}
         for actor in log.actors:
             inside, in_actor = _inside_box(actor, xyz, times_us)
             free &= ~inside
             if inside.any():
-                parts = actors[actor.actor_id]
-                parts.append(ColouredPoints(xyz=in_actor, rgb=rgb[inside]))
-                if sum(map(len, parts)) > _MOST_OF_ACTOR:
-                    parts[:] = [thinned(joined(parts), near_origin, config.voxel_m)]
-        background.add(ColouredPoints(xyz=xyz[free], rgb=rgb[free]))
+                of_actors[actor.actor_id] = ColouredPoints(xyz=in_actor, rgb=rgb[inside])
+        return ColouredPoints(xyz=xyz[free], rgb=rgb[free]), of_actors
+
+    for standing, of_actors in worked_in_order(log.sweeps, lambda sweep: sweep.read_points(), told_apart):
+        for actor_id, points in of_actors.items():
+            parts = actors[actor_id]
+            parts.append(points)
+            if sum(map(len, parts)) > _MOST_OF_ACTOR:
+                parts[:] = [thinned(joined(parts), near_origin, config.voxel_m)]
+        background.add(standing)
     return (
         background.points(),
         {actor_id: thinned(joined(parts), near_origin, config.voxel_m) for actor_id, parts in actors.items() if parts},
@@ -196,19 +204,25 @@ def _inside_box(actor: ActorTrack, xyz_world_m: np.ndarray, times_us: np.ndarray
 
 
 class _ImageMemo:
-    """The last few decoded pictures: neighbouring sweeps ask for the same ones."""
+    """The last few decoded pictures: neighbouring sweeps ask for the same ones, perhaps at the same time."""
 
     def __init__(self, size: int = 12) -> None:
         self.size = size
         self.pictures: dict[tuple[str, int], np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, frame: CameraFrame) -> np.ndarray:
         key = (frame.camera, frame.index)
-        if key not in self.pictures:
-            if len(self.pictures) >= self.size:
+        with self._lock:
+            if key in self.pictures:
+                return self.pictures[key]
+        # Outside the lock: two that want the same picture at once both decode it.
+        picture = frame.read_image()
+        with self._lock:
+            while len(self.pictures) >= self.size:
                 self.pictures.pop(next(iter(self.pictures)))
-            self.pictures[key] = frame.read_image()
-        return self.pictures[key]
+            self.pictures[key] = picture
+        return picture
 
 
 def _sweep_colours(

@@ -11,6 +11,7 @@ from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.recon.fit.points import ColouredPoints
 from splatmend.recon.raster.camera_rays import lens_rays
+from splatmend.recon.read_ahead import worked_in_order
 
 CAMERA_HEIGHT_M = 1.6
 """Height above the road of a car's cameras, give or take; rays that go down end near the ground."""
@@ -45,9 +46,13 @@ def ray_points(
     chosen = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, min(most_frames, len(frames))).astype(int))]
     each = -(-count // len(chosen))
     parts_xyz, parts_rgb, parts_sigma = [np.zeros((0, 3))], [np.zeros((0, 3))], [np.zeros(0)]
-    for frame in chosen:
+
+    def covered(frame: CameraFrame, picture: np.ndarray) -> tuple[CameraFrame, np.ndarray, np.ndarray]:
+        return frame, picture, _covered(log.cameras[frame.camera], frame, known_world)
+
+    for frame, picture, hidden in worked_in_order(chosen, lambda frame: frame.read_image(), covered):
         camera = log.cameras[frame.camera]
-        free = ~_covered(camera, frame, known_world)
+        free = ~hidden
         cells = np.argwhere(free)
         if not len(cells):
             continue
@@ -75,7 +80,7 @@ def ray_points(
             depth = np.where(low, np.minimum(depth, ground * generator.uniform(0.5, 1.5, size=wanted)), depth)
         columns, rows = np.floor(pixels).astype(np.int64).T
         parts_xyz.append(world_from_camera[:3, 3] + depth[:, None] * directions)
-        parts_rgb.append(frame.read_image()[rows, columns] / 255.0)
+        parts_rgb.append(picture[rows, columns] / 255.0)
         spacing_px = np.sqrt(len(cells) * _COVER_PX**2 / wanted)
         parts_sigma.append(0.5 * spacing_px * depth / camera.focal_px[0])
     points = ColouredPoints(xyz=np.concatenate(parts_xyz), rgb=np.concatenate(parts_rgb))

@@ -109,7 +109,7 @@ def neighbour_sigma(xyz: np.ndarray) -> np.ndarray:
     """Mean distance of each point to its three nearest neighbours, `[N]`; never 0, nor above ten times the median."""
     if len(xyz) < 2:
         return np.full(len(xyz), 0.1)
-    distance = cKDTree(xyz).query(xyz, k=min(4, len(xyz)))[0][:, 1:]
+    distance = cKDTree(xyz).query(xyz, k=min(4, len(xyz)), workers=-1)[0][:, 1:]
     mean = distance.mean(axis=1)
     middle = max(float(np.median(mean)), 1e-6)
     return np.clip(mean, 1e-2 * middle, 10 * middle)
