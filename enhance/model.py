@@ -20,6 +20,7 @@ from torch import nn
 from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.fusion import ReferenceFusion
+from splatmend.enhance.insertion import MaskInput, confined, pooled
 from splatmend.enhance.opacity import fixed_noise, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.strength import check_strength
@@ -61,6 +62,8 @@ class EnhancerSpec:
     """Share of noise, 0 to 1, in latents of what has no opacity (see `splatmend.enhance.opacity`). 0: opacity is not looked at."""
     references: int = 0
     """Layers of warped recorded frames that it can take from (see `splatmend.enhance.fusion`). 0: none are looked at."""
+    harmonises: bool = False
+    """Whether it is told what was put into a clip, and changes only what lies around that (see `splatmend.enhance.insertion`)."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on and how."""
 
@@ -104,11 +107,12 @@ class Enhancer(nn.Module):
         self.transformer = transformer
         self.spec = spec
         self.register_buffer("caption", caption)
-        joins = build_joins(vae, spec.skips)
+        joins = build_joins(vae, spec.skips, extra=1 if spec.harmonises else 0)
         # Module names may not hold dots.
         self.joins = nn.ModuleDict({_key(name): join for name, join in joins.items()})
         self._tap_of = {skip.join: skip.tap for skip in spec.skips}
         self.fusion = ReferenceFusion(spec.references) if spec.references else None
+        self.mask_input = MaskInput(self.adapter().latent_channels) if spec.harmonises else None
 
     @property
     def device(self) -> torch.device:
@@ -147,12 +151,21 @@ class Enhancer(nn.Module):
         """Encoder blocks whose features the decoder needs."""
         return tuple(dict.fromkeys(self._tap_of.values()))
 
-    def side_features(self, tapped: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Tapped encoder features of one group as the decoder's side features."""
-        return {join: tapped[tap] for join, tap in self._tap_of.items()}
+    def side_features(self, tapped: Mapping[str, torch.Tensor], mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Tapped encoder features of one group as the decoder's side features, with its frames' mask `[B, 1, t, H, W]` where this enhancer
+        is told what was put in."""
+        side = {join: tapped[tap] for join, tap in self._tap_of.items()}
+        if mask is None or self.mask_input is None:
+            return side
+        return {join: torch.cat([features, pooled(mask, features).to(features.dtype)], dim=1) for join, features in side.items()}
 
-    def encode(self, clip: torch.Tensor) -> Encoded:
-        """Encode `[B, 3, T, H, W]`, T = 1 + 4k. Follows the ambient gradient mode.
+    def told(self, latents: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Normalised latents that know the mask `[B, 1, T, H, W]` of their frames; themselves where there is none to be told of."""
+        return latents if mask is None or self.mask_input is None else self.mask_input(latents, mask)
+
+    def encode(self, clip: torch.Tensor, mask: torch.Tensor | None = None) -> Encoded:
+        """Encode `[B, 3, T, H, W]`, T = 1 + 4k, with the mask `[B, 1, T, H, W]` in [0, 1] of what was put in, for a model that is told.
+        Follows the ambient gradient mode.
 
         The first frame goes alone and all others as one chunk, which gives the same values to rounding as group by group.
         `ValueError` for a wrong rank, channel or frame count, or sides that do not divide into latents.
@@ -162,20 +175,24 @@ class Enhancer(nn.Module):
         adapter.group_count(clip.shape[2])
         clip = clip.to(self.vae.dtype)
         head, cache, taps = adapter.encoder.group(clip[:, :, :1], adapter.initial_encoder_cache(), self.taps)
-        means, sides = [head], [self.side_features(taps)]
+        means, sides = [head], [self.side_features(taps, None if mask is None else mask[:, :, :1])]
         if clip.shape[2] > 1:
             rest, _, taps = adapter.encoder.group(clip[:, :, 1:], cache, self.taps)
             means.append(rest)
-            sides += split_side(self.side_features(taps), rest.shape[2])
+            sides += split_side(self.side_features(taps, None if mask is None else mask[:, :, 1:]), rest.shape[2])
         mean = torch.cat(means, dim=2)[:, : adapter.latent_channels]
-        return Encoded(adapter.normalise(mean), tuple(sides))
+        return Encoded(self.told(adapter.normalise(mean), mask), tuple(sides))
 
-    def encode_groups(self, groups: Iterable[torch.Tensor]) -> Encoded:
-        """Encode the groups of a clip (1 frame, then 4 at a time) one after the other, which holds one group's activations only."""
-        decoder = TruncatedDecoder(self.adapter())
+    def encode_groups(self, groups: Iterable[torch.Tensor], mask: torch.Tensor | None = None) -> Encoded:
+        """Encode the groups of a clip (1 frame, then 4 at a time) one after the other, which holds one group's activations only. `mask`: of
+        the whole clip, see `encode`."""
+        adapter = self.adapter()
+        decoder = TruncatedDecoder(adapter)
         encoded = list(decoder.encode_stream((group.to(self.vae.dtype) for group in groups), taps=self.taps))
-        latents = torch.cat([group.latent for group in encoded], dim=2)
-        return Encoded(self.adapter().normalise(latents), tuple(self.side_features(group.taps) for group in encoded))
+        latents = adapter.normalise(torch.cat([group.latent for group in encoded], dim=2))
+        masks = [None] * len(encoded) if mask is None else list(split_into_groups(mask, adapter.temporal_factor))
+        sides = tuple(self.side_features(group.taps, part) for group, part in zip(encoded, masks, strict=True))
+        return Encoded(self.told(latents, mask), sides)
 
     def predict(self, z_in: torch.Tensor) -> torch.Tensor:
         """Enhanced latents of normalised latents `[B, C, L, h, w]`: `z_in - v`, float32, all L in one window."""
@@ -259,21 +276,30 @@ class Enhancer(nn.Module):
         strength: float = 1.0,
         opacity: torch.Tensor | None = None,
         references: torch.Tensor | None = None,
+        inserted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes the input, with what `references` gave it (see `fused`),
-        and the result: 0 to 1. `opacity`: see `emptied`. `ValueError` for a clip of a wrong rank, channel or frame count, or sides that are
+        and the result: 0 to 1. `opacity`: see `emptied`. `inserted`: what was put in, `[B, 2, T, H, W]` in [0, 1] (see `insertion`), for a
+        model that harmonises. `ValueError` where it is missing, for a clip of a wrong rank, channel or frame count, or sides that are
         no multiple of `size_multiple`, `UserError` for a strength that is not between 0 and 1."""
         check_strength(strength)
         self.adapter().check_frames(clip)
         if clip.shape[3] % self.size_multiple or clip.shape[4] % self.size_multiple:
             raise ValueError(f"the clip's {clip.shape[3]}x{clip.shape[4]} pixels are no multiple of {self.size_multiple} along both sides")
-        x = self.fused(clip, references)
+        if self.spec.harmonises and inserted is None:
+            raise ValueError("this enhancer harmonises: it must be told what was put in")
+        x, mask = self.fused(clip, references), None if inserted is None else inserted[:, :1]
         # Group by group holds the least, but only without a graph.
-        encoded = self.encode(x) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor))
+        whole = torch.is_grad_enabled()
+        encoded = self.encode(x, mask) if whole else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor), mask)
         encoded = self.emptied(encoded, opacity)
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
-        return blend(x, self.compose(x, decoded), strength)
+        return blend(x, self.kept_inside(x, self.compose(x, decoded), inserted), strength)
+
+    def kept_inside(self, x: torch.Tensor, enhanced: torch.Tensor, inserted: torch.Tensor | None) -> torch.Tensor:
+        """Enhanced frames with their change confined to the region around what was put in, for a model that harmonises."""
+        return enhanced if inserted is None or not self.spec.harmonises else confined(x, enhanced, inserted[:, 1:])
 
 
 def blend(x: torch.Tensor, enhanced: torch.Tensor, strength: float) -> torch.Tensor:

@@ -111,17 +111,18 @@ class Street:
         shot: Shot,
         *,
         sun: Sun | None = None,
+        air: Air | None = None,
         exposure: float | None = None,
         without: Sequence[str] = (),
         extra: Sequence[tuple[trimesh.Trimesh | Mesh | Figure, PoseTrack]] = (),
         supersample: int = 2,
     ) -> OracleImage:
-        """What the shot would have recorded, with another `sun`, another `exposure` (a factor; None: the drive's own), without some
-        actors (ids), or with extra bodies (meshes in their own frames, with world-from-body tracks)."""
+        """What the shot would have recorded, with another `sun`, other `air` (weather and grading), another `exposure` (a factor; None: the
+        drive's own), without some actors (ids), or with extra bodies (meshes in their own frames, with world-from-body tracks)."""
         movers = self._present(without)
         for index, (mesh, track) in enumerate(extra):
             movers += self._bodies(mesh, track, FIRST_ACTOR_ID + len(self.actors) + index)
-        light = Light(sky=Sky(sun or self.sun, self.air, self._noise, self.device), visibility=self._visibility, noise=self._noise)
+        light = Light(sky=Sky(sun or self.sun, air or self.air, self._noise, self.device), visibility=self._visibility, noise=self._noise)
         factor = self.recorded_exposure(shot.camera.name, shot.mid_us) if exposure is None else exposure
         height, width, count = shot.camera.height, shot.camera.width, supersample**2
         size = height * width
