@@ -20,8 +20,8 @@ from torch import nn
 from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.fusion import ReferenceFusion
-from splatmend.enhance.insertion import MaskInput, confined, pooled
-from splatmend.enhance.opacity import fixed_noise, latent_opacity, with_noise
+from splatmend.enhance.insertion import MaskInput, confined, with_mask
+from splatmend.enhance.opacity import fixed_noise, group_opacity, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.strength import check_strength
 from splatmend.enhance.windows import in_windows
@@ -151,21 +151,12 @@ class Enhancer(nn.Module):
         """Encoder blocks whose features the decoder needs."""
         return tuple(dict.fromkeys(self._tap_of.values()))
 
-    def side_features(self, tapped: Mapping[str, torch.Tensor], mask: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Tapped encoder features of one group as the decoder's side features, with its frames' mask `[B, 1, t, H, W]` where this enhancer
-        is told what was put in."""
-        side = {join: tapped[tap] for join, tap in self._tap_of.items()}
-        if mask is None or self.mask_input is None:
-            return side
-        return {join: torch.cat([features, pooled(mask, features).to(features.dtype)], dim=1) for join, features in side.items()}
+    def side_features(self, tapped: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Tapped encoder features of one group as the decoder's side features."""
+        return {join: tapped[tap] for join, tap in self._tap_of.items()}
 
-    def told(self, latents: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Normalised latents that know the mask `[B, 1, T, H, W]` of their frames; themselves where there is none to be told of."""
-        return latents if mask is None or self.mask_input is None else self.mask_input(latents, mask)
-
-    def encode(self, clip: torch.Tensor, mask: torch.Tensor | None = None) -> Encoded:
-        """Encode `[B, 3, T, H, W]`, T = 1 + 4k, with the mask `[B, 1, T, H, W]` in [0, 1] of what was put in, for a model that is told.
-        Follows the ambient gradient mode.
+    def encode(self, clip: torch.Tensor) -> Encoded:
+        """Encode `[B, 3, T, H, W]`, T = 1 + 4k. Follows the ambient gradient mode.
 
         The first frame goes alone and all others as one chunk, which gives the same values to rounding as group by group.
         `ValueError` for a wrong rank, channel or frame count, or sides that do not divide into latents.
@@ -175,24 +166,20 @@ class Enhancer(nn.Module):
         adapter.group_count(clip.shape[2])
         clip = clip.to(self.vae.dtype)
         head, cache, taps = adapter.encoder.group(clip[:, :, :1], adapter.initial_encoder_cache(), self.taps)
-        means, sides = [head], [self.side_features(taps, None if mask is None else mask[:, :, :1])]
+        means, sides = [head], [self.side_features(taps)]
         if clip.shape[2] > 1:
             rest, _, taps = adapter.encoder.group(clip[:, :, 1:], cache, self.taps)
             means.append(rest)
-            sides += split_side(self.side_features(taps, None if mask is None else mask[:, :, 1:]), rest.shape[2])
+            sides += split_side(self.side_features(taps), rest.shape[2])
         mean = torch.cat(means, dim=2)[:, : adapter.latent_channels]
-        return Encoded(self.told(adapter.normalise(mean), mask), tuple(sides))
+        return Encoded(adapter.normalise(mean), tuple(sides))
 
-    def encode_groups(self, groups: Iterable[torch.Tensor], mask: torch.Tensor | None = None) -> Encoded:
-        """Encode the groups of a clip (1 frame, then 4 at a time) one after the other, which holds one group's activations only. `mask`: of
-        the whole clip, see `encode`."""
-        adapter = self.adapter()
-        decoder = TruncatedDecoder(adapter)
+    def encode_groups(self, groups: Iterable[torch.Tensor]) -> Encoded:
+        """Encode the groups of a clip (1 frame, then 4 at a time) one after the other, which holds one group's activations only."""
+        decoder = TruncatedDecoder(self.adapter())
         encoded = list(decoder.encode_stream((group.to(self.vae.dtype) for group in groups), taps=self.taps))
-        latents = adapter.normalise(torch.cat([group.latent for group in encoded], dim=2))
-        masks = [None] * len(encoded) if mask is None else list(split_into_groups(mask, adapter.temporal_factor))
-        sides = tuple(self.side_features(group.taps, part) for group, part in zip(encoded, masks, strict=True))
-        return Encoded(self.told(latents, mask), sides)
+        latents = torch.cat([group.latent for group in encoded], dim=2)
+        return Encoded(self.adapter().normalise(latents), tuple(self.side_features(group.taps) for group in encoded))
 
     def predict(self, z_in: torch.Tensor) -> torch.Tensor:
         """Enhanced latents of normalised latents `[B, C, L, h, w]`: `z_in - v`, float32, all L in one window."""
@@ -264,6 +251,18 @@ class Enhancer(nn.Module):
         noise = fixed_noise(z, range(z.shape[2])) if noise is None else noise
         return encoded._replace(latents=with_noise(z, small, self.spec.opacity_noise, noise))
 
+    def told(self, encoded: Encoded, mask: torch.Tensor | None) -> Encoded:
+        """A clip whose latents and side features know the mask `[B, 1, T, H, W]` in [0, 1] of what was put in; itself for a model that is
+        not told. Group by group, so that a group alone (`mask` of its frames) gives what the whole does."""
+        if mask is None or self.mask_input is None:
+            return encoded
+        adapter = self.adapter()
+        groups = [mask] if encoded.latents.shape[2] == 1 else split_into_groups(mask, adapter.temporal_factor)
+        parts = [part.to(encoded.latents.device).float() for part in groups]
+        small = torch.cat([group_opacity(part, adapter.spatial_factor) for part in parts], dim=2)
+        sides = tuple(with_mask(side, part) for side, part in zip(encoded.side, parts, strict=True))
+        return Encoded(self.mask_input(encoded.latents, small), sides)
+
     def fused(self, clip: torch.Tensor, references: torch.Tensor | None) -> torch.Tensor:
         """A clip mended with its references `[B, K * 4, T, H, W]` (see `ReferenceFusion`); itself where there are none, or they are not
         looked at. Every frame by itself, so that any part of a clip gives what the whole does."""
@@ -288,11 +287,10 @@ class Enhancer(nn.Module):
             raise ValueError(f"the clip's {clip.shape[3]}x{clip.shape[4]} pixels are no multiple of {self.size_multiple} along both sides")
         if self.spec.harmonises and inserted is None:
             raise ValueError("this enhancer harmonises: it must be told what was put in")
-        x, mask = self.fused(clip, references), None if inserted is None else inserted[:, :1]
+        x = self.fused(clip, references)
         # Group by group holds the least, but only without a graph.
-        whole = torch.is_grad_enabled()
-        encoded = self.encode(x, mask) if whole else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor), mask)
-        encoded = self.emptied(encoded, opacity)
+        encoded = self.encode(x) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor))
+        encoded = self.told(self.emptied(encoded, opacity), None if inserted is None else inserted[:, :1])
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
         return blend(x, self.kept_inside(x, self.compose(x, decoded), inserted), strength)

@@ -17,11 +17,6 @@ from splatmend.enhance.skips import Skip
 SMALL_BASE = "splatmend-small"
 LATENT_CHANNELS = 16
 CAPTION_TOKENS, CAPTION_CHANNELS = 1, 64
-HARMONISER_SKIPS = (
-    Skip(tap="down_blocks.0", join="up_blocks.1"),
-    Skip(tap="down_blocks.2", join="up_blocks.0"),
-    Skip(tap="down_blocks.4", join="mid_block"),
-)
 SMALL_SKIPS = (Skip(tap="down_blocks.0", join="up_blocks.1"), Skip(tap="down_blocks.2", join="up_blocks.0"))
 
 
@@ -107,15 +102,3 @@ def small_enhancer(
         if output == "residual":
             open_gates(enhancer)
         return enhancer
-
-
-def small_harmoniser(*, seed: int = 0) -> Enhancer:
-    """A fresh small model that makes what was put into a clip belong; starts as the identity. Below 8 MB in bfloat16.
-
-    A shadow follows from what lies far from it, so there is a skip at every scale down to the latents', each with the mask, and every token
-    of the transformer (16x16 pixels) sees the whole picture.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts = small_vae(32), small_transformer(heads=4, layers=4, ffn_dim=384)
-    return small_enhancer(*parts, skips=HARMONISER_SKIPS, harmonises=True, seed=seed)

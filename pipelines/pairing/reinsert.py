@@ -48,8 +48,8 @@ def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan
     """A pair for each way of putting back; `UserError` for a source that is no street, or a camera that sees no vehicle well."""
     if not isinstance(source.truth, StreetTruth):
         raise UserError(
-            f"{source.name}: the strategy reinsert renders the street with and without a vehicle, which only streets can (street:SEED, or a "
-            "folder that `splatmend street` wrote); leave it out."
+            f"{source.name}: the strategy reinsert needs the truth without a vehicle, which only streets have (street:SEED, or a folder "
+            "that `splatmend street` wrote); leave it out."
         )
     if not vehicles_seen(source, camera):
         raise UserError(
