@@ -8,7 +8,7 @@ oracle's frame, so both are exact but for the pasted pixels. Mask `inserted` of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,19 +16,20 @@ from pathlib import Path
 import numpy as np
 
 from splatmend.datasets.artifact import Manifest, building
-from splatmend.datasets.clip import ClipWriter
+from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import to_uint8
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import Air, Street, Sun, draw_other_air
+from splatmend.enhance.insertion import INSERTED, change_region
 from splatmend.pipelines.boxes import actor_outline_px, filled
 from splatmend.pipelines.evaluation.truth import StreetTruth
 from splatmend.pipelines.pair_sources import PairSource
 from splatmend.pipelines.pairing.config import PairsConfig, Reinsertion
 from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
+from splatmend.recon.scene_files import file_name
 from splatmend.recon.trajectory import Trajectory
 
-MASK = "inserted"
 _LEAST_SHARE, _MOST_SHARE, _MOST_VEHICLES = 0.003, 0.4, 4
 """A vehicle is put back if its box fills so much of a picture on average, and of none more than that; of those the so many largest."""
 _WEAKEST = 0.03
@@ -68,24 +69,34 @@ def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan
 
 
 def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion) -> Trajectory:
-    """The recorded path of a camera with some of its vehicles put back wrongly. Which and how follows from scene, camera and way."""
+    """The recorded path of a camera with vehicles put back wrongly. Which ones follows from scene and camera, how from the way too."""
     truth = shop.source.truth
     assert isinstance(truth, StreetTruth)
-    street = truth.street
-    rng = np.random.default_rng(list(hashlib.sha256(f"{shop.source.scene} {camera} {way}".encode()).digest()[:8]))
-    names = drawn_vehicles(vehicles_seen(shop.source, camera), rng)
-    light = drawn_light(street, way, rng)
+    names = drawn_vehicles(vehicles_seen(shop.source, camera), _generator(shop.source.scene, camera))
+    light = drawn_light(truth.street, way, _generator(shop.source.scene, camera, way))
     trajectory = shop.recorded(camera)
     manifest = Manifest(kind="clip", config={"encoding": shop.config.encoding, "reinserted": names, "light": light})
     with (
         building(out, manifest, overwrite=True) as folder,
         ClipWriter(folder, encoding=shop.config.encoding, rate_hz=trajectory.rate_hz, log_id=shop.source.log.log_id) as writer,
     ):
-        for shot, extra in zip(trajectory.shots, trajectory.extra, strict=True):
-            rgb, mask = put_back(street, shot, names, light, with_shadow=way == "relit")
-            writer.write(to_uint8(rgb), shot, masks={MASK: mask}, extra=extra)
+        for shot, extra, bare in zip(trajectory.shots, trajectory.extra, without(shop, camera, names, trajectory), strict=True):
+            rgb, mask = put_back(truth.street, shot, bare, names, light, with_shadow=way == "relit")
+            writer.write(rgb, shot, masks={INSERTED: mask}, extra=extra)
         manifest.facts = writer.facts
     return trajectory
+
+
+def without(shop: Workshop, camera: str, names: Sequence[str], trajectory: Trajectory) -> Iterator[np.ndarray]:
+    """The true frames `[H, W, 3]` uint8 of a street without some vehicles, which lie beside the fits for all ways of putting back."""
+    truth, out = shop.source.truth, shop.fits / f"without-{file_name(camera)}"
+    assert isinstance(truth, StreetTruth)
+    draw = partial(truth.street.render, without=names, supersample=truth.street.config.supersample)
+    if not out.exists():
+        with building(out, Manifest(kind="clip", config={}), overwrite=True) as folder, ClipWriter(folder) as writer:
+            for shot in trajectory.shots:
+                writer.write(draw(shot).rgb, shot)
+    return open_clip(out).iter_rgb()
 
 
 def vehicles_seen(source: PairSource, camera: str) -> list[str]:
@@ -121,18 +132,47 @@ def drawn_light(street: Street, way: Reinsertion, rng: np.random.Generator) -> W
     return WrongLight(sun=sun, air=replace(street.air, sun_strength=strength), gain=float(2 ** rng.uniform(-0.3, 0.3)))
 
 
-def put_back(street: Street, shot: Shot, names: Sequence[str], light: WrongLight, *, with_shadow: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A frame `[H, W, 3]` in [0, 1] with vehicles put back under a wrong light, and where they are, `[H, W]` bool."""
+def put_back(
+    street: Street, shot: Shot, bare: np.ndarray, names: Sequence[str], light: WrongLight, *, with_shadow: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame `[H, W, 3]` uint8 with vehicles put back under a wrong light, and where they are, `[H, W]` bool. `bare`: without them."""
+    rgb, mask = bare.copy(), np.zeros(bare.shape[:2], bool)
+    window = _window(street, shot, names, with_shadow=with_shadow)
+    if window is None:
+        return rgb, mask
     exposure = light.gain * street.recorded_exposure(shot.camera.name, shot.mid_us)
-    count = street.config.supersample
-    background = street.render(shot, without=names, supersample=count).rgb
-    lit = street.render(shot, sun=light.sun, air=light.air, exposure=exposure, supersample=count)
-    mask = np.isin(lit.ids, [street.actor_label(name) for name in names])
+    draw = partial(
+        street.render, shot, sun=light.sun, air=light.air, exposure=exposure, window=window, supersample=street.config.supersample
+    )
+    lit = draw()
+    its = np.isin(lit.ids, [street.actor_label(name) for name in names])
+    background = bare[window] / 255.0
     if with_shadow:
-        bare = street.render(shot, sun=light.sun, air=light.air, exposure=exposure, without=names, supersample=count).rgb
-        kept = np.clip((_linear(lit.rgb) + _WEAKEST) / (_linear(bare) + _WEAKEST), 0.0, 1.0)
+        kept = np.clip((_linear(lit.rgb) + _WEAKEST) / (_linear(draw(without=names).rgb) + _WEAKEST), 0.0, 1.0)
         background = _encoded(_linear(background) * kept)
-    return np.where(mask[..., None], lit.rgb, background), mask
+    rgb[window] = to_uint8(np.where(its[..., None], lit.rgb, background))
+    mask[window] = its
+    return rgb, mask
+
+
+def _window(street: Street, shot: Shot, names: Sequence[str], *, with_shadow: bool) -> tuple[slice, slice] | None:
+    """Rows and columns that vehicles (with what may be changed for them, where their shadows are drawn) lie in; None for none."""
+    size = (shot.camera.height, shot.camera.width)
+    boxes = np.zeros(size, bool)
+    for actor in street.actors:
+        if actor.actor_id in names:
+            boxes |= filled(actor_outline_px(shot, actor), size)
+    if with_shadow:
+        boxes = change_region(boxes) > 0
+    if not boxes.any():
+        return None
+    (top, bottom), (left, right) = (np.nonzero(boxes.any(axis=axis))[0][[0, -1]] for axis in (1, 0))
+    # Boxes are tight.
+    return slice(max(top - 2, 0), bottom + 3), slice(max(left - 2, 0), right + 3)
+
+
+def _generator(*of: str) -> np.random.Generator:
+    return np.random.default_rng(list(hashlib.sha256(" ".join(of).encode()).digest()[:8]))
 
 
 def _linear(srgb: np.ndarray) -> np.ndarray:
