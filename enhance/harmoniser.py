@@ -11,6 +11,7 @@ import dataclasses
 
 import torch
 
+from splatmend.enhance.insertion import TOLD
 from splatmend.enhance.model import Enhancer
 from splatmend.enhance.skips import Skip
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
@@ -23,6 +24,8 @@ SMALL_SKIPS = (
     Skip(tap="down_blocks.4", join="mid_block"),
 )
 
+_TOLD_STD = 0.15
+
 
 def small_harmoniser(*, seed: int = 0) -> Enhancer:
     """A fresh small model that starts as the identity. Below 8 MB in bfloat16.
@@ -33,7 +36,17 @@ def small_harmoniser(*, seed: int = 0) -> Enhancer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = small_vae(32), small_transformer(heads=4, layers=4, ffn_dim=384)
-    return small_enhancer(*parts, skips=SMALL_SKIPS, harmonises=True, seed=seed)
+        harmoniser = small_enhancer(*parts, skips=SMALL_SKIPS, harmonises=True, seed=seed)
+        # Behind a last convolution of zeros nothing shows of it, and what is told counts from the first step on.
+        for weight in told_weights(harmoniser):
+            torch.nn.init.normal_(weight, std=_TOLD_STD)
+    return harmoniser
+
+
+def told_weights(enhancer: Enhancer) -> list[torch.Tensor]:
+    """The weights of skips and latents for what is told, which fresh ones have at zero."""
+    assert enhancer.mask_input is not None
+    return [enhancer.mask_input.mix.weight, *(join.fuse.weight[:, -TOLD:] for join in enhancer.join_modules().values())]
 
 
 def as_harmoniser(enhancer: Enhancer, skips: tuple[Skip, ...] = WAN_SKIPS, *, seed: int = 0) -> Enhancer:

@@ -43,7 +43,7 @@ class _Held(NamedTuple):
     frames: torch.Tensor
     """With what was taken from references."""
     inserted: torch.Tensor | None
-    """What was put in, `[1, 2, t, H, W]` in [0, 1]."""
+    """What was put in, `[1, 4, t, H, W]` in [0, 1]."""
     latent: torch.Tensor
     side: dict[str, torch.Tensor]
 
@@ -94,7 +94,7 @@ class StreamingEnhancer:
 
         For enhancers that look at them: `opacity` of each frame `[H, W]` in [0, 1], None where it is not known and all counts as opaque;
         `references` of each frame `[K, H, W, 4]` uint8, the last channel 255 where they are seen, None where there are none; what was
-        `inserted` into each frame `[H, W, 2]` uint8 (`insertion_channels`), which one that harmonises must be told (else `ValueError`).
+        `inserted` into each frame `[H, W, 4]` uint8 (`insertion_channels`), which one that harmonises must be told (else `ValueError`).
 
         `UserError` for no frames, fewer than `count`, or frames that are not `[H, W, 3]` uint8.
         """
@@ -138,7 +138,7 @@ class StreamingEnhancer:
                     small = group_opacity((opacity + 1.0) / 2.0, adapter.spatial_factor)
                     latent = with_noise(latent, small, self.enhancer.spec.opacity_noise, fixed_noise(latent, [index]))
                 encoded = Encoded(latent, (self.enhancer.side_features(tapped),))
-                latent, (side,) = self.enhancer.told(encoded, None if inserted is None else inserted[:, :1])
+                latent, (side,) = self.enhancer.told(encoded, inserted)
             self._held.append(_Held(fused, inserted, latent, side))
             self.peak_groups = max(self.peak_groups, len(self._held))
             yield latent
@@ -296,7 +296,7 @@ def _with_references(frames: Iterable[np.ndarray], references: Iterable[np.ndarr
 
 
 def _with_insertions(frames: Iterable[np.ndarray], inserted: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Frames `[H, W, C + 2]` uint8 with what was put in as further channels; `UserError` where masks are of another size."""
+    """Frames `[H, W, C + 4]` uint8 with what was put in as further channels; `UserError` where masks are of another size."""
     for number, (rgb, channels) in enumerate(zip(frames, inserted, strict=True)):
         if channels.shape[:2] != rgb.shape[:2]:
             raise UserError(

@@ -32,7 +32,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image
 from splatmend.enhance.flow_loss import target_flow
 from splatmend.enhance.fusion import layers_as_channels
-from splatmend.enhance.insertion import CHANNELS, insertions_of
+from splatmend.enhance.insertion import CHANNELS, inserted_masks, insertion_channels
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
 from splatmend.enhance.train.identity import source_key
 from splatmend.enhance.train.looks import LookConfig, draw_look, draw_scale, resized
@@ -133,12 +133,12 @@ class Batch(NamedTuple):
     references: torch.Tensor | None = None
     """Of the degraded clips `[B, K * 4, T, H, W]` uint8 (see `fusion.ReferenceFusion`), where they were asked for."""
     inserted: torch.Tensor | None = None
-    """What was put into the degraded clips `[B, 2, T, H, W]` uint8 (see `insertion`), where it was asked for."""
+    """What was put into the degraded clips `[B, 4, T, H, W]` uint8 (see `insertion`), where it was asked for."""
 
 
 class RawBatch(NamedTuple):
     """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included; `opacity [B, T, H, W]` uint8, `flow [B, 3, T, H, W]` float16,
-    `references [B, T, H, W, K * 4]` uint8 and `inserted [B, T, H, W, 2]` uint8 where they were asked for."""
+    `references [B, T, H, W, K * 4]` uint8 and `inserted [B, T, H, W, 4]` uint8 where they were asked for."""
 
     degraded: np.ndarray
     target: np.ndarray
@@ -152,7 +152,7 @@ class RawBatch(NamedTuple):
 
 class Sample(NamedTuple):
     """One clip of a batch: frames `[T, H, W, 3]`, and of the degraded one opacity `[T, H, W, 1]`, references `[T, H, W, K * 4]` and what
-    was put in `[T, H, W, 2]`, uint8."""
+    was put in `[T, H, W, 4]`, uint8."""
 
     kind: Kind
     degraded: np.ndarray
@@ -197,9 +197,10 @@ class ClipCache:
         key = (f"{clip.path}/references", start, stop, layers)
         return self._kept(key, lambda: _references(clip, start, self.frames(clip, start, stop, None).shape, layers))
 
-    def inserted(self, clip: Clip, start: int, stop: int) -> np.ndarray:
-        """What was put into a clip's frames, at full size, `[T, H, W, 2]` uint8 (see `insertion`); `UserError` where it does not say."""
-        return self._kept((f"{clip.path}/inserted", start, stop, None), lambda: np.stack(list(islice(insertions_of(clip), start, stop))))
+    def masks(self, clip: Clip, start: int, stop: int) -> np.ndarray:
+        """Where something was put into a clip's frames, `[T, H, W, 1]` uint8, 255 where it was; `UserError` where it does not say."""
+        key = (f"{clip.path}/inserted", start, stop, None)
+        return self._kept(key, lambda: 255 * np.stack(list(islice(inserted_masks(clip), start, stop)))[..., None].astype(np.uint8))
 
     def _kept(self, key: tuple[str, int, int, int | None], read: Callable[[], np.ndarray]) -> np.ndarray:
         with self._lock:
@@ -254,7 +255,7 @@ class TrainingClips:
             )
         for pairs in self._pairs:
             for _, degraded in pairs:
-                insertions_of(degraded)
+                inserted_masks(degraded)
 
     def described(self) -> dict[str, Any]:
         """What decides the samples: settings and, under `sources`, what lies at the paths (see `identity`)."""
@@ -363,7 +364,7 @@ class TrainingClips:
         spans = [(s.degraded, s.start, s.stop) for s in self.paired if s.degraded is not None]
         more: list[Callable[[], np.ndarray]] = [partial(self.cache.frames, *job) for job in jobs]
         more += [partial(self.cache.references, *span, self.references) for span in spans if self.references]
-        more += [partial(self.cache.inserted, *span) for span in spans if self.inserted]
+        more += [partial(self.cache.masks, *span) for span in spans if self.inserted]
         with ThreadPoolExecutor() as readers:
             for _ in readers.map(lambda read: self.cache.bytes < self.cache.limit_bytes and read(), more):
                 pass
@@ -428,7 +429,8 @@ class TrainingClips:
                 layers = self.cache.references(*span, self.references)
                 references = np.concatenate([_wholly_seen(cut(layers[..., k : k + 4])) for k in range(0, layers.shape[-1], 4)], axis=-1)
             if self.inserted:
-                inserted = cut(self.cache.inserted(*span))
+                # Of the crop's own masks, so that a flip or a cut through a body needs no thought.
+                inserted = np.stack([insertion_channels(mask[..., 0] > 127) for mask in cut(self.cache.masks(*span))])
         return Window(cut(other), cut(target), opacity, references, inserted)
 
     def _open_index(self, index: Path) -> list[tuple[Clip, Clip]]:

@@ -97,7 +97,7 @@ class OneStepObjective:
             encoded = Encoded(self._kept(batch.degraded, [key for key, _ in batch.keys]), ())
         if batch.opacity is not None and self.enhancer.looks_at_opacity:
             encoded = self.enhancer.emptied(encoded, unit_opacity(batch.opacity), self._shared_noise(encoded.latents))
-        return encoded if batch.inserted is None else self.enhancer.told(encoded, unit_inserted(batch.inserted[:, :1]))
+        return encoded if batch.inserted is None else self.enhancer.told(encoded, unit_inserted(batch.inserted.to(encoded.latents.device)))
 
     def _shared_noise(self, latents: torch.Tensor) -> torch.Tensor:
         """Fresh unit noise in the shape of latents, the same for the processes that share a clip."""

@@ -155,11 +155,8 @@ def harmonise_14b_reconstruct() -> OneStepTrainConfig:
 
 def harmonise_14b() -> OneStepTrainConfig:
     """Stage two, from stage one: LoRA of transformer and decoder, LPIPS + 0.1 Gram, D = 1."""
-    return dataclasses.replace(
-        lora(harmonise_14b_reconstruct()),
-        losses={"lpips_vgg": 1.0, "gram_vgg": 0.1},
-        reconstruct=False,
-    )
+    losses = {"lpips_vgg": 1.0, "gram_vgg": 0.1}
+    return lora(dataclasses.replace(harmonise_14b_reconstruct(), losses=losses, reconstruct=False))
 
 
 def starting_dtype(config: OneStepTrainConfig) -> torch.dtype:

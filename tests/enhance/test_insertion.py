@@ -13,7 +13,7 @@ from splatmend.datasets.artifact import Manifest, building, read_json, write_jso
 from splatmend.datasets.clip import Clip, ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.artifact import INFO, load_enhancer, save_enhancer
-from splatmend.enhance.harmoniser import WAN_SKIPS, as_harmoniser, small_harmoniser
+from splatmend.enhance.harmoniser import SMALL_SKIPS, WAN_SKIPS, as_harmoniser, small_harmoniser
 from splatmend.enhance.insertion import INSERTED, change_region, confined, insertion_channels, insertions_of
 from splatmend.enhance.model import Enhancer
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
@@ -95,11 +95,11 @@ def channels_of(masks: np.ndarray) -> torch.Tensor:
 
 
 def test_a_mask_counts_for_nothing_until_it_is_trained_and_then_does() -> None:
-    enhancer = small_harmoniser()
+    enhancer = small_enhancer(small_vae(8), small_transformer(1, 1, 32), skips=SMALL_SKIPS, harmonises=True)
     torch.nn.init.normal_(enhancer.vae.decoder.conv_out.weight, std=0.2)
     clip = torch.rand(1, 3, 5, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    everywhere, inserted = torch.ones(1, 2, 5, 32, 48), channels_of(MASKS[:5])
-    inserted[:, 1] = 1.0
+    everywhere, inserted = torch.ones(1, 4, 5, 32, 48), channels_of(MASKS[:5])
+    inserted[:, 3] = 1.0
     with torch.no_grad():
         assert torch.equal(enhancer(clip, inserted=everywhere), enhancer(clip, inserted=inserted))
         awake(enhancer)
@@ -165,6 +165,6 @@ def test_a_wan_model_becomes_one_that_is_told() -> None:
     assert told.vae is base.vae
     assert as_harmoniser(told) is told
     clip = torch.rand(1, 3, 5, 32, 48) * 2 - 1
-    inserted = torch.ones(1, 2, 5, 32, 48)
+    inserted = torch.ones(1, 4, 5, 32, 48)
     with torch.no_grad():
         torch.testing.assert_close(told(clip, inserted=inserted), base(clip), atol=1e-5, rtol=1e-5)
