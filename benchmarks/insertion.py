@@ -1,33 +1,47 @@
-"""Insertions on procedural streets against the oracle: naive, and lit by the scene (no network).
+"""Insertions on procedural streets against the oracle: naive, lit by the scene (no network), and harmonised by an enhancer.
 
     splatmend street --out A/street ... && splatmend fit A/street --out A/fit ...
-    python benchmarks/insertion.py A B C [--light known] [--pictures OUT]
+    python benchmarks/insertion.py A B C [--light known] [--harmoniser FOLDER] [--pictures OUT]
 
 Each folder holds a street's log (`street`) and a scene that was fitted to it (`fit`). Cars harvested from one street are put into the
 others: ahead in the own lane, oncoming, and standing beside the road. The oracle draws the car's own mesh at the same poses. Regions: the
-car's box in the oracle's picture with a margin of a fifth, and the pixels beside the car that it changes (its shadow).
+car's box in the oracle's picture with a margin of a fifth, and the pixels beside the car that it changes (its shadow). With a harmoniser
+there are rows of it from the lit clip (`harmonised`) and from the naive one (`harmonised_naive`), and warping errors along the exact flow.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from measured_on import checked_out
 from relight import LEAST_PIXELS, best_views, in_the_sun, known_light, psnr, street_of, strip
+from torchmetrics.functional.image import structural_similarity_index_measure
 
-from splatmend.datasets.image_metrics import frame_scores
+from splatmend.datasets.geometry import PoseTrack
+from splatmend.datasets.image_metrics import frame_scores, lpips_available, lpips_network
+from splatmend.datasets.images import to_uint8
+from splatmend.datasets.optical_flow import Flow
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
 from splatmend.datasets.street.mesh import Mesh
-from splatmend.datasets.street.street import Street
+from splatmend.datasets.street.street import OracleImage, Street
+from splatmend.enhance.artifact import load_enhancer
+from splatmend.enhance.insertion import insertion_channels
+from splatmend.enhance.model import Enhancer
+from splatmend.enhance.stream import StreamingEnhancer
+from splatmend.pipelines.evaluation.truth import StreetFrame
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.edits.apply import apply_edits
 from splatmend.recon.edits.types import BodyPath, Edits, EgoCourse, Insert, ParkedCourse, Profile
-from splatmend.recon.insertion.frame import draw_insertion
+from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
 from splatmend.recon.light.estimate import estimate_light
 from splatmend.recon.light.finish import Finisher
 from splatmend.recon.light.scene_light import SceneLight
@@ -51,6 +65,7 @@ def main() -> None:
     options.add_argument("--light", choices=("estimated", "known"), default="estimated")
     options.add_argument("--cars", type=int, default=2, help="cars taken from each street")
     options.add_argument("--every", type=int, default=6, help="frames between those that are scored")
+    options.add_argument("--harmoniser", help="folder of an enhancer that harmonises")
     options.add_argument("--pictures", type=Path)
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -67,6 +82,7 @@ def main() -> None:
             mesh = street.actor_meshes[[actor.actor_id for actor in street.actors].index(name)]
             if isinstance(mesh, Mesh):
                 cars.append((folder, name, harvest_actor(scene, name, lights[folder]), mesh))
+    harmoniser = None if given.harmoniser is None else load_enhancer(given.harmoniser)
     rows = []
     for folder, (street, scene) in streets.items():
         for origin, name, asset, mesh in cars:
@@ -74,7 +90,7 @@ def main() -> None:
                 continue
             for where, path in PATHS.items():
                 label = f"{folder.name}-{origin.name}-{name}-{where.replace(' ', '-')}"
-                for row in measure(street, scene, lights[folder], asset, mesh, path, given.every, given.pictures, label):
+                for row in measure(street, scene, lights[folder], asset, mesh, path, given.every, harmoniser, given.pictures, label):
                     rows.append(row)
                     print(json.dumps(row), flush=True)
     for region in ("box", "shadow"):
@@ -90,6 +106,7 @@ def measure(
     mesh: Mesh,
     path: BodyPath,
     every: int,
+    harmoniser: Enhancer | None,
     pictures: Path | None,
     label: str,
 ) -> Iterator[dict]:
@@ -98,36 +115,121 @@ def measure(
     edited = apply_edits(scene, edits, lambda _: asset)
     finisher = Finisher(edited.scene, {"inserted": asset}, light)
     track = edited.scene.actors["inserted"].track.track
-    number = len(street.actors)
-    for recorded in scene.shots_of(scene.front_camera)[::every]:
-        frame = draw_insertion(edited, recorded.shot)
-        if "inserted" not in frame.shares:
+    recorded = scene.shots_of(scene.front_camera)
+    # A harmoniser sees a video, and flicker needs each frame's neighbour.
+    drawn = [draw_insertion(edited, one.shot) if harmoniser or number % every == 0 else None for number, one in enumerate(recorded)]
+    shown: dict[str, list[np.ndarray | None]] = {
+        "naive": [None if frame is None else frame.rgb.numpy() for frame in drawn],
+        "lit": [None if frame is None else finisher.finish(frame).rgb.numpy() for frame in drawn],
+    }
+    if harmoniser is not None:
+        masks = [shares_of(frame) > 0.5 for frame in drawn if frame is not None]
+        for name, source in (("harmonised_naive", "naive"), ("harmonised", "lit")):
+            shown[name] = harmonised(harmoniser, shown[source], masks)
+    oracle = Oracle(street, mesh, track)
+    for number, one in enumerate(recorded):
+        frame = drawn[number]
+        if number % every or frame is None or "inserted" not in frame.shares:
             continue
-        truth, without = street.render(recorded.shot, extra=[(mesh, track)]), street.render(recorded.shot)
-        car = truth.ids == 2 + number
+        truth, without = oracle.frame(one.shot), street.render(one.shot)
+        car = truth.ids == oracle.label
         if car.sum() < LEAST_PIXELS:
             continue
-        naive, lit = frame.rgb.numpy(), finisher.finish(frame).rgb.numpy()
+        now = {name: frames[number] for name, frames in shown.items()}
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
-            strip(pictures / f"{label}-{recorded.frame_index:03d}.png", naive, lit, truth.rgb)
+            strip(pictures / f"{label}-{one.frame_index:03d}.png", *now.values(), to_uint8(truth.rgb) / 255.0)
+        flow = None if harmoniser is None or number == 0 else oracle.flow(recorded[number - 1].shot, one.shot)
+        before = {name: frames[number - 1] for name, frames in shown.items()} if flow is not None else {}
+        own = shares_of(frame)
+        shadow = (np.abs(truth.rgb - without.rgb).max(-1) > CHANGED) & ~car & (own < 0.1)
         box = box_around(car, 0.2)
-        row = {"insertion": label, "frame": recorded.frame_index, "region": "box"}
-        for name, shown in (("naive", naive), ("lit", lit)):
-            scores = frame_scores(torch.from_numpy(shown[box]).clamp(0, 1), torch.from_numpy(truth.rgb[box]))
-            row |= {f"{name}_{metric}": round(float(value), 4) for metric, value in scores.items()}
-        inter = (car & (frame.shares["inserted"].numpy() > 0.5)).sum() / (car | (frame.shares["inserted"].numpy() > 0.5)).sum()
-        yield row | {"mask_iou": round(float(inter), 3)}
-        shadow = (np.abs(truth.rgb - without.rgb).max(-1) > CHANGED) & ~car & (frame.shares["inserted"].numpy() < 0.1)
+        inter = (car & (own > 0.5)).sum() / (car | (own > 0.5)).sum()
+        boxed = np.zeros_like(car)
+        boxed[box] = True
+        about = {"insertion": label, "frame": one.frame_index}
+        row = about | {"region": "box", "mask_iou": round(float(inter), 3)}
+        for name, picture in now.items():
+            row |= prefixed(name, {key: float(value) for key, value in frame_scores(*tensors(picture[box], truth.rgb[box])).items()})
+            row |= prefixed(name, flicker(picture, before.get(name), flow, boxed))
+        yield row
         if shadow.sum() >= LEAST_SHADOW_PX:
-            yield {
-                "insertion": label,
-                "frame": recorded.frame_index,
-                "region": "shadow",
-                "pixels": int(shadow.sum()),
-                "naive_psnr": round(psnr(naive, truth.rgb, shadow), 3),
-                "lit_psnr": round(psnr(lit, truth.rgb, shadow), 3),
-            }
+            row = about | {"region": "shadow", "pixels": int(shadow.sum())}
+            for name, picture in now.items():
+                row |= prefixed(name, {"psnr": psnr(picture, truth.rgb, shadow)} | scores_at(picture, truth.rgb, shadow))
+                row |= prefixed(name, flicker(picture, before.get(name), flow, shadow))
+            yield row
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A street with one body more."""
+
+    street: Street
+    mesh: Mesh
+    track: PoseTrack
+
+    @property
+    def label(self) -> int:
+        """The body's number in the oracle's ids."""
+        return FIRST_ACTOR_ID + len(self.street.actors)
+
+    def frame(self, shot: Shot) -> OracleImage:
+        """What the shot would have recorded."""
+        return self.street.render(shot, extra=[(self.mesh, self.track)])
+
+    def flow(self, before: Shot, now: Shot) -> Flow:
+        """The flow from a shot to the one before it."""
+        paths = dict(enumerate((*(actor.track for actor in self.street.actors), self.track), FIRST_ACTOR_ID))
+        seen = [
+            StreetFrame(rgb=to_uint8(image.rgb), shot=shot, depth_m=image.depth_m, ids=image.ids, paths=paths)
+            for shot in (before, now)
+            for image in (self.street.render(shot, extra=[(self.mesh, self.track)], supersample=1),)
+        ]
+        return seen[1].flow_from(seen[0])
+
+
+def shares_of(frame: InsertedFrame) -> np.ndarray:
+    """How much of each pixel the inserted body is."""
+    return sum(frame.shares.values(), torch.zeros_like(frame.opacity)).numpy()
+
+
+def harmonised(enhancer: Enhancer, frames: list[np.ndarray], masks: list[np.ndarray]) -> list[np.ndarray]:
+    """Frames `[H, W, 3]` in [0, 1] as an enhancer makes what the masks say belong."""
+    told = (insertion_channels(mask) for mask in masks)
+    stream = StreamingEnhancer(enhancer).frames((to_uint8(rgb) for rgb in frames), len(frames), inserted=told)
+    return [rgb.astype(np.float32) / 255 for rgb in stream]
+
+
+def tensors(*pictures: np.ndarray) -> list[torch.Tensor]:
+    """Pictures in [0, 1]."""
+    return [torch.from_numpy(np.clip(picture, 0, 1)).float() for picture in pictures]
+
+
+def prefixed(name: str, scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"{name}_{metric}": round(value, 4) for metric, value in scores.items()}
+
+
+def scores_at(picture: np.ndarray, truth: np.ndarray, where: np.ndarray) -> dict[str, float]:
+    """SSIM and LPIPS of some pixels: the means of their maps there."""
+    a, b = (x.permute(2, 0, 1)[None] for x in tensors(picture, truth))
+    at = torch.from_numpy(where)
+    similar = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)[1]
+    scores = {"ssim": float(similar[0].mean(0)[at].mean())}
+    if lpips_available("squeeze"):
+        spatial = copy.copy(lpips_network("squeeze"))
+        spatial.spatial = True
+        with torch.no_grad():
+            scores["lpips"] = float(spatial(a * 2 - 1, b * 2 - 1)[0, 0][at].mean())
+    return scores
+
+
+def flicker(picture: np.ndarray, before: np.ndarray | None, flow: Flow | None, where: np.ndarray) -> dict[str, float]:
+    """The warping error (x 100) of some pixels along the truth's flow."""
+    if before is None or flow is None or not (where & flow.visible).any():
+        return {}
+    change = np.abs(flow.warp(np.clip(before, 0, 1)) - np.clip(picture, 0, 1)).mean(-1)
+    return {"warping": 100 * float(change[where & flow.visible].mean())}
 
 
 def box_around(mask: np.ndarray, margin: float) -> tuple[slice, slice]:
@@ -149,7 +251,8 @@ def summary(rows: list[dict]) -> str:
     names = sorted({name for row in rows for name in row if name not in ("insertion", "frame", "region", "pixels")})
     means = {}
     for name in names:
-        each = [np.mean([row[name] for row in rows if row["insertion"] == one]) for one in sorted({row["insertion"] for row in rows})]
+        having = [row for row in rows if name in row]
+        each = [np.mean([row[name] for row in having if row["insertion"] == one]) for one in sorted({row["insertion"] for row in having})]
         means[name] = round(float(np.mean(each)), 3)
     return json.dumps(means)
 

@@ -2,7 +2,7 @@
 
     enhancer.json          what it is (format_version, base, task, timestep, output, skips, requires, provenance)
     vae/, transformer/     load with diffusers as they are; left out where they are the base model's own
-    adapter.safetensors    caption embedding, the skips, and what fuses references
+    adapter.safetensors    caption embedding, the skips, what fuses references, and what tells of a mask
     lora/                  a transformer LoRA, loads with `WanPipeline.load_lora_weights`
 
 `requires` names the parts without which it would be another model: a loader that does not know one must refuse the folder.
@@ -34,9 +34,9 @@ from splatmend.enhance.tensor_files import load_tensors
 FORMAT_VERSION = 1
 KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
 INFO, ADAPTER, LORA = "enhancer.json", "adapter.safetensors", "lora"
-OPACITY, REFERENCES = "opacity", "references"
-SKIPS, FUSION = "skips.", "fusion."
-KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora", OPACITY, REFERENCES)
+OPACITY, REFERENCES, INSERTION = "opacity", "references", "insertion"
+SKIPS, FUSION, MASK_INPUT = "skips.", "fusion.", "mask_input."
+KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora", OPACITY, REFERENCES, INSERTION)
 
 
 def save_enhancer(
@@ -66,6 +66,9 @@ def save_enhancer(
     if enhancer.fusion is not None:
         parts.append(REFERENCES)
         tensors |= {f"{FUSION}{name}": value for name, value in enhancer.fusion.state_dict().items()}
+    if enhancer.mask_input is not None:
+        parts.append(INSERTION)
+        tensors |= {f"{MASK_INPUT}{name}": value for name, value in enhancer.mask_input.state_dict().items()}
     _write_tensors(folder / ADAPTER, {name: _as_saved(value, dtype) for name, value in tensors.items()})
     write_json(folder / INFO, {"format_version": FORMAT_VERSION, "requires": parts, "spec": plain(enhancer.spec)})
 
@@ -149,12 +152,15 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> Enhancer:
     tensors = _load_adapter(folder / ADAPTER)
     caption = tensors.pop("caption").to(dtype)
     enhancer = Enhancer(vae, transformer, caption, spec)
-    fusion = {name: tensors.pop(name) for name in list(tensors) if name.startswith(FUSION)}
+    fusion, mask_input = ({name: tensors.pop(name) for name in list(tensors) if name.startswith(part)} for part in (FUSION, MASK_INPUT))
     _fill("skips", enhancer.joins, tensors, SKIPS, folder)
     enhancer.joins.to(dtype)
     if enhancer.fusion is not None:
         _fill("weights for references", enhancer.fusion, fusion, FUSION, folder)
         enhancer.fusion.to(dtype)
+    if enhancer.mask_input is not None:
+        _fill("weights for masks", enhancer.mask_input, mask_input, MASK_INPUT, folder)
+        enhancer.mask_input.to(dtype)
     if spec.lora is not None:
         load_lora(enhancer.transformer, folder / LORA)
     return enhancer
@@ -214,6 +220,8 @@ def _parse_info(info: Any, path: Path) -> tuple[EnhancerSpec, list[str]]:
         raise UserError(f"{path}: `requires` and `spec` disagree about opacity; copy the whole enhancer folder again.")
     if bool(spec.references) != (REFERENCES in requires):
         raise UserError(f"{path}: `requires` and `spec` disagree about references; copy the whole enhancer folder again.")
+    if spec.harmonises != (INSERTION in requires):
+        raise UserError(f"{path}: `requires` and `spec` disagree about insertion; copy the whole enhancer folder again.")
     return spec, requires
 
 

@@ -23,7 +23,7 @@ from splatmend.datasets.image_metrics import (
     structural_similarity,
 )
 from splatmend.enhance.flow_loss import Motion, flow_warping
-from splatmend.enhance.perceptual import lpips_of_frames
+from splatmend.enhance.perceptual import gram_of_frames, lpips_of_frames
 
 PixelTerm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT_MSE = "latent_mse"
@@ -47,6 +47,10 @@ def _ssim(frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def _lpips(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return lpips_of_frames(lpips_network(net, str(frames.device)), frames, target) / frames.shape[0]
+
+
+def _gram(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return gram_of_frames(lpips_network(net, str(frames.device)), frames, target) / frames.shape[0]
 
 
 def _lpips_views(net: LpipsNet, frames: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -82,6 +86,8 @@ PIXEL_TERMS: dict[str, PixelTerm] = {
     "lpips_squeeze_views": functools.partial(_lpips_views, "squeeze"),
     "lpips_alex_views": functools.partial(_lpips_views, "alex"),
     "lpips_vgg_views": functools.partial(_lpips_views, "vgg"),
+    "gram_squeeze": functools.partial(_gram, "squeeze"),
+    "gram_vgg": functools.partial(_gram, "vgg"),
 }
 """Add a pixel loss here: name -> function of frames and target that sums over frames."""
 
@@ -101,8 +107,8 @@ def check_losses(weights: Mapping[str, float]) -> None:
 def check_networks(weights: Mapping[str, float]) -> None:
     """Raise `UserError` for a perceptual loss whose network's file is missing."""
     for name, weight in weights.items():
-        net = name.removeprefix("lpips_").removesuffix("_views")
-        if name.startswith("lpips_") and weight > 0 and not lpips_available(net):  # type: ignore[arg-type]
+        net = name.removeprefix("lpips_").removeprefix("gram_").removesuffix("_views")
+        if name.startswith(("lpips_", "gram_")) and weight > 0 and not lpips_available(net):  # type: ignore[arg-type]
             path = hub_checkpoints() / BACKBONE_FILES[net]
             raise UserError(
                 f"{path}: the network of loss {name} is missing; put torchvision's {BACKBONE_FILES[net]} there, or train with l1 and ssim."

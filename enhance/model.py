@@ -20,7 +20,8 @@ from torch import nn
 from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.fusion import ReferenceFusion, fresh_fusion
-from splatmend.enhance.opacity import fixed_noise, latent_opacity, with_noise
+from splatmend.enhance.insertion import TOLD, MaskInput, confined, with_told
+from splatmend.enhance.opacity import fixed_noise, group_opacity, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.strength import check_strength
 from splatmend.enhance.windows import in_windows
@@ -61,6 +62,8 @@ class EnhancerSpec:
     """Share of noise, 0 to 1, in latents of what has no opacity (see `splatmend.enhance.opacity`). 0: opacity is not looked at."""
     references: int = 0
     """Layers of warped recorded frames that it can take from (see `splatmend.enhance.fusion`). 0: none are looked at."""
+    harmonises: bool = False
+    """Whether it is told what was put into a clip, and changes only what lies around that (see `splatmend.enhance.insertion`)."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on and how."""
 
@@ -104,11 +107,12 @@ class Enhancer(nn.Module):
         self.transformer = transformer
         self.spec = spec
         self.register_buffer("caption", caption)
-        joins = build_joins(vae, spec.skips)
+        joins = build_joins(vae, spec.skips, extra=TOLD if spec.harmonises else 0)
         # Module names may not hold dots.
         self.joins = nn.ModuleDict({_key(name): join for name, join in joins.items()})
         self._tap_of = {skip.join: skip.tap for skip in spec.skips}
         self.fusion = ReferenceFusion(spec.references) if spec.references else None
+        self.mask_input = MaskInput(self.adapter().latent_channels) if spec.harmonises else None
 
     @property
     def device(self) -> torch.device:
@@ -246,6 +250,18 @@ class Enhancer(nn.Module):
         noise = fixed_noise(z, range(z.shape[2])) if noise is None else noise
         return encoded._replace(latents=with_noise(z, small, self.spec.opacity_noise, noise))
 
+    def told(self, encoded: Encoded, inserted: torch.Tensor | None) -> Encoded:
+        """A clip whose latents and side features know what was put in, `[B, 4, T, H, W]` in [0, 1]; itself for a model that is not told.
+        Group by group, so that a group alone (`inserted` of its frames) gives what the whole does."""
+        if inserted is None or self.mask_input is None:
+            return encoded
+        adapter, known = self.adapter(), inserted[:, :TOLD]
+        groups = [known] if encoded.latents.shape[2] == 1 else split_into_groups(known, adapter.temporal_factor)
+        parts = [part.to(encoded.latents.device).float() for part in groups]
+        small = torch.cat([group_opacity(part, adapter.spatial_factor) for part in parts], dim=2)
+        sides = tuple(with_told(side, part) for side, part in zip(encoded.side, parts, strict=True))
+        return Encoded(self.mask_input(encoded.latents, small), sides)
+
     def fused(self, clip: torch.Tensor, references: torch.Tensor | None) -> torch.Tensor:
         """A clip mended with its references `[B, K * 4, T, H, W]` (see `ReferenceFusion`); itself where there are none, or they are not
         looked at. Every frame by itself, so that any part of a clip gives what the whole does."""
@@ -258,21 +274,29 @@ class Enhancer(nn.Module):
         strength: float = 1.0,
         opacity: torch.Tensor | None = None,
         references: torch.Tensor | None = None,
+        inserted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Enhance a clip `[B, 3, T, H, W]` at once, unclamped. `strength` mixes the input, with what `references` gave it (see `fused`),
-        and the result: 0 to 1. `opacity`: see `emptied`. `ValueError` for a clip of a wrong rank, channel or frame count, or sides that are
+        and the result: 0 to 1. `opacity`: see `emptied`. `inserted`: what was put in, `[B, 4, T, H, W]` in [0, 1] (see `insertion`), for a
+        model that harmonises. `ValueError` where it is missing, for a clip of a wrong rank, channel or frame count, or sides that are
         no multiple of `size_multiple`, `UserError` for a strength that is not between 0 and 1."""
         check_strength(strength)
         self.adapter().check_frames(clip)
         if clip.shape[3] % self.size_multiple or clip.shape[4] % self.size_multiple:
             raise ValueError(f"the clip's {clip.shape[3]}x{clip.shape[4]} pixels are no multiple of {self.size_multiple} along both sides")
+        if self.spec.harmonises and inserted is None:
+            raise ValueError("this enhancer harmonises: it must be told what was put in")
         x = self.fused(clip, references)
         # Group by group holds the least, but only without a graph.
         encoded = self.encode(x) if torch.is_grad_enabled() else self.encode_groups(split_into_groups(x, self.adapter().temporal_factor))
-        encoded = self.emptied(encoded, opacity)
+        encoded = self.told(self.emptied(encoded, opacity), inserted)
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
-        return blend(x, self.compose(x, decoded), strength)
+        return blend(x, self.kept_inside(x, self.compose(x, decoded), inserted), strength)
+
+    def kept_inside(self, x: torch.Tensor, enhanced: torch.Tensor, inserted: torch.Tensor | None) -> torch.Tensor:
+        """Enhanced frames with their change confined to the region around what was put in, for a model that harmonises."""
+        return enhanced if inserted is None or not self.spec.harmonises else confined(x, enhanced, inserted[:, TOLD:])
 
 
 def blend(x: torch.Tensor, enhanced: torch.Tensor, strength: float) -> torch.Tensor:

@@ -26,12 +26,15 @@ class Skip:
 class SkipJoin(nn.Module):
     """Adds a gated 1x3x3 convolution of decoder and encoder features to the decoder's features.
 
-    The gate (one number per channel) starts at zero, so a fresh join changes nothing.
+    The gate (one number per channel) starts at zero, so a fresh join changes nothing. Of the encoder's features the last `silent` channels
+    count for nothing at first, however far the gate is open.
     """
 
-    def __init__(self, decoder_channels: int, side_channels: int) -> None:
+    def __init__(self, decoder_channels: int, side_channels: int, silent: int = 0) -> None:
         super().__init__()
         self.fuse = nn.Conv3d(decoder_channels + side_channels, decoder_channels, (1, 3, 3), padding=(0, 1, 1))
+        if silent:
+            nn.init.zeros_(self.fuse.weight[:, -silent:])
         self.gate = nn.Parameter(torch.zeros(1, decoder_channels, 1, 1, 1))
 
     def forward(self, features: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
@@ -40,8 +43,9 @@ class SkipJoin(nn.Module):
         return features + self.gate.to(features.dtype) * fused
 
 
-def build_joins(vae: AutoencoderKLWan, skips: Sequence[Skip]) -> dict[str, SkipJoin]:
-    """Fresh joins: decoder block -> module, their channels found by one small pass through the autoencoder.
+def build_joins(vae: AutoencoderKLWan, skips: Sequence[Skip], extra: int = 0) -> dict[str, SkipJoin]:
+    """Fresh joins: decoder block -> module, their channels found by one small pass through the autoencoder. `extra`: channels that come
+    after every tap's own, and count for nothing at first.
 
     Raises `ValueError` for an unknown block, a join used twice, or a tap whose size does not match the decoder's at the join.
     """
@@ -59,7 +63,7 @@ def build_joins(vae: AutoencoderKLWan, skips: Sequence[Skip]) -> dict[str, SkipJ
         side, features = encoder_shapes[skip.tap], decoder_shapes[skip.join]
         if side[2:] != features[2:]:
             raise ValueError(f"{skip.tap} gives {tuple(side[2:])} (frames, height, width), {skip.join} needs {tuple(features[2:])}")
-        joins[skip.join] = SkipJoin(features[1], side[1])
+        joins[skip.join] = SkipJoin(features[1], side[1] + extra, silent=extra)
     return joins
 
 

@@ -84,6 +84,7 @@ def small_enhancer(
     *,
     output: OutputMode = "residual",
     skips: tuple[Skip, ...] = SMALL_SKIPS,
+    harmonises: bool = False,
     seed: int = 0,
 ) -> Enhancer:
     """A small enhancer that starts as the identity where its output mode allows it.
@@ -96,7 +97,7 @@ def small_enhancer(
         if output == "residual":
             silence_decoder(vae)
         caption = torch.zeros(1, CAPTION_TOKENS, CAPTION_CHANNELS)
-        spec = EnhancerSpec(base=SMALL_BASE, output=output, skips=skips, window=5, overlap=2)
+        spec = EnhancerSpec(base=SMALL_BASE, output=output, skips=skips, window=5, overlap=2, harmonises=harmonises)
         enhancer = Enhancer(vae, transformer if transformer is not None else small_transformer(), caption, spec)
         if output == "residual":
             open_gates(enhancer)

@@ -24,7 +24,8 @@ from splatmend.datasets.video import Codec, VideoWriter
 from splatmend.enhance.attention import Attention, use_attention
 from splatmend.enhance.decoder import regroup_frames
 from splatmend.enhance.fusion import layers_as_channels
-from splatmend.enhance.model import Enhancer, blend
+from splatmend.enhance.insertion import CHANNELS, insertions_of
+from splatmend.enhance.model import Encoded, Enhancer, blend
 from splatmend.enhance.opacity import fixed_noise, group_opacity, with_noise
 from splatmend.enhance.overlap import WriteBehind, as_arrays, as_tensor_on, read_ahead
 from splatmend.enhance.strength import check_strength
@@ -41,6 +42,8 @@ class _Held(NamedTuple):
 
     frames: torch.Tensor
     """With what was taken from references."""
+    inserted: torch.Tensor | None
+    """What was put in, `[1, 4, t, H, W]` in [0, 1]."""
     latent: torch.Tensor
     side: dict[str, torch.Tensor]
 
@@ -84,15 +87,19 @@ class StreamingEnhancer:
         count: int,
         opacity: Iterable[np.ndarray | None] | None = None,
         references: Iterable[np.ndarray | None] | None = None,
+        inserted: Iterable[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """Enhanced frames `[H, W, 3]` uint8 of `count` frames `[H, W, 3]` uint8, in order. At strength 0 the frames themselves, with
         what references gave them.
 
         For enhancers that look at them: `opacity` of each frame `[H, W]` in [0, 1], None where it is not known and all counts as opaque;
-        `references` of each frame `[K, H, W, 4]` uint8, the last channel 255 where they are seen, None where there are none.
+        `references` of each frame `[K, H, W, 4]` uint8, the last channel 255 where they are seen, None where there are none; what was
+        `inserted` into each frame `[H, W, 4]` uint8 (`insertion_channels`), which one that harmonises must be told (else `ValueError`).
 
         `UserError` for no frames, fewer than `count`, or frames that are not `[H, W, 3]` uint8.
         """
+        if inserted is None and self.enhancer.spec.harmonises:
+            raise ValueError("this enhancer harmonises: it must be told what was put in")
         frames = _checked(frames, count)
         fuses = references is not None and self.enhancer.spec.references > 0
         if self.strength == 0.0 and not fuses:
@@ -102,6 +109,8 @@ class StreamingEnhancer:
             frames = _with_opacity(frames, opacity)
         if references is not None and fuses:
             frames = _with_references(frames, references, self.enhancer.spec.references)
+        if inserted is not None and self.enhancer.spec.harmonises:
+            frames = _with_insertions(frames, inserted)
         adapter = self.enhancer.adapter()
         groups = 1 + -(-(count - 1) // adapter.temporal_factor)
         source = read_ahead(frames, _FRAMES_AHEAD)
@@ -120,7 +129,7 @@ class StreamingEnhancer:
         adapter = self.enhancer.adapter()
         cache = adapter.initial_encoder_cache()
         for index, frames in enumerate(groups):
-            frames, opacity, references = self._parts(frames)
+            frames, opacity, references, inserted = self._parts(frames)
             with torch.no_grad():
                 fused = self.enhancer.fused(frames, references)
                 latent, cache, tapped = adapter.encode_group(fused.to(self.enhancer.vae.dtype), cache, index, self.enhancer.taps)
@@ -128,17 +137,22 @@ class StreamingEnhancer:
                 if opacity is not None:
                     small = group_opacity((opacity + 1.0) / 2.0, adapter.spatial_factor)
                     latent = with_noise(latent, small, self.enhancer.spec.opacity_noise, fixed_noise(latent, [index]))
-            self._held.append(_Held(fused, latent, self.enhancer.side_features(tapped)))
+                encoded = Encoded(latent, (self.enhancer.side_features(tapped),))
+                latent, (side,) = self.enhancer.told(encoded, inserted)
+            self._held.append(_Held(fused, inserted, latent, side))
             self.peak_groups = max(self.peak_groups, len(self._held))
             yield latent
 
-    def _parts(self, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Frames, and opacity and references where they came along."""
+    def _parts(self, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Frames, and opacity, references and what was put in where they came along."""
+        inserted = None
+        if self.enhancer.spec.harmonises:
+            given, inserted = given[:, :-CHANNELS], (given[:, -CHANNELS:] + 1.0) / 2.0
         layers = 4 * self.enhancer.spec.references
         more = given.shape[1] - 3
         references = given[:, -layers:] if layers and more >= layers else None
         opacity = given[:, 3:4] if more == 1 or more == layers + 1 else None
-        return given[:, :3], opacity, references
+        return given[:, :3], opacity, references, inserted
 
     def _predict(self, z_in: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -155,7 +169,7 @@ class StreamingEnhancer:
                 cache = cache.for_last_use()
                 decoded, cache = adapter.decode_group(z, cache, index, side)
                 enhanced = self.enhancer.compose(held.frames, decoded.float())
-                result = blend(held.frames, enhanced, self.strength)
+                result = blend(held.frames, self.enhancer.kept_inside(held.frames, enhanced, held.inserted), self.strength)
             yield result
 
     def _to_tensor(self, rgb: np.ndarray) -> torch.Tensor:
@@ -196,6 +210,7 @@ def enhance_clip(
         "enhancer": enhancer.spec,
         "references": min(enhancer.spec.references, clip.references) if references else 0,
     }
+    inserted = insertions_of(clip) if enhancer.spec.harmonises else None
     manifest = Manifest(kind="clip", config=config, inputs={"clip": _clip_key(clip)})
     with building(out, manifest, overwrite=overwrite) as folder:
         mask_names = sorted(p.name for p in (clip.path / "masks").iterdir() if p.is_dir()) if (clip.path / "masks").is_dir() else []
@@ -205,7 +220,7 @@ def enhance_clip(
             WriteBehind(_FRAMES_BEHIND, tell) as behind,
         ):
             layers = _references_of(clip) if references else None
-            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), layers)):
+            for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), layers, inserted)):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
         manifest.facts = writer.facts | {"model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
@@ -229,13 +244,14 @@ def enhance_video(
     if out.exists() and not overwrite:
         raise UserError(f"{out}: this exists already; give another --out, or --overwrite to replace it.")
     stream = StreamingEnhancer(enhancer, strength=strength, window=window, overlap=overlap, compile=compile)
+    inserted = insertions_of(clip) if enhancer.spec.harmonises else None
     tell = None if on_progress is None else partial(_tell, on_progress, len(clip))
     beside = out.with_name(f"{out.stem}.partial{out.suffix}")  # what a video is comes from the end of its name
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with naming_full_disk(out), VideoWriter(beside, clip.rate_hz, codec) as writer, WriteBehind(_FRAMES_BEHIND, tell) as behind:
             layers = _references_of(clip) if references else None
-            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), layers):
+            for rgb in stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), layers, inserted):
                 behind.submit(partial(writer.write, rgb))
         os.replace(beside, out)
     finally:
@@ -277,6 +293,17 @@ def _with_references(frames: Iterable[np.ndarray], references: Iterable[np.ndarr
     """Frames `[H, W, C + 4 layers]` uint8 with the first layers of references as further channels; what is missing was not seen."""
     for rgb, known in zip(frames, references, strict=True):
         yield np.concatenate([rgb, layers_as_channels(known, layers, *rgb.shape[:2])], axis=-1)
+
+
+def _with_insertions(frames: Iterable[np.ndarray], inserted: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Frames `[H, W, C + 4]` uint8 with what was put in as further channels; `UserError` where masks are of another size."""
+    for number, (rgb, channels) in enumerate(zip(frames, inserted, strict=True)):
+        if channels.shape[:2] != rgb.shape[:2]:
+            raise UserError(
+                f"masks: that of frame {number} has {channels.shape[1]}x{channels.shape[0]} pixels where the frame has "
+                f"{rgb.shape[1]}x{rgb.shape[0]}; write the clip again."
+            )
+        yield np.concatenate([rgb, channels], axis=-1)
 
 
 def _checked(frames: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ class Rays:
     moment: torch.Tensor
     moments_us: np.ndarray
     spread_rad: float
+
+    def at(self, index: torch.Tensor) -> Rays:
+        """Some of the rays."""
+        return replace(self, origins=self.origins[index], directions=self.directions[index], moment=self.moment[index])
 
 
 def pixel_directions(camera: Camera, pixels: np.ndarray) -> np.ndarray:

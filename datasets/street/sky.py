@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,6 +75,11 @@ def draw_air(config: StreetConfig) -> tuple[Sun, Air]:
         exposure=float(2 ** generator.uniform(-0.25, 0.35)),
     )
     return Sun(azimuth_rad=float(np.radians(azimuth)), elevation_rad=float(np.radians(elevation))), air
+
+
+def draw_other_air(config: StreetConfig, seed: int) -> tuple[Sun, Air]:
+    """Another sun and weather for a street, drawn from a seed of their own; what the configuration says of its own ones does not count."""
+    return draw_air(replace(config, seed=seed, weather=None, sun_azimuth_deg=None, sun_elevation_deg=None))
 
 
 class Sky:

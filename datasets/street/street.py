@@ -111,29 +111,43 @@ class Street:
         shot: Shot,
         *,
         sun: Sun | None = None,
+        air: Air | None = None,
         exposure: float | None = None,
         without: Sequence[str] = (),
         extra: Sequence[tuple[trimesh.Trimesh | Mesh | Figure, PoseTrack]] = (),
+        window: tuple[slice, slice] | None = None,
         supersample: int = 2,
     ) -> OracleImage:
-        """What the shot would have recorded, with another `sun`, another `exposure` (a factor; None: the drive's own), without some
-        actors (ids), or with extra bodies (meshes in their own frames, with world-from-body tracks)."""
+        """What the shot would have recorded.
+
+        Args:
+            sun, air: another sun, and other weather and grading.
+            exposure: another exposure, a factor; None: the drive's own.
+            without: ids of actors that are left out.
+            extra: bodies that are put in, meshes in their own frames with world-from-body tracks.
+            window: the rows and columns that are asked for, of which the image then is; None: all.
+            supersample: rays a pixel along each axis.
+        """
         movers = self._present(without)
         for index, (mesh, track) in enumerate(extra):
             movers += self._bodies(mesh, track, FIRST_ACTOR_ID + len(self.actors) + index)
-        light = Light(sky=Sky(sun or self.sun, self.air, self._noise, self.device), visibility=self._visibility, noise=self._noise)
+        light = Light(sky=Sky(sun or self.sun, air or self.air, self._noise, self.device), visibility=self._visibility, noise=self._noise)
         factor = self.recorded_exposure(shot.camera.name, shot.mid_us) if exposure is None else exposure
-        height, width, count = shot.camera.height, shot.camera.width, supersample**2
-        size = height * width
+        wanted = np.arange(shot.camera.height * shot.camera.width).reshape(shot.camera.height, shot.camera.width)
+        wanted = wanted if window is None else wanted[window]
+        chosen = torch.from_numpy(wanted.reshape(-1)).to(self.device)
+        (height, width), size, count = wanted.shape, wanted.size, supersample**2
         rgb, albedo = torch.zeros((size, 3), device=self.device), torch.zeros((size, 3), device=self.device)
         shadow = torch.zeros(size, device=self.device)
         middle, cosine = shot_rays(shot, (0.5, 0.5), self.device)
+        middle, cosine = middle.at(chosen), cosine[chosen]
         bodies = Bodies([self._static, *movers], middle.moments_us, self.device)
         for index in range(count):
             row, column = divmod(index, supersample)
             offset = ((column + 0.5) / supersample, (row + 0.5) / supersample)
             rays, _ = shot_rays(shot, offset, self.device, 1.0 / supersample)
             jitter = (0.0, 0.0) if supersample == 1 else (2 * offset[1] - 1, 1 - 2 * offset[0])
+            rays = rays.at(chosen)
             shaded = shade(bodies, rays, bodies.trace(rays), light, jitter)
             # Averaged after the response: a single highlight among a pixel's few rays would otherwise burn the whole pixel out and flicker.
             rgb += camera_response(shaded.radiance, light.sky, factor) / count

@@ -180,6 +180,10 @@ class OneStepTrainConfig(FlickerConfig):
     references: int | None = None
     """Layers of warped recorded frames to take from (0: none); None: those of the enhancer that is trained on. Their fusion is trained with
     the exact gradient (`truncation` none), and stays as it is with a truncated one: `train_fusion` trains it for any model."""
+    harmonises: bool = False
+    """Train a model that is told what was put into a clip: a base that is not yet told gets the input for it, and skips."""
+    reconstruct: bool = False
+    """Leave the transformer out and show targets as they are: skips and decoder learn to give back what goes in."""
     window: int | None = None
     """Latents the transformer sees at once; None: the clip's. Longer clips are seen in overlapping windows, as in streaming."""
     overlap: int = 2
@@ -233,6 +237,11 @@ class OneStepTrainConfig(FlickerConfig):
             raise UserError("training: context_parallel with the full transformer in bf16 needs sharded weights; set shard as well.")
         if self.shard and (self.cuda_graph or self.transformer == "none"):
             raise UserError("training: shard is for a trained transformer without cuda_graph; set one of them back.")
+        if self.reconstruct and (self.transformer != "none" or self.output in ("residual", "difference") or LATENT_MSE in self.losses):
+            raise UserError(
+                "training: reconstruct leaves the transformer out and compares decoded frames; give transformer none and output direct, "
+                "and leave latent_mse out of the losses."
+            )
         if self.transformer == "lora" and self.transformer_lora is None:
             raise UserError("training: transformer is lora, but transformer_lora is not given; give rank and alpha.")
         if self.decoder == "lora" and self.decoder_lora is None:

@@ -16,6 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -31,6 +32,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image
 from splatmend.enhance.flow_loss import target_flow
 from splatmend.enhance.fusion import layers_as_channels
+from splatmend.enhance.insertion import CHANNELS, inserted_masks, insertion_channels
 from splatmend.enhance.train.degrade import DegradeConfig, degrade
 from splatmend.enhance.train.displaced import displaced, draw_displacement
 from splatmend.enhance.train.identity import source_key
@@ -137,11 +139,13 @@ class Batch(NamedTuple):
     """Of the target clips `[B, 3, T, H, W]` float16 (see `flow_loss.Motion`), where it was asked for."""
     references: torch.Tensor | None = None
     """Of the degraded clips `[B, K * 4, T, H, W]` uint8 (see `fusion.ReferenceFusion`), where they were asked for."""
+    inserted: torch.Tensor | None = None
+    """What was put into the degraded clips `[B, 4, T, H, W]` uint8 (see `insertion`), where it was asked for."""
 
 
 class RawBatch(NamedTuple):
-    """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included; `opacity [B, T, H, W]` uint8, `flow [B, 3, T, H, W]` float16 and
-    `references [B, T, H, W, K * 4]` uint8 where they were asked for."""
+    """Clips `[B, T, H, W, 3]` uint8, synthetic artefacts included; `opacity [B, T, H, W]` uint8, `flow [B, 3, T, H, W]` float16,
+    `references [B, T, H, W, K * 4]` uint8 and `inserted [B, T, H, W, 4]` uint8 where they were asked for."""
 
     degraded: np.ndarray
     target: np.ndarray
@@ -150,16 +154,30 @@ class RawBatch(NamedTuple):
     opacity: np.ndarray | None = None
     flow: np.ndarray | None = None
     references: np.ndarray | None = None
+    inserted: np.ndarray | None = None
 
 
 class Sample(NamedTuple):
-    """One clip of a batch: frames `[T, H, W, 3]`, opacity `[T, H, W, 1]` and references `[T, H, W, K * 4]` of the degraded one, uint8."""
+    """One clip of a batch: frames `[T, H, W, 3]`, and of the degraded one opacity `[T, H, W, 1]`, references `[T, H, W, K * 4]` and what
+    was put in `[T, H, W, 4]`, uint8."""
 
     kind: Kind
     degraded: np.ndarray
     target: np.ndarray
     opacity: np.ndarray
     references: np.ndarray
+    inserted: np.ndarray
+
+
+class Window(NamedTuple):
+    """A window and crop of a segment: `degraded` (or the target again) and `target` `[T, H, W, 3]`, and of the degraded clip what a
+    `Sample` has of it: all opaque, nothing seen, nothing put in where it was not asked for or there is none."""
+
+    degraded: np.ndarray
+    target: np.ndarray
+    opacity: np.ndarray
+    references: np.ndarray
+    inserted: np.ndarray
 
 
 class ClipCache:
@@ -186,6 +204,11 @@ class ClipCache:
         key = (f"{clip.path}/references", start, stop, layers)
         return self._kept(key, lambda: _references(clip, start, self.frames(clip, start, stop, None).shape, layers))
 
+    def masks(self, clip: Clip, start: int, stop: int) -> np.ndarray:
+        """Where something was put into a clip's frames, `[T, H, W, 1]` uint8, 255 where it was; `UserError` where it does not say."""
+        key = (f"{clip.path}/inserted", start, stop, None)
+        return self._kept(key, lambda: 255 * np.stack(list(islice(inserted_masks(clip), start, stop)))[..., None].astype(np.uint8))
+
     def _kept(self, key: tuple[str, int, int, int | None], read: Callable[[], np.ndarray]) -> np.ndarray:
         with self._lock:
             if key in self._held:
@@ -203,8 +226,9 @@ class ClipCache:
 
 
 class TrainingClips:
-    """Draws batches. `opacity`, `flow`: whether batches say how opaque degraded clips are, and how target clips move; `references`: how
-    many layers of them batches hold. `UserError` for indexes and clips that cannot be used."""
+    """Draws batches. `opacity`, `flow`, `inserted`: whether batches say how opaque degraded clips are, how target clips move, and what was
+    put into the degraded ones; `references`: how many layers of them batches hold. `UserError` for indexes and clips that cannot be
+    used."""
 
     def __init__(
         self,
@@ -217,15 +241,28 @@ class TrainingClips:
         opacity: bool = False,
         flow: bool = False,
         references: int = 0,
+        inserted: bool = False,
     ) -> None:
         self.config = config
-        self.opacity, self.flow, self.references = opacity, flow, references
+        self.opacity, self.flow, self.references, self.inserted = opacity, flow, references, inserted
         self.clip_frames, self.crop_px, self.batch, self.seed = clip_frames, crop_px, batch, seed
         self.cache = ClipCache(int(config.cache_gb * 1e9))
         self._pairs = [self._open_index(Path(index)) for index in config.pairs]
         self._videos = [open_clip(Path(path)) for path in config.videos]
+        if inserted:
+            self._check_insertions()
         self.paired = [s for pairs in self._pairs for target, degraded in pairs for s in self._segments(target, degraded)]
         self.plain = [s for clip in self._videos for s in self._segments(clip, None)]
+
+    def _check_insertions(self) -> None:
+        """`UserError` unless every clip says what was put in."""
+        if self._videos:
+            raise UserError(
+                f"{self._videos[0].path}: nothing was put into a plain video, and this model is told what was; leave videos out."
+            )
+        for pairs in self._pairs:
+            for _, degraded in pairs:
+                inserted_masks(degraded)
 
     def described(self) -> dict[str, Any]:
         """What decides the samples: settings and, under `sources`, what lies at the paths (see `identity`)."""
@@ -239,7 +276,7 @@ class TrainingClips:
         """The batch of one step on one process, as bytes."""
         rng = np.random.default_rng([self.seed, step, process])
         kinds: list[Kind] = []
-        degraded, target, opacity, references = [], [], [], []
+        degraded, target, opacity, references, inserted = [], [], [], [], []
         for _ in range(self.batch):
             distinct = self.config.distinct_samples
             sample = self._sample(rng if distinct is None else self._recurring(rng, distinct))
@@ -248,6 +285,7 @@ class TrainingClips:
             target.append(sample.target)
             opacity.append(sample.opacity)
             references.append(sample.references)
+            inserted.append(sample.inserted)
         clips = np.stack(degraded), np.stack(target)
         # By content, so that whatever decides a sample (clip, window, crop, flip, artefacts) decides its key.
         keys = tuple((_content(a), _content(b)) for a, b in zip(*clips, strict=True)) if self.config.keeps_latents else ()
@@ -259,6 +297,7 @@ class TrainingClips:
             np.stack(opacity)[..., 0] if self.opacity else None,
             flow,
             np.stack(references) if self.references else None,
+            np.stack(inserted) if self.inserted else None,
         )
 
     def _recurring(self, rng: np.random.Generator, distinct: int) -> np.random.Generator:
@@ -271,7 +310,7 @@ class TrainingClips:
         kind: Kind = "synthetic" if synthetic else "pair"
         if rng.random() < self.config.clean_share:
             kind = "clean"
-        a, b, opacity, references = self._window(pool[int(rng.integers(len(pool)))], rng)
+        a, b, opacity, references, inserted = self._window(pool[int(rng.integers(len(pool)))], rng)
         look = draw_look(rng, self.config.look)
         if look is not None:
             a, b = look.of(a), look.of(b)
@@ -284,14 +323,14 @@ class TrainingClips:
         if self.references and rng.random() < self.config.bare_share:
             references = np.zeros_like(references)
         if kind == "clean":
-            return Sample(kind, b, b, opaque, references)
+            return Sample(kind, b, b, opaque, references, inserted)
         if rng.random() < self.config.mild_share:
             share = draw_mixture(rng, a.shape[:3], self.config.patchy_share)
             a = mixed(b, a, share)
             if self.opacity:
                 # What is mixed with the target is there as much as that counts.
                 opacity = mixed(opaque, opacity, share)
-        return Sample(kind, a, b, opacity, references)
+        return Sample(kind, a, b, opacity, references, inserted)
 
     def _displaced(self, references: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """References `[T, H, W, K * 4]` with some of their layers moved, each in its own way."""
@@ -340,29 +379,32 @@ class TrainingClips:
             (clip, s.start, s.stop, None) for s in self.paired for clip in (s.target, s.degraded) if clip is not None
         ]
         jobs += [(s.target, s.start, s.stop, self.config.video_short_side_px) for s in self.plain]
-        more = [(s.degraded, s.start, s.stop, self.references) for s in self.paired if s.degraded is not None and self.references]
+        spans = [(s.degraded, s.start, s.stop) for s in self.paired if s.degraded is not None]
+        more: list[Callable[[], np.ndarray]] = [partial(self.cache.frames, *job) for job in jobs]
+        more += [partial(self.cache.references, *span, self.references) for span in spans if self.references]
+        more += [partial(self.cache.masks, *span) for span in spans if self.inserted]
         with ThreadPoolExecutor() as readers:
-            for _ in readers.map(lambda job: self.cache.bytes < self.cache.limit_bytes and self.cache.frames(*job), jobs):
-                pass
-            for _ in readers.map(lambda job: self.cache.bytes < self.cache.limit_bytes and self.cache.references(*job), more):
+            for _ in readers.map(lambda read: self.cache.bytes < self.cache.limit_bytes and read(), more):
                 pass
 
     def finish(self, raw: RawBatch, device: torch.device, *, on_host: bool = False) -> Batch:
         """Tensors for the device: there already, or (`on_host`) as bytes from which `unit_range` brings any piece there."""
         opacity = None if raw.opacity is None else torch.from_numpy(raw.opacity)[:, None]
         flow = None if raw.flow is None else torch.from_numpy(raw.flow)
-        references = None if raw.references is None else torch.from_numpy(raw.references).permute(0, 4, 1, 2, 3)
+        references, inserted = (
+            None if layers is None else torch.from_numpy(layers).permute(0, 4, 1, 2, 3) for layers in (raw.references, raw.inserted)
+        )
         if not on_host:
-            opacity, flow, references = (
-                None if more is None else more.to(device, non_blocking=True) for more in (opacity, flow, references)
+            opacity, flow, references, inserted = (
+                None if more is None else more.to(device, non_blocking=True) for more in (opacity, flow, references, inserted)
             )
             clips = (_to_tensor(raw.degraded, device), _to_tensor(raw.target, device))
-            return Batch(*clips, raw.kinds, raw.keys, opacity, flow, references)
+            return Batch(*clips, raw.kinds, raw.keys, opacity, flow, references, inserted)
         held = [torch.from_numpy(x) for x in (raw.degraded, raw.target)]
         if device.type == "cuda":
             held = [clip.pin_memory() for clip in held]
         degraded, target = (clip.permute(0, 4, 1, 2, 3) for clip in held)
-        return Batch(degraded, target, raw.kinds, raw.keys, opacity, flow, references)
+        return Batch(degraded, target, raw.kinds, raw.keys, opacity, flow, references, inserted)
 
     def _with_artefacts(self, frames: np.ndarray, seed: int) -> np.ndarray:
         """Synthetic artefacts on frames `[T, H, W, 3]` uint8."""
@@ -370,9 +412,8 @@ class TrainingClips:
         made = degrade(clip, torch.Generator().manual_seed(seed), self.config.degrade)
         return made[0].add_(1.0).mul_(127.5).round_().to(torch.uint8).permute(1, 2, 3, 0).numpy()
 
-    def _window(self, segment: Segment, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """A random window and crop of a segment, `[T, H, W, 3]`: degraded (or target again) and target; and the degraded one's opacity
-        `[T, H, W, 1]`, all opaque where it was not asked for, and references `[T, H, W, K * 4]`, nothing seen where there are none."""
+    def _window(self, segment: Segment, rng: np.random.Generator) -> Window:
+        """A random window and crop of a segment."""
         short = self.config.video_short_side_px if segment.degraded is None else None
         target = self.cache.frames(segment.target, segment.start, segment.stop, short)
         other = target if segment.degraded is None else self.cache.frames(segment.degraded, segment.start, segment.stop, None)
@@ -397,6 +438,7 @@ class TrainingClips:
 
         opacity = np.full((len(index), rows, columns, 1), 255, np.uint8)
         references = np.zeros((len(index), rows, columns, 4 * self.references), np.uint8)
+        inserted = np.zeros((len(index), rows, columns, CHANNELS), np.uint8)
         if segment.degraded is not None:
             span = (segment.degraded, segment.start, segment.stop)
             if self.opacity:
@@ -404,7 +446,10 @@ class TrainingClips:
             if self.references:
                 layers = self.cache.references(*span, self.references)
                 references = np.concatenate([_wholly_seen(cut(layers[..., k : k + 4])) for k in range(0, layers.shape[-1], 4)], axis=-1)
-        return cut(other), cut(target), opacity, references
+            if self.inserted:
+                # Of the crop's own masks, so that a flip or a cut through a body needs no thought.
+                inserted = np.stack([insertion_channels(mask[..., 0] > 127) for mask in cut(self.cache.masks(*span))])
+        return Window(cut(other), cut(target), opacity, references, inserted)
 
     def _open_index(self, index: Path) -> list[tuple[Clip, Clip]]:
         """Target and degraded clip of every pair of the split."""
@@ -531,6 +576,11 @@ def unit_range(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
 def unit_opacity(opacity: torch.Tensor) -> torch.Tensor:
     """Opacity of a `Batch` as float32 in [0, 1]."""
     return opacity.float().div(255.0)
+
+
+def unit_inserted(inserted: torch.Tensor) -> torch.Tensor:
+    """What was put in, of a `Batch`, as float32 in [0, 1]."""
+    return inserted.float().div(255.0)
 
 
 def unit_references(references: torch.Tensor) -> torch.Tensor:

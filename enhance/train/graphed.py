@@ -49,9 +49,11 @@ class GraphedStep:
 
     def _capture(self, batch: Batch, loss_scale: float) -> None:
         # By key nothing could be looked up in a graph.
-        opacity, flow, references = (None if more is None else more.clone() for more in (batch.opacity, batch.flow, batch.references))
+        opacity, flow, references, inserted = (
+            None if more is None else more.clone() for more in (batch.opacity, batch.flow, batch.references, batch.inserted)
+        )
         clips = (batch.degraded.clone(), batch.target.clone())
-        self._batch = Batch(*clips, batch.kinds, opacity=opacity, flow=flow, references=references)
+        self._batch = Batch(*clips, batch.kinds, opacity=opacity, flow=flow, references=references, inserted=inserted)
         self._loss_scale = loss_scale
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -74,4 +76,5 @@ class GraphedStep:
 
 
 def _tensors(batch: Batch) -> list[torch.Tensor]:
-    return [part for part in (batch.degraded, batch.target, batch.opacity, batch.flow, batch.references) if part is not None]
+    parts = (batch.degraded, batch.target, batch.opacity, batch.flow, batch.references, batch.inserted)
+    return [part for part in parts if part is not None]

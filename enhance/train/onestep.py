@@ -24,7 +24,7 @@ from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
 from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
 from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
 from splatmend.enhance.train.config import OneStepTrainConfig
-from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_opacity, unit_range, unit_references
+from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_inserted, unit_opacity, unit_range, unit_references
 from splatmend.enhance.train.graphed import graphed
 from splatmend.enhance.train.latents import LatentCache, encoder_key
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
@@ -90,14 +90,14 @@ class OneStepObjective:
     def encode_input(self, batch: Batch) -> Encoded:
         """Latents and skip features of the degraded clips; kept latents where there are no skips, whose features are too large to keep, and
         no references, with which a clip is no longer the one that its key names.
-        Where the enhancer looks at opacity, with fresh noise in what is empty."""
+        Where the enhancer looks at opacity, with fresh noise in what is empty; where it harmonises, told what was put in."""
         if self.latents is None or not batch.keys or self.enhancer.spec.skips or self.enhancer.fusion is not None:
             encoded = self.encode(batch.degraded)
         else:
             encoded = Encoded(self._kept(batch.degraded, [key for key, _ in batch.keys]), ())
-        if batch.opacity is None or not self.enhancer.looks_at_opacity:
-            return encoded
-        return self.enhancer.emptied(encoded, unit_opacity(batch.opacity), self._shared_noise(encoded.latents))
+        if batch.opacity is not None and self.enhancer.looks_at_opacity:
+            encoded = self.enhancer.emptied(encoded, unit_opacity(batch.opacity), self._shared_noise(encoded.latents))
+        return encoded if batch.inserted is None else self.enhancer.told(encoded, unit_inserted(batch.inserted.to(encoded.latents.device)))
 
     def _shared_noise(self, latents: torch.Tensor) -> torch.Tensor:
         """Fresh unit noise in the shape of latents, the same for the processes that share a clip."""
@@ -128,13 +128,13 @@ class OneStepObjective:
 
     def add_gradients(self, batch: Batch, loss_scale: float = 1.0) -> dict[str, torch.Tensor]:
         """Gradients of `loss * loss_scale`; returns the loss and its parts (not scaled)."""
-        batch = self.fused(batch)
+        batch = batch._replace(degraded=batch.target, references=None) if self.config.reconstruct else self.fused(batch)
         enhancer, x, target = self.enhancer, batch.degraded, batch.target
         encoded = self.encode_input(batch)
         z_in = encoded.latents
         # Before the transformer runs, so that no graph is alive meanwhile.
         z_target = self.encode_target(batch) if self.latent_weight > 0 else None
-        z_out = self.predict(encoded)
+        z_out = z_in if self.config.reconstruct else self.predict(encoded)
         metrics: dict[str, torch.Tensor] = {}
         loss = torch.zeros((), device=z_out.device)
         if z_target is not None:
@@ -147,6 +147,7 @@ class OneStepObjective:
             z = enhancer.decoder_latents(z_in, z_out)
             sides = [enhancer.decoder_side(side) for side in encoded.side] if enhancer.spec.skips else None
             frames = enhancer.compose(x, decode_at_once(enhancer.adapter(memory=self.config.decoder_memory), z, sides))
+            frames = enhancer.kept_inside(x, frames, None if batch.inserted is None else unit_inserted(batch.inserted))
             motion = None if batch.flow is None else Motion(batch.flow)
             loss = loss + self.pixel_loss(frames, target, motion) / x.shape[2]
             _backward(loss * loss_scale)
@@ -166,7 +167,11 @@ class OneStepObjective:
         enhancer, x, target, device = self.enhancer, batch.degraded, batch.target, z_out.device
 
         def shown(frames: torch.Tensor, span: slice) -> torch.Tensor:
-            return frames if enhancer.spec.output == "direct" else enhancer.compose(unit_range(x[:, :, span], device), frames)
+            if enhancer.spec.output == "direct" and batch.inserted is None:
+                return frames
+            before = unit_range(x[:, :, span], device)
+            inserted = None if batch.inserted is None else unit_inserted(batch.inserted[:, :, span].to(device))
+            return enhancer.kept_inside(before, enhancer.compose(before, frames), inserted)
 
         def motion_of(span: slice, previous: torch.Tensor | None) -> Motion | None:
             if batch.flow is None or not self.pixel_loss.needs_flow:
@@ -227,6 +232,8 @@ def choose_parameters(config: OneStepTrainConfig, enhancer: Enhancer) -> dict[st
         enhancer.vae.encoder.requires_grad_(True)
         enhancer.vae.quant_conv.requires_grad_(True)
     enhancer.joins.requires_grad_(config.skips)
+    if enhancer.mask_input is not None:
+        enhancer.mask_input.requires_grad_(config.skips)
     if enhancer.fusion is not None and config.truncation is None:
         enhancer.fusion.requires_grad_(True)
     trained = trained_parameters(enhancer)
@@ -298,6 +305,7 @@ def train_onestep(
         opacity=enhancer.looks_at_opacity,
         flow=config.flow_warping > 0,
         references=enhancer.spec.references,
+        inserted=enhancer.spec.harmonises,
     )
     began_as = {f"model.{name}": value for name, value in plain(enhancer.spec).items() if name != "provenance"}
     # Chosen on the host, so that a large frozen model travels in half precision.
@@ -329,7 +337,8 @@ def train_onestep(
                 with torch.no_grad(), accelerator.autocast():
                     opacity = None if batch.opacity is None else unit_opacity(batch.opacity[:1])
                     references = None if batch.references is None else unit_references(batch.references[:1])
-                    frames = enhancer(batch.degraded[:1], opacity=opacity, references=references)
+                    inserted = None if batch.inserted is None else unit_inserted(batch.inserted[:1])
+                    frames = enhancer(batch.degraded[:1], opacity=opacity, references=references, inserted=inserted)
                 if accelerator.is_main_process:
                     write_strip(folder / SAMPLES / f"{step:06d}.png", (batch.degraded[0], frames[0], batch.target[0]))
 

@@ -10,6 +10,7 @@ import torch
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.artifact import load_autoencoder, load_enhancer
 from splatmend.enhance.base import WAN21_1_3B
+from splatmend.enhance.harmoniser import as_harmoniser, small_harmoniser
 from splatmend.enhance.model import Enhancer, LoraInfo, OutputMode
 from splatmend.enhance.small import silence_decoder, small_enhancer
 from splatmend.enhance.train.config import AutoencoderTrainConfig, FusionTrainConfig, OneStepTrainConfig
@@ -114,6 +115,66 @@ def lora(config: OneStepTrainConfig, *, rank: int = 128, alpha: float = 64, lr: 
     return dataclasses.replace(config, transformer="lora", transformer_lora=LoraInfo(rank=rank, alpha=alpha), lr=lr)
 
 
+def harmonise_reconstruct() -> OneStepTrainConfig:
+    """Stage one of the small harmoniser, from nothing: all of it learns where light and shadow belong, by squared error + 0.1 LPIPS.
+
+    Whole frames rather than crops, since a shadow follows from what lies far from it.
+    """
+    return OneStepTrainConfig(
+        steps=20_000,
+        lr=6e-4,
+        warmup_steps=100,
+        schedule="cosine",
+        batch=4,
+        ema=0.998,
+        cuda_graph=True,
+        clip_frames=17,
+        crop_px=(192, 320),
+        losses={"mse": 1.0, "lpips_squeeze": 0.1},
+        truncation=1,
+        output="residual",
+        harmonises=True,
+        transformer="full",
+        decoder="full",
+        encoder="full",
+        max_seconds=270.0,
+    )
+
+
+def harmonise() -> OneStepTrainConfig:
+    """Stage two of the small harmoniser, from stage one: LPIPS + 0.1 Gram, and squared error, without which colours drift."""
+    return dataclasses.replace(
+        harmonise_reconstruct(),
+        lr=2e-4,
+        output=None,
+        losses={"mse": 1.0, "lpips_squeeze": 1.0, "gram_squeeze": 0.1},
+        max_seconds=180.0,
+    )
+
+
+def harmonise_14b_reconstruct() -> OneStepTrainConfig:
+    """Stage one of harmonising with a Wan model: skips and a LoRA of the decoder learn to give back what goes in, past the bottleneck.
+
+    Source: ChopGrad, arXiv 2603.17812, section 4.4: squared error + 0.1 LPIPS, through the decoder's own parameters with D = 1.
+    """
+    return dataclasses.replace(
+        wan21_14b(),
+        lr=1e-4,
+        losses={"mse": 1.0, "lpips_vgg": 0.1},
+        harmonises=True,
+        reconstruct=True,
+        transformer="none",
+        decoder="lora",
+        decoder_lora=LoraInfo(rank=32, alpha=32, targets=()),
+    )
+
+
+def harmonise_14b() -> OneStepTrainConfig:
+    """Stage two, from stage one: LoRA of transformer and decoder, LPIPS + 0.1 Gram, D = 1."""
+    losses = {"lpips_vgg": 1.0, "gram_vgg": 0.1}
+    return lora(dataclasses.replace(harmonise_14b_reconstruct(), losses=losses, reconstruct=False))
+
+
 def starting_dtype(config: OneStepTrainConfig) -> torch.dtype:
     """What to load a base model in: bfloat16 where all of it stays frozen and training runs in that, else float32."""
     frozen = config.transformer != "full" and config.decoder == config.encoder == "none"
@@ -121,13 +182,20 @@ def starting_dtype(config: OneStepTrainConfig) -> torch.dtype:
 
 
 def starting_enhancer(
-    base: str | Path | None, *, output: OutputMode | None = None, dtype: torch.dtype = torch.float32, seed: int = 0
+    base: str | Path | None,
+    *,
+    output: OutputMode | None = None,
+    harmonises: bool = False,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
 ) -> Enhancer:
-    """What stage two starts from, on the CPU.
+    """What stage two starts from, on the CPU; `harmonises`: told what was put in.
 
     None: a fresh small enhancer. A folder of stage one: a small enhancer around that autoencoder. Else whatever `load_enhancer` takes
     (an enhancer to train further, a Wan base model); its output mode stays unless `output` says otherwise.
     """
+    if base is None and harmonises:
+        return small_harmoniser(seed=seed)
     if base is None:
         return small_enhancer(output=output or "residual", seed=seed)
     path = Path(base)
@@ -140,4 +208,8 @@ def starting_enhancer(
         if output == "residual":
             silence_decoder(enhancer.vae)
         enhancer.spec = dataclasses.replace(enhancer.spec, output=output)
+    if harmonises and not enhancer.spec.harmonises:
+        if enhancer.spec.skips:
+            raise UserError(f"{base}: its skips know nothing of masks; start from a Wan model, from a harmoniser, or from nothing.")
+        enhancer = as_harmoniser(enhancer, seed=seed)
     return enhancer

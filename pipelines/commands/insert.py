@@ -1,7 +1,8 @@
-"""`splatmend insert`: a scene with edits of a file along a trajectory, as clips with masks and boxes, lit by the scene."""
+"""`splatmend insert`: a scene with edits of a file along a trajectory, as clips with masks and boxes, lit by the scene, and harmonised."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,8 @@ from tyro.conf import Positional, arg
 from splatmend.datasets.clip import Encoding
 from splatmend.recon.light.finish import FinishConfig
 from splatmend.recon.trajectory import TrajectoryConfig
+
+HARMONISED = "harmonised"
 
 if TYPE_CHECKING:
     from splatmend.recon.light.scene_light import SceneLight
@@ -38,6 +41,9 @@ class Options:
     heal: bool = False
     """Mend the background where recorded actors are taken out or moved away: takes ghosts away and makes ground anew that they always hid,
     but may also blur what was seen beside them (docs/results.md)."""
+    harmonise: str | None = None
+    """Folder of an enhancer that harmonises (docs/enhancer.md): writes a third clip, made by it of the finished one, or of the naive one
+    without light."""
     finish: Annotated[FinishConfig, arg(name="finish")] = field(default_factory=FinishConfig)
     """How light and shadows are drawn."""
     trajectory: Annotated[TrajectoryConfig, arg(name="trajectory")] = field(default_factory=TrajectoryConfig)
@@ -73,6 +79,7 @@ def run(options: Options) -> int:
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory, length_unit
 
+    add = None if options.harmonise is None else _harmoniser(options.harmonise, options.device, options.encoding)
     refuse_existing(options.out, options.overwrite)
     if options.trajectory.edits_actors:
         raise UserError(f"{options.edits}: the trajectory edits actors as well; write what is removed and shifted into this file.")
@@ -109,9 +116,11 @@ def run(options: Options) -> int:
                 "assets": options.assets,
                 "light": options.light,
                 "sun": options.sun,
+                "harmonise": options.harmonise,
             },
             overwrite=options.overwrite,
             on_progress=bar.show,
+            add=add,
         )
     print(f"clips: {options.out} ({len(trajectory)} frames at {trajectory.rate_hz:.3g} Hz, {len(edited.inserted)} bodies put in or moved)")
     return 0
@@ -134,6 +143,28 @@ def _check_light(options: Options) -> None:
         raise UserError(
             f"light: a sun at azimuth {azimuth} and elevation {elevation} does not shine; give an elevation in 0 to 90 degrees."
         )
+
+
+def _harmoniser(model: str, device: str, encoding: Encoding) -> Callable[[Path], None]:
+    """What writes `harmonised/` beside an insertion's clips; `UserError` where the model is none that harmonises."""
+    from splatmend.datasets.clip import open_clip
+    from splatmend.datasets.errors import UserError
+    from splatmend.enhance.artifact import load_enhancer
+    from splatmend.enhance.stream import enhance_clip
+    from splatmend.enhance.transformer import inference_dtype
+    from splatmend.pipelines.device import torch_device
+    from splatmend.recon.insertion.clips import FINISHED, NAIVE
+
+    where = torch_device(device)
+    enhancer = load_enhancer(model, device=where, dtype=inference_dtype(where))
+    if not enhancer.spec.harmonises:
+        raise UserError(f"{model}: this enhancer does not harmonise; give one that `splatmend train harmonise` wrote.")
+
+    def add(folder: Path) -> None:
+        clip = folder / (FINISHED if (folder / FINISHED).is_dir() else NAIVE)
+        enhance_clip(enhancer, open_clip(clip), folder / HARMONISED, encoding=encoding)
+
+    return add
 
 
 def _light(options: Options, scene: Scene) -> SceneLight | None:

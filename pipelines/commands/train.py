@@ -25,6 +25,10 @@ RECIPES: Mapping[str, str] = {
     "wan21-1.3b-lora": "Wan 2.1 1.3B, transformer LoRA",
     "wan21-14b": "Wan 2.1 14B, full transformer, as published",
     "wan21-14b-lora": "Wan 2.1 14B, transformer LoRA",
+    "harmonise-reconstruct": "the small harmoniser on pairs of reinsert (stage one)",
+    "harmonise": "the small harmoniser (stage two)",
+    "harmonise-14b-reconstruct": "harmonising with Wan 2.1 14B: skips and decoder LoRA (stage one)",
+    "harmonise-14b": "harmonising with Wan 2.1 14B: transformer and decoder LoRA (stage two)",
 }
 
 
@@ -40,6 +44,8 @@ class DataOptions:
     """Share of samples made from videos by synthetic artefacts, where there are both pairs and videos."""
     clean_share: float = 0.08
     """Share of samples whose input is the target itself, so that good frames stay good."""
+    mild_share: float = 0.4
+    """Share of the degraded samples that are mixed with their target: milder damage."""
     patchy_share: float = 0.6
     """Of the samples whose damage is milder, the share in which it varies over the picture and the clip."""
     bare_share: float = 0.3
@@ -143,6 +149,10 @@ def _recipe(name: str) -> Callable[[], TrainConfig]:
         "wan21-1.3b-lora": lambda: recipes.lora(recipes.wan21_1_3b()),
         "wan21-14b": recipes.wan21_14b,
         "wan21-14b-lora": lambda: recipes.lora(recipes.wan21_14b()),
+        "harmonise-reconstruct": recipes.harmonise_reconstruct,
+        "harmonise": recipes.harmonise,
+        "harmonise-14b-reconstruct": recipes.harmonise_14b_reconstruct,
+        "harmonise-14b": recipes.harmonise_14b,
     }
     return table[name]
 
@@ -163,6 +173,7 @@ def run(options: Options | None) -> int:
         videos=options.data.videos,
         synthetic_share=options.data.synthetic_share,
         clean_share=options.data.clean_share,
+        mild_share=options.data.mild_share,
         patchy_share=options.data.patchy_share,
         bare_share=options.data.bare_share,
         displaced_share=options.data.displaced_share,
@@ -190,7 +201,11 @@ def run(options: Options | None) -> int:
         if options.base is None and options.config.output is None:
             raise UserError("--base: this recipe trains a Wan model on; give its folder or hub id.")
         enhancer = starting_enhancer(
-            options.base, output=options.config.output, dtype=starting_dtype(options.config), seed=options.config.seed
+            options.base,
+            output=options.config.output,
+            harmonises=options.config.harmonises,
+            dtype=starting_dtype(options.config),
+            seed=options.config.seed,
         )
         done = train_onestep(options.config, data, enhancer, options.out, resume=options.resume, overwrite=options.overwrite)
     else:

@@ -11,8 +11,9 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.recon.fit.config import FitConfig
 
-Strategy = Literal["sparse", "underfit", "shift", "cycle", "cross-camera", "low-resolution", "inpaint"]
+Strategy = Literal["sparse", "underfit", "shift", "cycle", "cross-camera", "low-resolution", "inpaint", "reinsert"]
 Hole = Literal["actor", "region"]
+Reinsertion = Literal["naive", "relit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class PairsConfig:
     """Which pairs to make."""
 
     strategies: tuple[Strategy, ...] = ("sparse", "underfit")
-    """sparse, underfit, cycle, cross-camera, low-resolution, inpaint, and for procedural streets shift."""
+    """sparse, underfit, cycle, cross-camera, low-resolution, inpaint, and for procedural streets shift and reinsert."""
     every: tuple[int, ...] = (8,)
     """sparse: fit only every n-th frame; one fit for each number."""
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -34,6 +35,9 @@ class PairsConfig:
     """low-resolution: how many times narrower the fitted pictures are; one fit for each."""
     holes: tuple[Hole, ...] = ("actor", "region")
     """inpaint: what is cut out, an actor (in the cameras that see one) or a region that drifts over the picture."""
+    reinsertions: tuple[Reinsertion, ...] = ("naive", "relit")
+    """reinsert: how vehicles are put back, under quite another light and without a shadow (naive), or under an almost right light with the
+    shadow that it casts (relit)."""
     cameras: tuple[str, ...] = ()
     """Cameras to render; none means all."""
     validation_share: float = 0.1
@@ -60,7 +64,7 @@ class PairsConfig:
                 raise UserError(f"{name}: {' '.join(map(str, lengths))} must be metres and not 0, the recorded path; give other numbers.")
         if any(not 1 < n < math.inf for n in self.reductions):
             raise UserError(f"reductions: {' '.join(map(str, self.reductions))} must be numbers above 1; give others.")
-        for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "cameras"):
+        for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "reinsertions", "cameras"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"{name}: {' '.join(map(str, getattr(self, name)))} names something twice; give each once.")
         if self.references < 0:

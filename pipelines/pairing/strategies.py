@@ -1,12 +1,12 @@
-"""The strategies by name. Another one (actors put into scenes without their light and shadow, say) is a module with a function `plans`
-like these, its name in `config.Strategy`, and a line here."""
+"""The strategies by name. Another one is a module with a function `plans` like these, its name in `config.Strategy`, and a line
+here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from splatmend.pipelines.pair_sources import PairSource
-from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, shift, sparse, underfit
+from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, reinsert, shift, sparse, underfit
 from splatmend.pipelines.pairing.config import PairsConfig, Strategy
 from splatmend.pipelines.pairing.workshop import PairPlan
 
@@ -21,4 +21,5 @@ STRATEGIES: Mapping[Strategy, Planner] = {
     "cross-camera": cross_camera.plans,
     "low-resolution": low_resolution.plans,
     "inpaint": inpaint.plans,
+    "reinsert": reinsert.plans,
 }

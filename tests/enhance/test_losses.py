@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.image_metrics import lpips_available, lpips_network
 from splatmend.enhance.losses import PixelLoss, check_losses, check_networks, latent_mse, random_views, structural_dissimilarity
 
 
@@ -120,3 +121,23 @@ def test_a_recipe_can_be_read_where_its_network_is_missing(tmp_path: Path, monke
     recipe = wan21_14b()
     with pytest.raises(UserError, match="missing"):
         PixelLoss(recipe.losses)
+
+
+@pytest.mark.skipif(not lpips_available("squeeze"), reason="SqueezeNet's weights are not in torch's hub cache")
+def test_the_gram_loss_asks_which_features_go_together_and_not_where() -> None:
+    a, b = clips(2)
+    loss = PixelLoss({"gram_squeeze": 1.0})
+    assert float(loss(a, a)) == 0.0
+    moved = a.roll(12, dims=-1)
+    net = lpips_network("squeeze").net
+    wanted = torch.zeros(())
+    for x, y in zip(*(net(lpips_network("squeeze").scaling_layer(c.transpose(1, 2).flatten(0, 1))) for c in (a, b)), strict=True):
+        grams = [torch.einsum("nchw,ndhw->ncd", f, f) / f[0].numel() for f in (x, y)]
+        wanted = wanted + (grams[0] - grams[1]).square().sum() / a.shape[0]
+    torch.testing.assert_close(loss(a, b), wanted, rtol=1e-4, atol=1e-6)
+    both = PixelLoss({"lpips_squeeze": 1.0})
+    assert float(loss(moved, a) / loss(b, a)) < 0.5 * float(both(moved, a) / both(b, a))
+    frames = b.clone().requires_grad_()
+    loss(frames, a).backward()
+    assert frames.grad is not None
+    assert frames.grad.abs().max() > 0

@@ -12,6 +12,8 @@ from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.datasets.image_metrics import lpips_available
 from splatmend.datasets.images import write_image
 from splatmend.datasets.video import VideoWriter
+from splatmend.enhance.artifact import save_enhancer
+from splatmend.enhance.harmoniser import small_harmoniser
 from splatmend.pipelines.cli import main
 
 
@@ -117,3 +119,14 @@ def test_folders_of_others_are_not_replaced(clip: Path, tmp_path: Path, capsys: 
     for _ in range(2):
         again = ["enhance", str(clip), "--strength", "0", "--device", "cpu", "--out", str(tmp_path / "out"), "--overwrite"]
         assert main(again) == 0
+
+
+def test_a_harmoniser_needs_to_be_told(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    save_enhancer(small_harmoniser(), tmp_path / "model")
+    for out in ("out", "out.mp4"):
+        assert main(["enhance", str(clip), "--model", str(tmp_path / "model"), "--out", str(tmp_path / out), "--device", "cpu"]) == 2
+        error = capsys.readouterr().err
+        assert "it does not say what was put in (masks/inserted" in error
+        assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}

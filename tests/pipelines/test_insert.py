@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from splatmend.datasets.actor_edits import ActorEdits
 from splatmend.datasets.artifact import plain, read_manifest
@@ -17,6 +18,10 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_numbers
 from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.street import StreetConfig, build_street, write_street
+from splatmend.enhance.artifact import save_enhancer
+from splatmend.enhance.harmoniser import SMALL_SKIPS
+from splatmend.enhance.insertion import change_region
+from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.pipelines.cli import main
 from splatmend.pipelines.clip_sets import members
 from splatmend.pipelines.evaluation.truth import LogTruth
@@ -80,6 +85,29 @@ def test_edits_are_rendered_and_the_scene_is_left_alone(work: Path, capsys: pyte
     rows = [json.loads(line) for line in (work / "clips" / "boxes.jsonl").read_text().splitlines()]
     assert {(row["frame"], row["actor_id"]) for row in rows} == {(frame, name) for frame in (0, 1) for name in ("new", "parked")}
     assert {path.name for path in work.iterdir()} == {"scene", "library", "edits.yaml", "clips"}
+
+
+def test_a_harmoniser_makes_a_third_clip(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harmoniser = small_enhancer(small_vae(8), small_transformer(1, 1, 32), skips=SMALL_SKIPS, harmonises=True)
+    torch.nn.init.normal_(harmoniser.vae.decoder.conv_out.weight, std=0.2)
+    (work / "harmoniser").mkdir()
+    save_enhancer(harmoniser, work / "harmoniser")
+    more = ("--trajectory.frames", 2, "--device", "cpu", "--harmonise")
+    assert main(_arguments(work, *more, work / "harmoniser")) == 0
+    finished, harmonised, naive = (open_clip(clip) for clip in members(work / "clips"))
+    assert (harmonised.path.name, naive.path.name) == ("harmonised", "naive")
+    assert read_manifest(work / "clips").facts["clips"] == 3
+    for index, (before, after) in enumerate(zip(finished.iter_rgb(), harmonised.iter_rgb(), strict=True)):
+        masks = [finished.read_channel(f"masks/{name}", index) for name in ("new", "parked")]
+        region = change_region(np.logical_or(*masks))
+        assert np.array_equal(before[region == 0], after[region == 0])
+        assert not np.array_equal(before[region > 0], after[region > 0])
+    assert main(_arguments(work, *more, work / "harmoniser", "--light", "none", "--overwrite")) == 0
+    assert [clip.name for clip in members(work / "clips")] == ["harmonised", "naive"]
+    before = _digests(work / "clips")
+    assert main(_arguments(work, *more, "bundled", "--overwrite")) == 2
+    assert "bundled: this enhancer does not harmonise" in capsys.readouterr().err
+    assert _digests(work / "clips") == before
 
 
 def test_existing_clips_are_kept_unless_they_are_to_be_replaced(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from splatmend.datasets.artifact import read_manifest
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.images import to_uint8
 from splatmend.datasets.street import StreetConfig
-from splatmend.pipelines.evaluation.truth import StreetTruth
+from splatmend.enhance.insertion import INSERTED
+from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth
 from splatmend.pipelines.pair_sources import PairSource, open_source
-from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, shift, sparse, underfit
+from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, reinsert, shift, sparse, underfit
 from splatmend.pipelines.pairing.config import PairsConfig
 from splatmend.pipelines.pairing.workshop import Workshop
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
@@ -181,3 +184,46 @@ def test_regions_drift_and_are_found_again(source: PairSource, shop: Workshop) -
     assert [plan.name for plan in inpaint.plans(CONFIG, empty, "FRONT")] == ["FRONT-hole-region"]
     with pytest.raises(UserError, match="FRONT sees no labelled actor"):
         inpaint.plans(replace(CONFIG, holes=("actor",)), empty, "FRONT")
+
+
+@pytest.fixture(scope="module")
+def sunny() -> PairSource:
+    """A street whose cars cast shadows that a camera sees."""
+    config = replace(STREET, duration_s=0.3, width=96, height=64, cameras=("FRONT",), weather="clear", sun_elevation_deg=65.0)
+    return open_source("street:411", config, "cpu")
+
+
+def test_vehicles_are_put_back_under_another_light_and_without_a_shadow(sunny: PairSource, tmp_path: Path) -> None:
+    shop = Workshop(source=sunny, config=CONFIG, fits=tmp_path / "fits", device="cpu")
+    assert [plan.name for plan in reinsert.plans(CONFIG, sunny, "FRONT")] == ["FRONT-reinsert-naive", "FRONT-reinsert-relit"]
+    naive, _ = made(shop, reinsert, "FRONT", tmp_path / "naive")
+    relit, _ = made(shop, reinsert, "FRONT", tmp_path / "relit", number=1)
+    names = read_manifest(naive.path, "clip").config["reinserted"]
+    assert names == read_manifest(relit.path, "clip").config["reinserted"]
+    assert isinstance(sunny.truth, StreetTruth)
+    street = sunny.truth.street
+    labels = [street.actor_label(name) for name in names]
+    body, shadow, relit_shadow = [], [], []
+    for index, (rgb, cast, frame) in enumerate(zip(naive.iter_rgb(), relit.iter_rgb(), naive.frames, strict=True)):
+        assert frame.shot is not None
+        truth, bare = (street.render(frame.shot, without=gone, supersample=1) for gone in ((), names))
+        mask = naive.read_channel(f"masks/{INSERTED}", index)
+        assert mask is not None
+        np.testing.assert_array_equal(mask, np.isin(truth.ids, labels))
+        np.testing.assert_array_equal(mask, relit.read_channel(f"masks/{INSERTED}", index))
+        # Beside the vehicle the frame is as if there were none.
+        np.testing.assert_array_equal(rgb[~mask], to_uint8(bare.rgb)[~mask])
+        shaded = (np.abs(truth.rgb - bare.rgb).max(-1) > 0.1) & ~mask
+        body.append(np.abs(rgb / 255.0 - truth.rgb)[mask].mean())
+        shadow.append(np.abs(rgb / 255.0 - truth.rgb)[shaded].mean())
+        relit_shadow.append(np.abs(cast / 255.0 - truth.rgb)[shaded].mean())
+    assert np.mean(body) > 0.03
+    assert np.mean(shadow) > 0.1
+    assert np.mean(relit_shadow) < 0.8 * np.mean(shadow)
+
+
+def test_only_streets_with_vehicles_in_sight_have_some_to_put_back(source: PairSource) -> None:
+    with pytest.raises(UserError, match="needs the truth without a vehicle"):
+        reinsert.plans(CONFIG, replace(source, truth=LogTruth(log=source.log)), "FRONT")
+    with pytest.raises(UserError, match="FRONT sees no vehicle whose box"):
+        reinsert.plans(CONFIG, replace(source, log=replace(source.log, actors=())), "FRONT")

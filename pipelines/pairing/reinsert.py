@@ -1,0 +1,185 @@
+"""Vehicles put back wrongly: the oracle's frames of a street without some vehicles, and those vehicles' pixels pasted from another light.
+
+`naive` takes them from quite another sun, weather and exposure and gives them no shadow. `relit` takes them from a light that is right but
+for an error, with the shadow that this light would cast, as an insertion does that estimated the light of a scene. The target is the
+oracle's frame, so both are exact but for the pasted pixels. Mask `inserted` of the degraded clip says where they are. No fit is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from splatmend.datasets.artifact import Manifest, building
+from splatmend.datasets.clip import ClipWriter, open_clip
+from splatmend.datasets.errors import UserError
+from splatmend.datasets.images import to_uint8
+from splatmend.datasets.shot import Shot
+from splatmend.datasets.street import Air, Street, Sun, draw_other_air
+from splatmend.enhance.insertion import INSERTED, change_region
+from splatmend.pipelines.boxes import actor_outline_px, filled
+from splatmend.pipelines.evaluation.truth import StreetTruth
+from splatmend.pipelines.pair_sources import PairSource
+from splatmend.pipelines.pairing.config import PairsConfig, Reinsertion
+from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
+from splatmend.recon.scene_files import file_name
+from splatmend.recon.trajectory import Trajectory
+
+_LEAST_SHARE, _MOST_SHARE, _MOST_VEHICLES = 0.003, 0.4, 4
+"""A vehicle is put back if its box fills so much of a picture on average, and of none more than that; of those the so many largest."""
+_WEAKEST = 0.03
+"""Light below which a ratio of two pictures says nothing of a shadow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongLight:
+    """Another light for a vehicle; `gain` is a factor on its exposure."""
+
+    sun: Sun
+    air: Air
+    gain: float
+
+
+def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan]:
+    """A pair for each way of putting back; `UserError` for a source that is no street, or a camera that sees no vehicle well."""
+    if not isinstance(source.truth, StreetTruth):
+        raise UserError(
+            f"{source.name}: the strategy reinsert needs the truth without a vehicle, which only streets have (street:SEED, or a folder "
+            "that `splatmend street` wrote); leave it out."
+        )
+    if not vehicles_seen(source, camera):
+        raise UserError(
+            f"{source.name}: {camera} sees no vehicle whose box fills between {100 * _LEAST_SHARE:g} and {100 * _MOST_SHARE:g} % of its "
+            "pictures; leave reinsert out, or take another street."
+        )
+    return [
+        PairPlan(
+            name=f"{camera}-reinsert-{way}",
+            kind="reinsert",
+            target=recorded_target(camera),
+            degrade=partial(degrade, camera=camera, way=way),
+        )
+        for way in config.reinsertions
+    ]
+
+
+def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion) -> Trajectory:
+    """The recorded path of a camera with vehicles put back wrongly. Which ones follows from scene and camera, how from the way too."""
+    truth = shop.source.truth
+    assert isinstance(truth, StreetTruth)
+    names = drawn_vehicles(vehicles_seen(shop.source, camera), _generator(shop.source.scene, camera))
+    light = drawn_light(truth.street, way, _generator(shop.source.scene, camera, way))
+    trajectory = shop.recorded(camera)
+    manifest = Manifest(kind="clip", config={"encoding": shop.config.encoding, "reinserted": names, "light": light})
+    with (
+        building(out, manifest, overwrite=True) as folder,
+        ClipWriter(folder, encoding=shop.config.encoding, rate_hz=trajectory.rate_hz, log_id=shop.source.log.log_id) as writer,
+    ):
+        for shot, extra, bare in zip(trajectory.shots, trajectory.extra, without(shop, camera, names, trajectory), strict=True):
+            rgb, mask = put_back(truth.street, shot, bare, names, light, with_shadow=way == "relit")
+            writer.write(rgb, shot, masks={INSERTED: mask}, extra=extra)
+        manifest.facts = writer.facts
+    return trajectory
+
+
+def without(shop: Workshop, camera: str, names: Sequence[str], trajectory: Trajectory) -> Iterator[np.ndarray]:
+    """The true frames `[H, W, 3]` uint8 of a street without some vehicles, which lie beside the fits for all ways of putting back."""
+    truth, out = shop.source.truth, shop.fits / f"without-{file_name(camera)}"
+    assert isinstance(truth, StreetTruth)
+    draw = partial(truth.street.render, without=names, supersample=truth.street.config.supersample)
+    if not out.exists():
+        with building(out, Manifest(kind="clip", config={}), overwrite=True) as folder, ClipWriter(folder) as writer:
+            for shot in trajectory.shots:
+                writer.write(draw(shot).rgb, shot)
+    return open_clip(out).iter_rgb()
+
+
+def vehicles_seen(source: PairSource, camera: str) -> list[str]:
+    """Vehicles of a fit size in a camera's pictures, the largest first."""
+    shots = [Shot.of(frame, source.log.cameras[camera]) for frame in source.log.frames_of(camera)]
+    found: list[tuple[float, str]] = []
+    for actor in source.log.actors:
+        if actor.actor_class != "vehicle":
+            continue
+        shares = [float(filled(actor_outline_px(shot, actor), (shot.camera.height, shot.camera.width)).mean()) for shot in shots]
+        if np.mean(shares) >= _LEAST_SHARE and max(shares) <= _MOST_SHARE:
+            found.append((sum(shares), actor.actor_id))
+    return [name for _, name in sorted(found, reverse=True)[:_MOST_VEHICLES]]
+
+
+def drawn_vehicles(seen: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """One of the vehicles, and each of the others with a probability of a half: several cost no more than one."""
+    first = int(rng.integers(len(seen)))
+    return [name for number, name in enumerate(seen) if number == first or rng.random() < 0.5]
+
+
+def drawn_light(street: Street, way: Reinsertion, rng: np.random.Generator) -> WrongLight:
+    """The light that vehicles are put back with."""
+    if way == "naive":
+        sun, air = draw_other_air(street.config, int(rng.integers(1 << 31)))
+        return WrongLight(sun=sun, air=air, gain=float(2 ** rng.uniform(-0.8, 0.8)))
+    turned_rad, raised_rad = np.radians(rng.normal(0.0, (20.0, 5.0)))
+    sun = Sun(
+        azimuth_rad=street.sun.azimuth_rad + float(turned_rad),
+        elevation_rad=float(np.clip(street.sun.elevation_rad + raised_rad, 0.1, 1.4)),
+    )
+    strength = street.air.sun_strength * float(2 ** rng.uniform(-0.7, 0.5))
+    return WrongLight(sun=sun, air=replace(street.air, sun_strength=strength), gain=float(2 ** rng.uniform(-0.3, 0.3)))
+
+
+def put_back(
+    street: Street, shot: Shot, bare: np.ndarray, names: Sequence[str], light: WrongLight, *, with_shadow: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame `[H, W, 3]` uint8 with vehicles put back under a wrong light, and where they are, `[H, W]` bool. `bare`: without them."""
+    rgb, mask = bare.copy(), np.zeros(bare.shape[:2], bool)
+    window = _window(street, shot, names, with_shadow=with_shadow)
+    if window is None:
+        return rgb, mask
+    exposure = light.gain * street.recorded_exposure(shot.camera.name, shot.mid_us)
+    draw = partial(
+        street.render, shot, sun=light.sun, air=light.air, exposure=exposure, window=window, supersample=street.config.supersample
+    )
+    lit = draw()
+    its = np.isin(lit.ids, [street.actor_label(name) for name in names])
+    background = bare[window] / 255.0
+    if with_shadow:
+        kept = np.clip((_linear(lit.rgb) + _WEAKEST) / (_linear(draw(without=names).rgb) + _WEAKEST), 0.0, 1.0)
+        background = _encoded(_linear(background) * kept)
+    rgb[window] = to_uint8(np.where(its[..., None], lit.rgb, background))
+    mask[window] = its
+    return rgb, mask
+
+
+def _window(street: Street, shot: Shot, names: Sequence[str], *, with_shadow: bool) -> tuple[slice, slice] | None:
+    """Rows and columns that vehicles (with what may be changed for them, where their shadows are drawn) lie in; None for none."""
+    size = (shot.camera.height, shot.camera.width)
+    boxes = np.zeros(size, bool)
+    for actor in street.actors:
+        if actor.actor_id in names:
+            boxes |= filled(actor_outline_px(shot, actor), size)
+    if with_shadow:
+        boxes = change_region(boxes) > 0
+    if not boxes.any():
+        return None
+    (top, bottom), (left, right) = (np.nonzero(boxes.any(axis=axis))[0][[0, -1]] for axis in (1, 0))
+    # Boxes are tight.
+    return slice(max(top - 2, 0), bottom + 3), slice(max(left - 2, 0), right + 3)
+
+
+def _generator(*of: str) -> np.random.Generator:
+    return np.random.default_rng(list(hashlib.sha256(" ".join(of).encode()).digest()[:8]))
+
+
+def _linear(srgb: np.ndarray) -> np.ndarray:
+    """Linear light of sRGB values in [0, 1] (IEC 61966-2-1)."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def _encoded(light: np.ndarray) -> np.ndarray:
+    """The inverse of `_linear`."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-8) ** (1 / 2.4) - 0.055)

@@ -1,0 +1,65 @@
+#!/bin/bash
+# Trains the small harmoniser from nothing: pairs of vehicles put back wrongly on procedural streets (CPU cores), then two stages on one GPU.
+#
+#   tools/train_harmoniser.sh pairs FOLDER [JOBS]    pairs of the streets below FOLDER; run again to go on
+#   tools/train_harmoniser.sh train FOLDER           the harmoniser in FOLDER/harmoniser, from the pairs that are there; run again to go on
+#   tools/train_harmoniser.sh all FOLDER [JOBS]      both
+#
+# SEEDS are those of the streets, EXTRA further options of `splatmend pairs`. PAIRS_DEVICE is where the oracle casts its rays (cuda where
+# Open3D is missing). SECONDS_RECONSTRUCT and SECONDS_HARMONISE are the training times of the two stages, FRAMES and BATCH their clips.
+set -euo pipefail
+export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-png}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}" EXTRA="${EXTRA:-}"
+SEEDS="${SEEDS-$(seq -s ' ' 600 659)}"
+SECONDS_RECONSTRUCT="${SECONDS_RECONSTRUCT:-270}" SECONDS_HARMONISE="${SECONDS_HARMONISE:-180}"
+FRAMES="${FRAMES:-17}" BATCH="${BATCH:-4}"
+
+street_pairs() { # folder seed: a street whose cameras see no vehicle well enough makes no pairs
+    local folder=$1 seed=$2
+    [ ! -e "$folder/pairs/$seed/manifest.json" ] || return 0
+    # Every other street has a high sun, whose shadows fall onto the road; the rest have the light that their seeds draw.
+    local sun=()
+    [ $((seed % 2)) -eq 0 ] || sun=(--street.sun-elevation-deg $((35 + seed % 5 * 8)))
+    # shellcheck disable=SC2086
+    $SPLATMEND pairs "street:$seed" --out "$folder/pairs/$seed" --overwrite --validation-share 0 --encoding "$ENCODING" \
+        --device "$PAIRS_DEVICE" --strategies reinsert --cameras FRONT --street.duration-s 1.2 --street.width 320 --street.height 192 \
+        --street.cameras FRONT --street.lidar-beams 2 --street.lidar-columns 16 --street.moving-cars 5 --street.parked-cars 9 \
+        "${sun[@]}" $EXTRA >"$folder/pairs/$seed.log" 2>&1 || {
+        grep -q "sees no vehicle" "$folder/pairs/$seed.log" || tail -3 "$folder/pairs/$seed.log" >&2
+    }
+}
+export -f street_pairs
+
+make_pairs() { # folder jobs: one thread a job, since the jobs fill the cores
+    mkdir -p "$1/pairs"
+    echo "$SEEDS" | tr -s ' ' '\n' | grep . | OMP_NUM_THREADS=1 xargs -I{} -P "$2" bash -c 'street_pairs "$0" "$1"' "$1" {}
+}
+
+stage() { # recipe folder out seconds options...: finished ones are kept, interrupted ones go on
+    local recipe=$1 folder=$2 out=$3 seconds=$4 pairs=()
+    shift 4
+    [ ! -e "$folder/$out/enhancer.json" ] || return 0
+    for manifest in "$folder"/pairs/*/manifest.json; do pairs+=("$(dirname "$manifest")"); done
+    local how=(--overwrite)
+    [ ! -d "$folder/$out.partial" ] || how=(--resume)
+    $SPLATMEND train "$recipe" --out "$folder/$out" "${how[@]}" --pairs "${pairs[@]}" --clip-frames "$FRAMES" --batch "$BATCH" \
+        --mild-share 0 --clean-share 0.05 --look-share 0.5 --max-seconds "$seconds" "$@"
+}
+
+train() { # folder
+    stage harmonise-reconstruct "$1" reconstruct "$SECONDS_RECONSTRUCT"
+    stage harmonise "$1" harmoniser "$SECONDS_HARMONISE" --base "$1/reconstruct"
+    echo "the harmoniser: $1/harmoniser"
+}
+
+case "${1:-}" in
+pairs) make_pairs "$2" "${3:-2}" ;;
+train) train "$2" ;;
+all)
+    make_pairs "$2" "${3:-2}"
+    train "$2"
+    ;;
+*)
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
