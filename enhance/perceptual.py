@@ -38,7 +38,8 @@ def lpips_of_frames(network: nn.Module, frames: torch.Tensor, target: torch.Tens
 
 def gram_of_frames(network: nn.Module, frames: torch.Tensor, target: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The Gram loss in place of LPIPS, all else as in `lpips_of_frames`: over the layers, the squared Frobenius norm of the difference of
-    Gram matrices, each divided by its feature map's size (Johnson et al. 2016, arXiv 1603.08155, section 3.2)."""
+    Gram matrices, each a mean over places (Johnson et al. 2016, arXiv 1603.08155, section 3.2). Features have unit length in every place,
+    as in LPIPS: SqueezeNet's own are so large that a tenth of the loss would drown all others."""
     return _summed(_gram_distance, network, frames, target, dtype)
 
 
@@ -101,9 +102,9 @@ def _gram_distance(network: Any, pictures: torch.Tensor, truths: torch.Tensor, d
 
 
 def _gram(features: torch.Tensor) -> torch.Tensor:
-    """Products of feature maps `[N, C, h, w]` with each other, divided by their size, `[N, C, C]`."""
-    flat = features.flatten(2)
-    return flat @ flat.transpose(1, 2) / flat[0].numel()
+    """Products of feature maps `[N, C, h, w]` of unit length with each other, means over places, `[N, C, C]`."""
+    flat = F.normalize(features, dim=1, eps=_EPSILON).flatten(2)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
 def _seen(network: Any, pictures: torch.Tensor, truths: torch.Tensor, dtype: torch.dtype) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

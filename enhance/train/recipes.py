@@ -147,7 +147,7 @@ def harmonise() -> OneStepTrainConfig:
         harmonise_reconstruct(),
         lr=2e-4,
         output=None,
-        losses={"mse": 1.0, "lpips_squeeze": 1.0, "gram_squeeze": 0.1},
+        losses={"mse": 10.0, "lpips_squeeze": 1.0, "gram_squeeze": 0.1},
         max_seconds=180.0,
     )
 

@@ -132,7 +132,8 @@ def test_the_gram_loss_asks_which_features_go_together_and_not_where() -> None:
     net = lpips_network("squeeze").net
     wanted = torch.zeros(())
     for x, y in zip(*(net(lpips_network("squeeze").scaling_layer(c.transpose(1, 2).flatten(0, 1))) for c in (a, b)), strict=True):
-        grams = [torch.einsum("nchw,ndhw->ncd", f, f) / f[0].numel() for f in (x, y)]
+        unit = [f / f.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-10) for f in (x, y)]
+        grams = [torch.einsum("nchw,ndhw->ncd", f, f) / f[0, 0].numel() for f in unit]
         wanted = wanted + (grams[0] - grams[1]).square().sum() / a.shape[0]
     torch.testing.assert_close(loss(a, b), wanted, rtol=1e-4, atol=1e-6)
     both = PixelLoss({"lpips_squeeze": 1.0})
