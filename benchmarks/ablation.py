@@ -29,11 +29,13 @@ from splatmend.datasets.log import SceneLog
 from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.as_waymo import write_street
+from splatmend.datasets.street.bodies import SKY_ID
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.datasets.street.street import build_street
-from splatmend.recon.fit.config import DensifyConfig, FitConfig, FloatersConfig, InitConfig
+from splatmend.recon.fit.config import DensifyConfig, ExposureConfig, FitConfig, FloatersConfig, InitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.movers import log_with_movers
+from splatmend.recon.fit.sky_masks import SKY
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.render import render
 
@@ -42,6 +44,8 @@ SHIFTS_M = (0.0, 1.0, 2.0, 3.0)
 PACKAGES = ("splatmend", "torch", "gsplat")
 Truths = Mapping[tuple[int, float], np.ndarray]
 """The oracle's pictures by frame and shift to the left."""
+SKY_MASKS = "sky masks of the oracle"
+"""The variant whose pictures come with the true masks of the sky: the most that a segmentation model could bring."""
 
 
 def with_losses(**weights: float) -> Callable[[FitConfig], FitConfig]:
@@ -64,6 +68,8 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "boxes as given": lambda config: replace(config, actor_poses=replace(config.actor_poses, on=False)),
     "camera poses as given": lambda config: replace(config, camera_poses=replace(config.camera_poses, on=False)),
     "no exposure": without_exposure,
+    "exposure grids": lambda config: replace(config, exposure=ExposureConfig(model="bilateral")),
+    SKY_MASKS: lambda config: config,
     "no sky": lambda config: replace(config, sky_rows=0),
     "no depth from LiDAR": without_loss("lidar_depth"),
     "line of sight .02": with_losses(line_of_sight=0.02),
@@ -85,7 +91,7 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
 
 
 def make_street(seed: int, chosen: argparse.Namespace) -> Path:
-    """The street's log and, beside it, the oracle's pictures, in the folder of streets; made where they are missing."""
+    """The street's log and, beside it, the oracle's pictures and masks of the sky, in the folder of streets; made where missing."""
     folder, truths = chosen.streets / f"street-{seed}", chosen.streets / f"street-{seed}.npz"
     if truths.is_file():
         return folder
@@ -100,8 +106,14 @@ def make_street(seed: int, chosen: argparse.Namespace) -> Path:
         lidar_columns=360,
     )
     street = build_street(config)
-    write_street(street, folder)
     pictures = {}
+
+    def recorded(camera: str, index: int) -> np.ndarray:
+        seen = street.render(street.shot(camera, index), supersample=config.supersample)
+        pictures[f"sky/{camera}/{index}"] = np.packbits(seen.ids == SKY_ID, axis=1)
+        return np.rint(seen.rgb * 255).astype(np.uint8)
+
+    write_street(street, folder, pictures=recorded)
     for index in range(4, config.frame_count, 8):
         for left_m in SHIFTS_M:
             picture = street.render(beside(street.shot(CAMERA, index), left_m)).rgb
@@ -113,8 +125,20 @@ def make_street(seed: int, chosen: argparse.Namespace) -> Path:
 def load_street(folder: Path) -> tuple[SceneLog, Truths]:
     log = in_memory(open_log(folder))
     with np.load(folder.with_suffix(".npz"), allow_pickle=False) as held:
-        truths = {(int(name.split("/")[0]), float(name.split("/")[1])): held[name] for name in held.files}
+        shifted = [name for name in held.files if not name.startswith("sky/")]
+        truths = {(int(name.split("/")[0]), float(name.split("/")[1])): held[name] for name in shifted}
     return log, truths
+
+
+def with_sky_masks(log: SceneLog, folder: Path) -> SceneLog:
+    """The log of a street with the oracle's masks of the sky."""
+    frames = []
+    with np.load(folder.with_suffix(".npz"), allow_pickle=False) as held:
+        for frame in log.frames:
+            bits = held[f"sky/{frame.camera}/{frame.index}"]
+            mask = np.unpackbits(bits, axis=1, count=log.cameras[frame.camera].width).astype(bool)
+            frames.append(replace(frame, masks={**frame.masks, SKY: lambda mask=mask: mask}))
+    return replace(log, frames=tuple(frames))
 
 
 def faults(count: int, shift_m: float, turn_deg: float) -> np.ndarray:
@@ -194,11 +218,13 @@ def work(worker: int, chosen: argparse.Namespace) -> None:
     lanes = max(chosen.workers // len(chosen.seeds), 1)
     lane, first = divmod(worker, len(chosen.seeds))
     for seed in chosen.seeds[first :: chosen.workers] if lane < lanes else ():
-        log, truths = load_street(make_street(seed, chosen))
+        folder = make_street(seed, chosen)
+        log, truths = load_street(folder)
         shots = {frame.index: Shot.of(frame, log.cameras[frame.camera]) for frame in log.frames if frame.camera == CAMERA}
         for name in chosen.variants[lane::lanes]:
             try:
-                row = run(name, with_faults(log), shots, truths, chosen)
+                given = with_sky_masks(log, folder) if name == SKY_MASKS else log
+                row = run(name, with_faults(given), shots, truths, chosen)
             except Exception as fault:  # a row that fails is a line too
                 row = {"fault": f"{type(fault).__name__}: {fault}"}
             add({"kind": "row", "street": seed, "variant": name, **row}, chosen.out)

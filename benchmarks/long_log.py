@@ -37,7 +37,7 @@ from splatmend.recon.fit.fit import fit
 
 ROWS = ("ewa", "ewa-coarse", "ray", "ray-coarse")
 PACKAGES = ("splatmend", "torch", "gsplat")
-STREET = StreetConfig(seed=41, duration_s=20.0, width=384, height=256, readout_us=30_000, pedestrians=4, lidar_columns=2_048)
+STREET = StreetConfig(seed=41, duration_s=20.0, width=384, height=256, readout_us=30_000, pedestrians=4)
 TOY_STREET = replace(STREET, duration_s=0.8, width=96, height=64, lidar_beams=16, lidar_columns=256)
 ENLARGED = 5
 _GRACE_S = 60

@@ -17,7 +17,17 @@ from tiny_log import tiny_log
 
 from splatmend.datasets.artifact import content_key, plain
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit import CoarseConfig, CorrectionConfig, DensifyConfig, ExposureConfig, FitConfig, InitConfig, LossConfig, fit
+from splatmend.recon.fit import (
+    CoarseConfig,
+    CorrectionConfig,
+    DensifyConfig,
+    ExposureConfig,
+    FitConfig,
+    FloatersConfig,
+    InitConfig,
+    LossConfig,
+    fit,
+)
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.fit.trainer import Trainer
@@ -63,6 +73,8 @@ CONFIGS = {
     ),
     # Full size from iteration 15 on, after the kill.
     "coarse": replace(CONFIG, coarse=CoarseConfig(until=0.75, halvings=1)),
+    # Taken out before the checkpoint, and again between it and the kill.
+    "floaters": replace(CONFIG, floaters=FloatersConfig(at=(0.3, 0.6), least_views=1)),
     "exposure grids": replace(CONFIG, exposure=ExposureConfig(model="bilateral", columns=4, rows=3, levels=2)),
 }
 
@@ -172,7 +184,7 @@ def test_a_checkpoint_from_before_there_were_exposure_grids_goes_on() -> None:
     shots = recorded_shots(log, CONFIG.data)
     trainer = Trainer(log, shots, CONFIG, torch.device("cpu"))
     settings = plain(replace(CONFIG, device="auto", checkpoint_every=1))
-    older = {name: value for name, value in settings.items() if name not in ("exposure", "sky", "coarse")}
+    older = {name: value for name, value in settings.items() if name not in ("exposure", "sky", "coarse", "floaters")}
     trainer.load_state_dict(trainer.state_dict() | {"config_key": content_key(older)})
     grids = Trainer(log, shots, CONFIGS["exposure grids"], torch.device("cpu"))
     with pytest.raises(UserError, match="other settings"):

@@ -1,8 +1,8 @@
-"""Where a step along rays spends its time: `python benchmarks/ray_step.py LOG --out rows.jsonl` (CUDA, about two minutes).
+"""Where a step of a fit spends its time: `python benchmarks/fit_step.py LOG --out rows.jsonl` (CUDA, about two minutes).
 
-Our fit and gsplat's bare one (`plain_gsplat.py`) take turns in one process, with as many Gaussians; ours once with each size of tile.
-Lines of JSON: milliseconds a step (median of the turns), the kernels that take the most of the GPU's time, and by how much pictures
-differ between tile sizes. `--toy` is our fit of a small street on the CPU, where there are no tiles to choose.
+Our fit and gsplat's bare one (`plain_gsplat.py`) take turns in one process, with as many Gaussians; ours along rays once with each size of
+tile. Lines of JSON: milliseconds a step (median of the turns), the kernels that take the most of the GPU's time, and by how much
+pictures differ between tile sizes. `--toy` is our fit of a small street on the CPU, where there are no tiles to choose.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def differences(trainer: Trainer, tiles: Sequence[int], device: torch.device, vi
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", type=Path, nargs="?", help="a driving log, as `splatmend fit` takes it")
-    parser.add_argument("--tiles", type=int, nargs="+", default=[16, 8], help="sides in pixels; differences are from the first")
+    parser.add_argument("--model", choices=("ewa", "ray"), default="ray")
+    parser.add_argument("--tiles", type=int, nargs="+", default=[16, 8], help="sides in pixels, along rays; differences are from the first")
     parser.add_argument("--warm", type=int, default=300, help="steps before anything is timed")
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--length", type=int, default=50, help="steps of a turn")
@@ -116,11 +117,11 @@ def main() -> int:
     parser.add_argument("--toy", action="store_true", help="a small street, on the CPU")
     chosen = parser.parse_args()
     if not (chosen.toy or torch.cuda.is_available()):
-        raise SystemExit("ray_step: torch sees no CUDA device; give --toy for a trial on the CPU.")
+        raise SystemExit("fit_step: torch sees no CUDA device; give --toy for a trial on the CPU.")
     device = torch.device("cpu" if chosen.toy else "cuda")
     config = FitConfig(
         iterations=30_000,
-        camera_model="ray",
+        camera_model=chosen.model,
         data=DataConfig(max_width=chosen.max_width),
         init=InitConfig(point_count=chosen.cap * 3 // 4, ray_count=chosen.cap // 4),
         densify=DensifyConfig(cap=chosen.cap),
@@ -131,11 +132,11 @@ def main() -> int:
     log = prepared_log(given, config.data, config.camera_model)
     shots = recorded_shots(log, config.data)
     trainer = Trainer(log_with_movers(log, config.movers), shots, config, device)
-    tiles = [gsplat_backend.RAY_TILE_PX] if chosen.toy else chosen.tiles
+    tiles = chosen.tiles if chosen.model == "ray" and not chosen.toy else [gsplat_backend.RAY_TILE_PX]
     ways = {f"ours, tiles of {tile_px}": steps_of(trainer, tile_px) for tile_px in tiles}
     if not chosen.toy:
         bare = Trainer(log, shots, replace(config, movers="off"), device)
-        plain = PlainFit(bare, log, config, chosen.cap, ray=True)
+        plain = PlainFit(bare, log, config, chosen.cap, ray=chosen.model == "ray")
         ways["plain"] = plain.step
     for step in ways.values():
         for _ in range(chosen.warm):
