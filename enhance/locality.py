@@ -64,12 +64,12 @@ class LocalityConfig:
     def __post_init__(self) -> None:
         if self.crop is not None and self.max_width is not None:
             raise UserError("crop: it is given together with max-width; give one of them.")
-        if not self.truncations or min(self.truncations) < 0:
-            raise UserError(f"truncations: {self.truncations} must be one or more numbers, 0 or larger; change them.")
+        if not self.truncations or min(self.truncations) < 0 or len(set(self.truncations)) < len(self.truncations):
+            raise UserError(f"truncations: {self.truncations} must be one or more different numbers, 0 or larger; change them.")
         for name in ("draws", "repeats"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: {getattr(self, name)} is too few; give 1 or more.")
-        if self.latent_noise <= 0:
+        if not self.latent_noise > 0:
             raise UserError(f"latent-noise: {self.latent_noise} leaves no error to differentiate; give a number above 0.")
         if min((*(self.crop or ()), self.max_width or 1)) < 1:
             raise UserError("crop, max-width: sizes must be 1 pixel or more; change them.")

@@ -25,7 +25,8 @@ _EPSILON = 1e-10
 Distance = Callable[[Any, torch.Tensor, torch.Tensor, torch.dtype], torch.Tensor]
 """`(network, pictures [N, 3, H, W], truths, dtype)`: the sum over pictures."""
 
-_cast: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], nn.Module]] = weakref.WeakKeyDictionary()
+_cast: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.device, torch.dtype], tuple[int, nn.Module]]] = weakref.WeakKeyDictionary()
+"""Copies of networks' features, each with the sum of versions of the weights that it was made of."""
 
 
 def lpips_of_frames(network: nn.Module, frames: torch.Tensor, target: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -123,13 +124,13 @@ def _seen(network: Any, pictures: torch.Tensor, truths: torch.Tensor, dtype: tor
 
 
 def _features(network: Any, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The network below the distance, in a dtype; kept as long as the network."""
+    """The network below the distance, in a dtype; kept as long as the network and its weights stay as they are."""
     net: nn.Module = network.net
     if next(net.parameters()).dtype == dtype and device.type != "cuda":
         return net
-    held = _cast.setdefault(network, {})
-    if (device, dtype) not in held:
+    held, version = _cast.setdefault(network, {}), sum(weight._version for weight in net.parameters())
+    if (device, dtype) not in held or held[device, dtype][0] != version:
         copied = copy.deepcopy(net).to(device, dtype)
         # Typed without its memory format, which it takes.
-        held[device, dtype] = cast(Any, copied).to(memory_format=torch.channels_last) if device.type == "cuda" else copied
-    return held[device, dtype]
+        held[device, dtype] = version, cast(Any, copied).to(memory_format=torch.channels_last) if device.type == "cuda" else copied
+    return held[device, dtype][1]

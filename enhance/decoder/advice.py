@@ -16,6 +16,9 @@ TILE = 16
 """Height and width in latents of the piece: small enough to fit anywhere, and activations grow with the area."""
 GROUPS = 5
 
+_IN_CHUNKS: dict[Memory, str] = {"fast": "a third", "balanced": "four tenths", "small": "half"}
+"""Peak in 2x2 chunks against that of whole frames: measured for Wan 2.1, `docs/benchmarks.md`."""
+
 Walk = Callable[[WanAdapter, torch.Tensor], object]
 """`walk(adapter, z)` takes a squared loss's gradient for latents z [B, C, L, h, w]."""
 
@@ -32,15 +35,21 @@ class Settings:
     block: int = 1
     spatial_chunks: tuple[int, int] = (1, 1)
 
-    def leaner(self, height: int, width: int) -> str:
+    @property
+    def whole_frames(self) -> bool:
+        """Whether gradients are taken of whole frames. In chunks no other memory setting takes less, since the pass over whole frames
+        decides, and from 2x2 on more chunks take no less either."""
+        return self.spatial_chunks == (1, 1)
+
+    def leaner(self, height: int, width: int, memory: Memory) -> str:
         """What to change of these for latents of `height` x `width`, which cannot be cut into more chunks than that."""
         steps = [text for text, there in (("truncation=1", self.truncation > 1), ("block=1", self.block > 1)) if there]
         down, across = self.spatial_chunks
-        more = min(2 * down, height), min(2 * across, width)
-        if more == (2, 2) and self.spatial_chunks == (1, 1):
-            steps.append("spatial_chunks=(2, 2), which leaves about a third of a decoder's activations")
-        elif more != (down, across):
-            steps.append(f"spatial_chunks={more} in place of {(down, across)}")
+        chunks = max(down, min(2, height)), max(across, min(2, width))
+        if chunks != self.spatial_chunks:
+            beside = " with block=1" if self.block > 1 else ""
+            gain = f", which takes about {_IN_CHUNKS[memory]} of that" if self.whole_frames else f" in place of {(down, across)}"
+            steps.append(f"spatial_chunks={chunks}{beside}{gain}")
         return "take " + ", or ".join(steps or ["smaller or fewer clips at a time"])
 
 
@@ -53,18 +62,18 @@ def advice(adapter: object, z: torch.Tensor, walk: Walk, settings: Settings = Se
     if not isinstance(adapter, WanAdapter):
         return "the memory is full; use spatial_chunks, or smaller or fewer clips at a time."
     height, width = (size * adapter.spatial_factor for size in z.shape[-2:])
-    full = f"the memory is full at {z.shape[0]} x {height}x{width} with memory='{adapter.decoder.memory}'"
-    rest = settings.leaner(*z.shape[-2:])
-    leaner = list(get_args(Memory))[get_args(Memory).index(adapter.decoder.memory) + 1 :]
+    full = f"the memory is full at {z.shape[0]} x {height}x{width} with memory='{adapter.memory}'"
+    rest = settings.leaner(*z.shape[-2:], adapter.memory)
+    leaner = list(get_args(Memory))[get_args(Memory).index(adapter.memory) + 1 :] if settings.whole_frames else []
     needs: dict[Memory, float] = {}
     if z.is_cuda and not adapter.decoder.join:
         # Whatever else lies on the device may leave no room for a piece either.
         with contextlib.suppress(torch.OutOfMemoryError):
-            needs = {memory: _gigabytes(adapter, memory, z, walk, settings) for memory in (adapter.decoder.memory, *leaner)}
+            needs = {memory: _gigabytes(adapter, memory, z, walk, settings) for memory in (adapter.memory, *leaner)}
     if not needs:
         lean = " or ".join(f"memory='{memory}'" for memory in leaner)
         return f"{full}; " + (f"take {lean}; " if lean else "") + f"{rest}."
-    own = needs.pop(adapter.decoder.memory)
+    own = needs.pop(adapter.memory)
     others = "".join(f", memory='{memory}' about {gigabytes:.1f}" for memory, gigabytes in needs.items())
     return f"{full}, which needs about {own:.1f} GB{others}; {rest}."
 

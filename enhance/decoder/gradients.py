@@ -28,8 +28,11 @@ def surrogate(z: torch.Tensor, grad_z: torch.Tensor) -> torch.Tensor:
     """A scalar whose gradient with respect to `z` is `grad_z`: `(z * grad_z).sum()`, with `grad_z` held constant.
 
     For frameworks that must start the backward pass themselves (accelerate, DistributedDataParallel, GradScaler). Its value means
-    nothing; log `LossAndGrad.loss` instead. Scale once: either by `loss_scale` or through the framework, not both.
+    nothing; log `LossAndGrad.loss` instead. Scale once: either by `loss_scale` or through the framework, not both. `ValueError` for a
+    gradient of another shape.
     """
+    if z.shape != grad_z.shape:
+        raise ValueError(f"the gradient of latents {tuple(z.shape)} cannot be {tuple(grad_z.shape)}")
     return (z * grad_z.detach()).sum()
 
 

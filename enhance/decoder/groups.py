@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 
 import torch
 
@@ -27,6 +28,8 @@ def valid_part(groups: int, temporal_factor: int, valid_frames: int | None) -> t
     """
     frames = frame_count(groups, temporal_factor)
     valid = frames if valid_frames is None else valid_frames
+    if not isinstance(valid, Integral):
+        raise ValueError(f"valid_frames is a whole number of frames, got {valid!r}")
     if not 1 <= valid <= frames:
         raise ValueError(f"valid_frames must lie in 1..{frames} for {groups} latents, got {valid}")
     return valid, sum(frame_span(i, temporal_factor).start < valid for i in range(groups))

@@ -21,12 +21,13 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter
+from splatmend.enhance.decoder.checks import Side, check_gradient, check_latents, checked_params, checked_side
 from splatmend.enhance.decoder.chunks import whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
-from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad, without_autocast
+from splatmend.enhance.decoder.gradients import GradientSums, LossAndGrad, forget_autocast_weights, without_autocast
 from splatmend.enhance.decoder.groups import frame_span, valid_part
-from splatmend.enhance.decoder.truncated import Side, TruncatedDecoder
+from splatmend.enhance.decoder.truncated import TruncatedDecoder
 from splatmend.enhance.decoder.wan_plan import Memory
 
 
@@ -171,8 +172,11 @@ class _Rival(ABC):
         loss_scale: float = 1.0,
         valid_frames: int | None = None,
     ) -> LossAndGrad:
-        """See `TruncatedDecoder.loss_and_grad`. `ValueError` for `valid_frames` out of range or a parameter without gradient."""
-        clip = _Clip(self.adapter, z, frame_loss, side, params, loss_scale, valid_frames)
+        """See `TruncatedDecoder.loss_and_grad`, whose errors these are, but for a full memory's."""
+        check_latents(self.adapter, z)
+        check_gradient(self.adapter, frame_loss, loss_scale, repeats=False)
+        given = checked_params(self.adapter, params)
+        clip = _Clip(self.adapter, z, frame_loss, checked_side(side), given, loss_scale, valid_frames)
         return clip.sums.result(self._differentiate(clip))
 
     @abstractmethod
@@ -194,9 +198,7 @@ class _Rival(ABC):
         group = clip.open(index)
         with torch.no_grad():
             decoded = self.adapter.decode_group(group.latent, cache, index, group.side)
-        if torch.is_autocast_cache_enabled():
-            # PyTorch before 2.11 would hand the weights that autocast cast here, without their gradient, to the passes that need one.
-            torch.clear_autocast_cache()
+        forget_autocast_weights()
         return decoded
 
 

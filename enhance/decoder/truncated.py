@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from numbers import Integral
-from typing import NamedTuple, NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
-from splatmend.enhance.decoder.adapter import DecoderAdapter, SideFeatures, SplitDecoderAdapter
+from splatmend.enhance.decoder.adapter import DecoderAdapter, SplitDecoderAdapter
 from splatmend.enhance.decoder.advice import DecoderMemoryError, Settings, advice
 from splatmend.enhance.decoder.backprop import TruncatedBackprop
+from splatmend.enhance.decoder.checks import Side, check_gradient, check_latents, checked_params, checked_side, pair, whole
 from splatmend.enhance.decoder.chunks import SpatialCrop, spatial_crops, whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
@@ -35,9 +35,6 @@ from splatmend.enhance.decoder.stages import Stage, first_stage, second_stage, w
 from splatmend.enhance.decoder.wan import WanAdapter
 from splatmend.enhance.decoder.wan_blocks import WanCache
 from splatmend.enhance.decoder.wan_plan import Memory
-
-Side: TypeAlias = Callable[[int], SideFeatures]
-"""`side(i)`: the conditioning of group i, block name -> features [B, C, t, H, W]."""
 
 DEFAULT_HALO = 4
 """Latent pixels of context around a spatial chunk; `docs/chopgrad.md` has the measurement it comes from."""
@@ -87,19 +84,19 @@ class TruncatedDecoder:
         memory: Memory | None = None,
         engine: Engine | None = None,
     ) -> None:
-        if not _whole(truncation, at_least=0):
+        if not whole(truncation, at_least=0):
             raise ValueError(f"truncation is a whole number of links between groups, 0 or more; got {truncation!r}")
-        if not _whole(*_pair(spatial_chunks), at_least=1) or not _whole(halo, at_least=0):
+        if not whole(*pair(spatial_chunks), at_least=1) or not whole(halo, at_least=0):
             raise ValueError(
                 f"spatial_chunks are two whole numbers (down, across), each 1 or more, and halo is one, 0 or more; "
                 f"got {spatial_chunks} and {halo}"
             )
-        spatial_chunks = _pair(spatial_chunks)
-        if not _whole(block, at_least=1) or (block > 1 and spatial_chunks != (1, 1)):
+        spatial_chunks = pair(spatial_chunks)
+        if not whole(block, at_least=1) or (block > 1 and spatial_chunks != (1, 1)):
             raise ValueError(
                 f"block is a whole number of groups, 1 or more, and 1 with spatial chunks; got {block} with spatial_chunks={spatial_chunks}"
             )
-        if not _whole(*_pair(share), at_least=0) or not share[0] < share[1]:
+        if not whole(*pair(share), at_least=0) or not share[0] < share[1]:
             raise ValueError(f"share is (i, n), process i of n, so 0 <= i < n; got {share}")
         if isinstance(vae, AutoencoderKLWan):
             self.adapter: DecoderAdapter = WanAdapter(
@@ -115,7 +112,7 @@ class TruncatedDecoder:
         self.block = block
         self.spatial_chunks = spatial_chunks
         self.halo = halo
-        self.share = share
+        self.share = pair(share)
 
     def decode(self, z: torch.Tensor, *, side: Side | None = None, clamp: bool = False) -> torch.Tensor:
         """Frames [B, 3, T, H, W] of denormalised latents [B, C, L, h, w], T = 1 + (L - 1) * temporal_factor.
@@ -123,7 +120,7 @@ class TruncatedDecoder:
         What `vae.decode` gives before its clamp to [-1, 1], or after it with `clamp`. With gradients on this is the ordinary, exact,
         memory-hungry graph. Raises `ValueError` for a wrong rank or channel count.
         """
-        self._check_latents(z)
+        check_latents(self.adapter, z)
         groups = (z[:, :, i : i + 1] for i in range(z.shape[2]))
         return torch.cat(list(self._decode_groups(groups, side, clamp)), dim=2)
 
@@ -163,7 +160,8 @@ class TruncatedDecoder:
         Args:
             z: denormalised latents [B, C, L, h, w]; they are treated as a constant, whatever graph they hang on.
             frame_loss: see `FrameLoss`. Called once per group, in order.
-            side: conditioning per group, called once per group and chunk. Tensors that require a gradient get one, cut at the tensor.
+            side: conditioning per group. Called for a group each time it is walked: once, or with chunks several times, so it must give
+                the same again. Tensors that require a gradient get one, cut at the tensor.
             params: parameters of decoder, LoRA layers or joins that get a gradient. All must require one.
             loss_scale: factor on all gradients, for mixed precision and gradient accumulation. Not on the returned loss.
             valid_frames: number of frames that count, where the clip was padded; later ones never reach `frame_loss`. Default: all.
@@ -174,14 +172,19 @@ class TruncatedDecoder:
         frame, run on whole frames in both directions where the adapter is a `SplitDecoderAdapter`. The gradient of all frames
         lies in host memory meanwhile, as large as the decoded clip. A halo as wide as the convolutions reach is exact.
 
-        Raises `ValueError` for latents of a wrong rank or channel count, `valid_frames` out of range, a parameter without gradient,
-        a loss that is no scalar or depends on nothing, or side features that do not match the joins; `DecoderMemoryError` (a
-        `torch.OutOfMemoryError`) where the device's memory is full, saying which setting takes less.
+        Raises `ValueError` for latents of a wrong rank, channel count or dtype, `valid_frames` out of range, a parameter without gradient,
+        a loss that is no scalar or depends on nothing, side features that do not match the joins, or active dropout where a group is
+        decoded more than once; `TypeError` for what is no tensor, function or mapping where one is due; `RuntimeError` in inference mode;
+        `DecoderMemoryError` (a `torch.OutOfMemoryError`) where the device's memory is full, saying which setting takes less. Warns of
+        parameters of the decoder that require a gradient and are not among `params`.
         """
-        self._check_latents(z)
-        z = z.detach()
+        check_latents(self.adapter, z)
+        check_gradient(self.adapter, frame_loss, loss_scale, repeats=self._repeats)
+        chosen, conditions = checked_params(self.adapter, params), checked_side(side)
+        # What was made under inference mode takes part in no graph; a copy does.
+        z = z.detach().clone() if z.is_inference() else z.detach()
         try:
-            return self._loss_and_grad(z, frame_loss, side, list(params), loss_scale, valid_frames)
+            return self._loss_and_grad(z, frame_loss, conditions, chosen, loss_scale, valid_frames)
         except torch.OutOfMemoryError as full:
             # Not raised from here: its traceback would hold on to the graphs.
             fault = str(full)
@@ -207,6 +210,12 @@ class TruncatedDecoder:
         else:
             self._backprop_chunks(clip, loss)
         return sums.result(loss.mean(torch.zeros((), device=z.device, dtype=accumulation_dtype(z.dtype))))
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether some group is decoded more than once."""
+        small = isinstance(self.adapter, WanAdapter) and self.adapter.memory == "small"
+        return small or self.spatial_chunks != (1, 1) or self.share[1] > 1
 
     def _span(self, groups: int) -> range:
         memory = self.adapter.memory if isinstance(self.adapter, WanAdapter) else "fast"
@@ -303,15 +312,15 @@ class TruncatedDecoder:
         for index, group in enumerate(inputs):
             side = stage.side(clip.side(index) if clip.side is not None else None)
             if index < clip.own.start - self.truncation:
-                within = None if side is None else {name: crop.outer(whole.detach()) for name, whole in side.items()}
+                within = None if side is None else {name: crop.outer(features.detach()) for name, features in side.items()}
                 pull(index, backprop.skip(index, crop.outer(group), within))
                 continue
-            for name, whole in (side or {}).items():
-                if whole.requires_grad:
-                    clip.sums.open_side(index, name, whole)
+            for name, features in (side or {}).items():
+                if features.requires_grad:
+                    clip.sums.open_side(index, name, features)
             cropped = None
             if side is not None:
-                cropped = {name: crop.outer(whole.detach()).requires_grad_(whole.requires_grad) for name, whole in side.items()}
+                cropped = {name: crop.outer(features.detach()).requires_grad_(features.requires_grad) for name, features in side.items()}
             if isinstance(sums, FeatureGradients):
                 sums.loss_index = index
             earlier = None if pull_earlier is None else partial(pull_earlier, index)
@@ -338,29 +347,6 @@ class TruncatedDecoder:
             if not grad:
                 forget_autocast_weights()
             yield EncodedGroup(latent, tapped)
-
-    def _check_latents(self, z: torch.Tensor) -> None:
-        if z.ndim != 5:
-            raise ValueError(f"latents must be [batch, channels, groups, height, width], got {z.ndim} dimensions: {tuple(z.shape)}")
-        if z.shape[1] != self.adapter.latent_channels:
-            raise ValueError(f"the decoder takes latents of {self.adapter.latent_channels} channels, got {z.shape[1]}")
-        if z.shape[2] < 1:
-            raise ValueError("the clip holds no latent")
-        if not z.numel():
-            raise ValueError(f"the latents are empty: {tuple(z.shape)}")
-        if isinstance(self.adapter, WanAdapter):
-            self.adapter.check_dtype(z, "latents")
-
-
-def _pair(numbers: Sequence[int]) -> tuple[int, int]:
-    """What is no pair is none that fits."""
-    if not isinstance(numbers, Sequence) or len(numbers) != 2:
-        return -1, -1
-    return numbers[0], numbers[1]
-
-
-def _whole(*numbers: int, at_least: int) -> bool:
-    return all(isinstance(number, Integral) and number >= at_least for number in numbers)
 
 
 class _Clip(NamedTuple):

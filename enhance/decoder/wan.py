@@ -30,7 +30,7 @@ class WanAdapter:
     `module(decoder_features, side_features)` after it; every group then needs side features for exactly those blocks. `memory` says
     what is kept for the backward pass (see `Memory`), `engine` which layers run (see `Engine`).
 
-    Raises `ValueError` for a join after a block that does not exist.
+    Raises `ValueError` for a join after a block that does not exist, and `TypeError` for one that is no module.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class WanAdapter:
                 f"memory must be one of {', '.join(get_args(Memory))} and engine one of {', '.join(get_args(Engine))}; "
                 f"got {memory} and {engine}"
             )
-        self.memory = memory
         self.decoder = WanDecoder(vae, join, memory, engine)
         self.encoder = WanEncoder(vae, engine)
         # Type checkers do not see the config that diffusers registers.
@@ -59,6 +58,11 @@ class WanAdapter:
         self.temporal_factor: int = 2 ** sum(bool(flag) for flag in config.temperal_downsample)
 
     first_blocks = EARLY_BLOCKS
+
+    @property
+    def memory(self) -> Memory:
+        """What is kept for the backward pass."""
+        return self.decoder.memory
 
     def frames_of(self, group_index: int) -> int:
         """Number of frames that group `group_index` stands for: 1, then `temporal_factor`."""
@@ -170,12 +174,13 @@ class WanAdapter:
         """`ValueError` unless `x` has the dtype of the weights, or autocast casts it."""
         beside = self.vae.post_quant_conv if what == "latents" else self.vae.quant_conv
         weights = next(beside.parameters()).dtype
-        if x.dtype == weights or (torch.is_autocast_enabled(x.device.type) and x.is_floating_point()):
+        if x.device.type == "meta":
+            raise ValueError(f"the {what} are on the meta device, which holds no numbers; put them and the autoencoder on another")
+        # Autocast leaves double precision as it is.
+        if x.dtype == weights or (torch.is_autocast_enabled(x.device.type) and x.dtype in _AUTOCAST):
             return
-        raise ValueError(
-            f"the {what} are {x.dtype} and the autoencoder's weights {weights}; cast the {what} (`denormalise` computes in float32), "
-            "or use autocast"
-        )
+        why = " (`denormalise` computes in float32)" if what == "latents" else ""
+        raise ValueError(f"the {what} are {x.dtype} and the autoencoder's weights {weights}; cast the {what}{why}, or use autocast")
 
     def check_frames(self, x: torch.Tensor) -> None:
         """`ValueError` for frames [B, 3, T, H, W] of a wrong rank or channel count, none, or a side that is no multiple of
@@ -192,6 +197,9 @@ class WanAdapter:
             raise ValueError(f"{what} must have {channels} channels, got {x.shape[1]}")
         if not x.numel():
             raise ValueError(f"{what} is empty: {tuple(x.shape)}")
+
+
+_AUTOCAST = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @functools.lru_cache(maxsize=16)

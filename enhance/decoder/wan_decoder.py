@@ -32,6 +32,8 @@ class WanDecoder:
     ) -> None:
         # Type checkers do not see the sub-modules and the config that diffusers registers.
         self.vae: Any = vae
+        if not isinstance(join, Mapping | None) or not all(isinstance(module, nn.Module) for module in (join or {}).values()):
+            raise TypeError("join must give modules by the names of the decoder blocks that they come after")
         self.join = dict(join or {})
         self.memory = memory
         self.engine = engine
@@ -46,7 +48,8 @@ class WanDecoder:
     @property
     def early_channels(self) -> int:
         """Channels of what `first_stage` gives."""
-        return int(self.vae.decoder.conv_in.out_channels)
+        # Of a normalisation, which no adapter wraps, unlike convolutions.
+        return int(self.vae.decoder.mid_block.resnets[0].norm1.gamma.numel())
 
     def group(self, z: torch.Tensor, cache: WanCache, first: bool, side: SideFeatures | None) -> tuple[torch.Tensor, WanCache]:
         """Decode latents [B, C, t, h, w] (t = 1 in the first group) to unclamped frames [B, 3, T, H, W], and the next cache."""

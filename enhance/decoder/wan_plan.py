@@ -56,6 +56,8 @@ class Block:
 
 def block_of(operations: ReferenceOperations, name: str, module: Any, first_group: bool) -> Block:
     """A convolution or any block of the encoder or decoder, run through `operations`."""
+    # Blocks are taken apart, so what compiled one as a whole has no part in it.
+    module = getattr(module, "_orig_mod", module)
     if isinstance(module, WanMidBlock):
         parts = [module.resnets[0]]
         for attention, resnet in zip(module.attentions, module.resnets[1:], strict=True):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from torch import nn
 
-from splatmend.enhance.decoder import DecoderAdapter, TruncatedDecoder, WanAdapter
+from splatmend.enhance.causal_lora import add_causal_lora
+from splatmend.enhance.decoder import DecoderAdapter, TruncatedDecoder, WanAdapter, surrogate
+from splatmend.enhance.decoder.rivals import ExactCheckpointing
 
 
 def squared(frames: torch.Tensor, span: slice, previous: torch.Tensor | None) -> torch.Tensor:
@@ -214,9 +217,9 @@ def test_full_memory_names_the_settings_that_take_less(vae, memory, settings):
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [
-        ({"truncation": 3, "block": 2}, "take truncation=1, or block=1, or spatial_chunks=(2, 2)"),
+        ({"truncation": 3, "block": 2}, "take truncation=1, or block=1, or spatial_chunks=(2, 2) with block=1, which takes about half"),
         ({"spatial_chunks": (1, 2), "halo": 1}, "take spatial_chunks=(2, 2) in place of (1, 2)."),
-        ({"spatial_chunks": (2, 2), "halo": 1}, "; take smaller or fewer clips at a time."),
+        ({"spatial_chunks": (2, 2), "halo": 1}, "memory='small'; take smaller or fewer clips at a time."),
     ],
 )
 def test_full_memory_names_what_is_not_set_yet(vae, settings, remedy):
@@ -226,6 +229,94 @@ def test_full_memory_names_what_is_not_set_yet(vae, settings, remedy):
     with pytest.raises(torch.OutOfMemoryError) as caught:
         TruncatedDecoder(vae, memory="small", **settings).loss_and_grad(Z, greedy)
     assert remedy in str(caught.value)
+
+
+def test_what_full_memory_advises_can_be_taken(vae):
+    """Blocks do not go with chunks, so both are named together; in chunks no other memory setting takes less."""
+
+    def greedy(frames, span, previous):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        TruncatedDecoder(vae, memory="fast", spatial_chunks=(2, 2), halo=1).loss_and_grad(Z, greedy)
+    assert "memory='small'" not in str(caught.value)
+    TruncatedDecoder(vae, spatial_chunks=(2, 2), block=1, halo=1).loss_and_grad(Z, squared)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"z": [1.0]}, TypeError, "latents must be a tensor"),
+        ({"frame_loss": None}, TypeError, "frame_loss must be a function"),
+        ({"loss_scale": float("nan")}, ValueError, "loss_scale must be a finite number"),
+        ({"loss_scale": "2"}, ValueError, "loss_scale must be a finite number"),
+        ({"valid_frames": 3.5}, ValueError, "valid_frames is a whole number"),
+        ({"params": torch.ones(2, requires_grad=True)}, TypeError, "several tensors, got one"),
+        ({"params": [("name", torch.ones(2))]}, TypeError, "params must be tensors, got tuple"),
+        ({"side": {}}, TypeError, "side must be a function"),
+        ({"side": lambda index: 3}, TypeError, "must give tensors by the names"),
+        ({"side": lambda index: {"mid_block": None}}, TypeError, "must give tensors by the names"),
+        ({"side": lambda index: {"mid_block": torch.ones(1)}}, ValueError, "for mid_block they have 1 dimensions"),
+    ],
+)
+@pytest.mark.parametrize("way", [TruncatedDecoder, ExactCheckpointing, lambda vae: TruncatedDecoder(vae, spatial_chunks=(1, 2), halo=1)])
+def test_what_a_gradient_is_asked_of(vae, way, given, error, message):
+    with pytest.raises(error, match=message):
+        way(vae).loss_and_grad(**{"z": Z, "frame_loss": squared} | given)
+
+
+def test_inference_mode_forbids_gradients_but_not_its_latents(vae):
+    with torch.inference_mode():
+        z = Z * 2.0
+        with pytest.raises(RuntimeError, match="inference mode forbids gradients"):
+            TruncatedDecoder(vae).loss_and_grad(z, squared)
+    expected = TruncatedDecoder(vae).loss_and_grad(Z * 2.0, squared).grad_z
+    assert torch.equal(TruncatedDecoder(vae).loss_and_grad(z, squared).grad_z, expected)
+
+
+def test_dropout_is_refused_where_a_group_is_decoded_more_than_once(vae):
+    add_causal_lora(vae.decoder, 2, 2, dropout=0.5)
+    vae.decoder.train()
+    for settings in ({"memory": "small"}, {"spatial_chunks": (1, 2), "halo": 1}, {"share": (0, 2)}):
+        with pytest.raises(ValueError, match="dropout is active"):
+            TruncatedDecoder(vae, **settings).loss_and_grad(Z, squared, params=trained(vae))
+    TruncatedDecoder(vae, memory="balanced").loss_and_grad(Z, squared, params=trained(vae))
+    vae.decoder.eval()
+    TruncatedDecoder(vae, memory="small").loss_and_grad(Z, squared, params=trained(vae))
+
+
+def test_weights_that_nobody_asked_for_are_pointed_out(vae):
+    vae.requires_grad_(True)
+    with pytest.warns(UserWarning, match=r"vae\.requires_grad_\(False\)"):
+        TruncatedDecoder(vae).loss_and_grad(Z, squared)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TruncatedDecoder(vae).loss_and_grad(Z, squared, params=list(vae.decoder.parameters()))
+        vae.requires_grad_(False)
+        TruncatedDecoder(vae).loss_and_grad(Z, squared)
+
+
+def trained(vae) -> list[torch.Tensor]:
+    return [parameter for parameter in vae.decoder.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("join", [{"mid_block": 3}, ["mid_block"], nn.Identity()])
+def test_joins_are_modules_by_name(vae, join):
+    with pytest.raises(TypeError, match="modules by the names"):
+        WanAdapter(vae, join=join)
+
+
+def test_autocast_does_not_cast_double_precision(tiny_wan):
+    decoder = TruncatedDecoder(tiny_wan(dtype=torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match=r"latents are torch\.float64"):
+        decoder.loss_and_grad(Z, squared)
+    with pytest.raises(ValueError, match="meta device"):
+        decoder.loss_and_grad(Z.bfloat16().to("meta"), squared)
+
+
+def test_the_gradient_of_a_surrogate_has_the_latents_shape():
+    with pytest.raises(ValueError, match="cannot be"):
+        surrogate(Z, Z[:, :1])
 
 
 class OnGpu(torch.Tensor):
@@ -264,7 +355,7 @@ def test_a_device_that_stays_full_gets_advice_without_figures(vae, monkeypatch):
 
 def test_memory_is_measured_with_the_chunks_that_are_set(vae, monkeypatch):
     message, walked = measured(monkeypatch, vae, full=False, memory="small", spatial_chunks=(1, 17), halo=4)
-    assert "needs about 2.4 GB; take spatial_chunks=(2, 32) in place of (1, 17)." in message  # 20 x 32 latents by 16 x 17
+    assert "needs about 2.4 GB; take spatial_chunks=(2, 17) in place of (1, 17)." in message  # 20 x 32 latents by 16 x 17
     assert [shape for shape, _ in walked] == [(1, 4, 2, 16, 17)] * 2
     assert {(decoder.spatial_chunks, decoder.halo) for _, decoder in walked} == {((1, 17), 4)}
 

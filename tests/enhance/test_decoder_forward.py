@@ -166,3 +166,14 @@ def test_regroup_frames():
     with pytest.raises(ValueError, match="2 of the 4 frames"):
         list(regroup_frames([clip], 4))
     assert list(itertools.islice(regroup_frames(iter([]), 4), 1)) == []
+
+
+def test_blocks_that_were_compiled_are_taken_apart_all_the_same(tiny_wan):
+    vae = tiny_wan()
+    z = torch.ones(1, 4, 2, 2, 2, dtype=torch.float64)
+    plain = TruncatedDecoder(vae).loss_and_grad(z, lambda frames, span, previous: frames.square().sum())
+    vae.decoder.mid_block = torch.compile(vae.decoder.mid_block, backend="eager")
+    vae.decoder.up_blocks[0] = torch.compile(vae.decoder.up_blocks[0], backend="eager")
+    compiled = TruncatedDecoder(vae).loss_and_grad(z, lambda frames, span, previous: frames.square().sum())
+    assert torch.equal(compiled.loss, plain.loss)
+    assert torch.equal(compiled.grad_z, plain.grad_z)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -98,3 +99,15 @@ def test_only_the_gradient_is_kept(network: nn.Module) -> None:
     assert held <= a.nbytes
     assert fused.peak < plain.peak
     assert total.requires_grad
+
+
+def test_weights_that_change_are_seen(network: nn.Module) -> None:
+    """Copies in another dtype are kept, but not beyond the weights that they were made of."""
+    changed, (a, b) = copy.deepcopy(network.float()), clips(torch.float32)
+    before = lpips_of_frames(changed, a, b, torch.bfloat16)
+    with torch.no_grad():
+        for weight in changed.net.parameters():
+            weight.copy_(weight.flip(0))
+    after = lpips_of_frames(changed, a, b, torch.bfloat16)
+    assert after != before
+    assert after == lpips_of_frames(copy.deepcopy(changed), a, b, torch.bfloat16)
