@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from splatmend.datasets.artifact import MANIFEST, naming_full_disk, plain, read_json, read_manifest, write_json
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.base import base_caption, base_spec, is_local_folder, load_base, load_part
-from splatmend.enhance.bundled import BUNDLED, bundled_folder
+from splatmend.enhance.bundled import BUNDLED, BUNDLED_HARMONISER, bundled_folder, is_bundled
 from splatmend.enhance.fusion import ReferenceFusion
 from splatmend.enhance.lora import load_lora, save_lora
 from splatmend.enhance.model import Enhancer, EnhancerSpec, LoraInfo
@@ -74,7 +74,8 @@ def save_enhancer(
 
 
 def load_enhancer(path: str | Path = BUNDLED, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Enhancer:
-    """Load an enhancer in evaluation mode: "bundled", a folder that splatmend wrote, a diffusers Wan folder, or a hub id.
+    """Load an enhancer in evaluation mode: "bundled", "bundled-harmoniser", a folder that splatmend wrote, a diffusers Wan
+    folder, or a hub id.
 
     A plain Wan base model has output "direct" and no skips; it needs fine-tuning before it enhances anything. `UserError` where the
     folder is none of these, lacks a part that it requires, or requires one that this version does not know.
@@ -119,8 +120,9 @@ def copy_with_fusion(source: str | Path, folder: Path, fusion: ReferenceFusion, 
 
 def _own_folder(path: str | Path) -> Path | None:
     """The folder of an enhancer, "bundled" or not; None for a base model's folder or hub id. `UserError` for what can be neither."""
-    folder = bundled_folder() if str(path) == BUNDLED else Path(path)
-    if str(path) == BUNDLED and not (folder / INFO).is_file():
+    bundled = is_bundled(str(path))
+    folder = bundled_folder(str(path)) if bundled else Path(path)
+    if bundled and not (folder / INFO).is_file():
         raise UserError(f"{folder}: this installation comes without bundled weights; give an enhancer folder instead.")
     if not is_local_folder(folder) or ((folder / "model_index.json").is_file() and not (folder / INFO).is_file()):
         return None
@@ -175,9 +177,10 @@ def load_autoencoder(folder: Path) -> AutoencoderKLWan:
 
 
 def copy_as_bundled(source: Path, destination: Path | None = None, *, strength: float | None = None) -> int:
-    """Write the enhancer at `source` in bfloat16 as the bundled one; returns its size in bytes. `strength`: what it is to advise.
+    """Write the enhancer at `source` in bfloat16 as the bundled one, or as the bundled harmoniser where it is one; returns its size in
+    bytes. `strength`: what it is to advise.
 
-    `UserError` where it is larger than the 16 MB that a package may carry or needs a base model from elsewhere.
+    `UserError` where it is larger than the 16 MB (a harmoniser: 8 MB) that a package may carry or needs a base model from elsewhere.
     """
     enhancer = load_enhancer(source)
     info = read_json(Path(source) / INFO)
@@ -185,15 +188,16 @@ def copy_as_bundled(source: Path, destination: Path | None = None, *, strength: 
         raise UserError(f"{source}: it needs its base model {enhancer.spec.base}; only an enhancer that is whole can be bundled.")
     if strength is not None:
         enhancer.spec = dataclasses.replace(enhancer.spec, strength=strength)
-    folder = destination or bundled_folder()
+    harmonises = enhancer.spec.harmonises
+    folder, most = destination or bundled_folder(BUNDLED_HARMONISER if harmonises else BUNDLED), 8_000_000 if harmonises else 16_000_000
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_enhancer(enhancer, fresh, dtype=torch.bfloat16)
     size = sum(p.stat().st_size for p in fresh.rglob("*") if p.is_file())
-    if size > 16_000_000:
+    if size > most:
         shutil.rmtree(fresh)
-        raise UserError(f"{source}: it takes {size} bytes in bfloat16, more than the 16000000 that may be bundled; train a smaller one.")
+        raise UserError(f"{source}: it takes {size} bytes in bfloat16, more than the {most} that may be bundled; train a smaller one.")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return size

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-BUNDLED = "bundled"
+BUNDLED, BUNDLED_HARMONISER = "bundled", "bundled-harmoniser"
+_FOLDERS = {BUNDLED: "weights", BUNDLED_HARMONISER: "harmoniser_weights"}
 
 
-def bundled_folder() -> Path:
-    """Folder of the bundled enhancer."""
-    return Path(__file__).resolve().parent / "weights"
+def is_bundled(name: str) -> bool:
+    """Whether a model's name stands for weights of the package."""
+    return name in _FOLDERS
+
+
+def bundled_folder(name: str = BUNDLED) -> Path:
+    """Folder of the bundled enhancer, or of the bundled harmoniser."""
+    return Path(__file__).resolve().parent / _FOLDERS[name]

@@ -5,13 +5,14 @@
 #   tools/train_harmoniser.sh train FOLDER           the harmoniser in FOLDER/harmoniser, from the pairs that are there; run again to go on
 #   tools/train_harmoniser.sh all FOLDER [JOBS]      both
 #
-# SEEDS are those of the streets, EXTRA further options of `splatmend pairs`. PAIRS_DEVICE is where the oracle casts its rays (cuda where
-# Open3D is missing). SECONDS_RECONSTRUCT and SECONDS_HARMONISE are the training times of the two stages, FRAMES and BATCH their clips.
+# SEEDS are those of the streets, EXTRA further options of `splatmend pairs`. PAIRS_DEVICE is where the oracle casts its rays and scenes are
+# fitted (cuda where Open3D is missing). SECONDS_RECONSTRUCT and SECONDS_HARMONISE are the training times of the two stages, FRAMES, BATCH and
+# CROP (rows columns) their clips.
 set -euo pipefail
 export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-png}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}" EXTRA="${EXTRA:-}"
 SEEDS="${SEEDS-$(seq -s ' ' 600 659)}"
 SECONDS_RECONSTRUCT="${SECONDS_RECONSTRUCT:-270}" SECONDS_HARMONISE="${SECONDS_HARMONISE:-180}"
-FRAMES="${FRAMES:-17}" BATCH="${BATCH:-4}"
+FRAMES="${FRAMES:-17}" BATCH="${BATCH:-4}" CROP="${CROP:-192 320}"
 
 street_pairs() { # folder seed: a street whose cameras see no vehicle well enough makes no pairs
     local folder=$1 seed=$2
@@ -19,11 +20,16 @@ street_pairs() { # folder seed: a street whose cameras see no vehicle well enoug
     # Every other street has a high sun, whose shadows fall onto the road; the rest have the light that their seeds draw.
     local sun=()
     [ $((seed % 2)) -eq 0 ] || sun=(--street.sun-elevation-deg $((35 + seed % 5 * 8)))
+    # Every third one also has pairs on the ground of a fit, a minute each.
+    local ground=(--street.lidar-beams 2 --street.lidar-columns 16)
+    [ $((seed % 3)) -ne 0 ] || ground=(--grounds truth fit --fit.iterations 600 --fit.sh-degree 1 --fit.sh-every 300 --fit.sky-rows 64
+        --fit.log-every 100 --fit.checkpoint-every 600 --fit.init.point-count 20000 --fit.init.ray-count 5000 --fit.init.actor-count 2000
+        --fit.densify.cap 30000 --fit.densify.actor-cap 4000)
     # shellcheck disable=SC2086
     $SPLATMEND pairs "street:$seed" --out "$folder/pairs/$seed" --overwrite --validation-share 0 --encoding "$ENCODING" \
         --device "$PAIRS_DEVICE" --strategies reinsert --cameras FRONT --street.duration-s 1.2 --street.width 320 --street.height 192 \
-        --street.cameras FRONT --street.lidar-beams 2 --street.lidar-columns 16 --street.moving-cars 5 --street.parked-cars 9 \
-        "${sun[@]}" $EXTRA >"$folder/pairs/$seed.log" 2>&1 || {
+        --street.cameras FRONT --street.moving-cars 5 --street.parked-cars 9 --references 0 "${ground[@]}" "${sun[@]}" \
+        $EXTRA >"$folder/pairs/$seed.log" 2>&1 || {
         grep -q "sees no vehicle" "$folder/pairs/$seed.log" || tail -3 "$folder/pairs/$seed.log" >&2
     }
 }
@@ -41,8 +47,9 @@ stage() { # recipe folder out seconds options...: finished ones are kept, interr
     for manifest in "$folder"/pairs/*/manifest.json; do pairs+=("$(dirname "$manifest")"); done
     local how=(--overwrite)
     [ ! -d "$folder/$out.partial" ] || how=(--resume)
+    # shellcheck disable=SC2086
     $SPLATMEND train "$recipe" --out "$folder/$out" "${how[@]}" --pairs "${pairs[@]}" --clip-frames "$FRAMES" --batch "$BATCH" \
-        --mild-share 0 --clean-share 0.05 --look-share 0.5 --max-seconds "$seconds" "$@"
+        --crop-px $CROP --mild-share 0 --clean-share 0.05 --look-share 0.5 --max-seconds "$seconds" "$@"
 }
 
 train() { # folder
@@ -59,7 +66,7 @@ all)
     train "$2"
     ;;
 *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -42,8 +42,8 @@ class Options:
     """Mend the background where recorded actors are taken out or moved away: takes ghosts away and makes ground anew that they always hid,
     but may also blur what was seen beside them (docs/results.md)."""
     harmonise: str | None = None
-    """Folder of an enhancer that harmonises (docs/enhancer.md): writes a third clip, made by it of the finished one, or of the naive one
-    without light."""
+    """Folder of an enhancer that harmonises (docs/enhancer.md), or "bundled-harmoniser": writes a third clip, made by it of the finished
+    one, or of the naive one without light."""
     finish: Annotated[FinishConfig, arg(name="finish")] = field(default_factory=FinishConfig)
     """How light and shadows are drawn."""
     trajectory: Annotated[TrajectoryConfig, arg(name="trajectory")] = field(default_factory=TrajectoryConfig)

@@ -14,6 +14,7 @@ from splatmend.recon.fit.config import FitConfig
 Strategy = Literal["sparse", "underfit", "shift", "cycle", "cross-camera", "low-resolution", "inpaint", "reinsert"]
 Hole = Literal["actor", "region"]
 Reinsertion = Literal["naive", "relit"]
+Ground = Literal["truth", "fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class PairsConfig:
     reinsertions: tuple[Reinsertion, ...] = ("naive", "relit")
     """reinsert: how vehicles are put back, under quite another light and without a shadow (naive), or under an almost right light with the
     shadow that it casts (relit)."""
+    grounds: tuple[Ground, ...] = ("truth",)
+    """reinsert: what vehicles are put back into, the true frames without them (truth) or a fit to those (fit; one fit for each camera)."""
     cameras: tuple[str, ...] = ()
     """Cameras to render; none means all."""
     validation_share: float = 0.1
@@ -64,7 +67,7 @@ class PairsConfig:
                 raise UserError(f"{name}: {' '.join(map(str, lengths))} must be metres and not 0, the recorded path; give other numbers.")
         if any(not 1 < n < math.inf for n in self.reductions):
             raise UserError(f"reductions: {' '.join(map(str, self.reductions))} must be numbers above 1; give others.")
-        for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "reinsertions", "cameras"):
+        for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "reinsertions", "grounds", "cameras"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"{name}: {' '.join(map(str, getattr(self, name)))} names something twice; give each once.")
         if self.references < 0:

@@ -2,13 +2,14 @@
 
 `naive` takes them from quite another sun, weather and exposure and gives them no shadow. `relit` takes them from a light that is right but
 for an error, with the shadow that this light would cast, as an insertion does that estimated the light of a scene. The target is the
-oracle's frame, so both are exact but for the pasted pixels. Mask `inserted` of the degraded clip says where they are. No fit is needed.
+oracle's frame. Mask `inserted` of the degraded clip says where the pasted pixels are. Vehicles are put back into the true frames without
+them, which needs no fit, or into a fit to those frames, which is as blurred as the scenes that insertions are made in.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +17,19 @@ from pathlib import Path
 import numpy as np
 
 from splatmend.datasets.artifact import Manifest, building
-from splatmend.datasets.clip import ClipWriter, open_clip
+from splatmend.datasets.clip import Clip, ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.images import to_uint8
+from splatmend.datasets.images import read_image, to_uint8
+from splatmend.datasets.log import LidarPoints, SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import Air, Street, Sun, draw_other_air
 from splatmend.enhance.insertion import INSERTED, change_region
 from splatmend.pipelines.boxes import actor_outline_px, filled
 from splatmend.pipelines.evaluation.truth import StreetTruth
 from splatmend.pipelines.pair_sources import PairSource
-from splatmend.pipelines.pairing.config import PairsConfig, Reinsertion
+from splatmend.pipelines.pairing.config import Ground, PairsConfig, Reinsertion
 from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
+from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene_files import file_name
 from splatmend.recon.trajectory import Trajectory
 
@@ -59,44 +62,75 @@ def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan
         )
     return [
         PairPlan(
-            name=f"{camera}-reinsert-{way}",
+            name=f"{camera}-reinsert-{way}" + ("-fit" if ground == "fit" else ""),
             kind="reinsert",
             target=recorded_target(camera),
-            degrade=partial(degrade, camera=camera, way=way),
+            degrade=partial(degrade, camera=camera, way=way, ground=ground),
         )
+        for ground in config.grounds
         for way in config.reinsertions
     ]
 
 
-def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion) -> Trajectory:
+def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion, ground: Ground = "truth") -> Trajectory:
     """The recorded path of a camera with vehicles put back wrongly. Which ones follows from scene and camera, how from the way too."""
     truth = shop.source.truth
     assert isinstance(truth, StreetTruth)
     names = drawn_vehicles(vehicles_seen(shop.source, camera), _generator(shop.source.scene, camera))
     light = drawn_light(truth.street, way, _generator(shop.source.scene, camera, way))
     trajectory = shop.recorded(camera)
+    bare = without(shop, camera, names, trajectory)
+    if ground == "fit":
+        bare = fit_without(shop, camera, names, bare, trajectory)
     manifest = Manifest(kind="clip", config={"encoding": shop.config.encoding, "reinserted": names, "light": light})
     with (
         building(out, manifest, overwrite=True) as folder,
         ClipWriter(folder, encoding=shop.config.encoding, rate_hz=trajectory.rate_hz, log_id=shop.source.log.log_id) as writer,
     ):
-        for shot, extra, bare in zip(trajectory.shots, trajectory.extra, without(shop, camera, names, trajectory), strict=True):
-            rgb, mask = put_back(truth.street, shot, bare, names, light, with_shadow=way == "relit")
+        for shot, extra, picture in zip(trajectory.shots, trajectory.extra, bare.iter_rgb(), strict=True):
+            rgb, mask = put_back(truth.street, shot, picture, names, light, with_shadow=way == "relit")
             writer.write(rgb, shot, masks={INSERTED: mask}, extra=extra)
         manifest.facts = writer.facts
     return trajectory
 
 
-def without(shop: Workshop, camera: str, names: Sequence[str], trajectory: Trajectory) -> Iterator[np.ndarray]:
-    """The true frames `[H, W, 3]` uint8 of a street without some vehicles, which lie beside the fits for all ways of putting back."""
-    truth, out = shop.source.truth, shop.fits / f"without-{file_name(camera)}"
+def without(shop: Workshop, camera: str, names: Sequence[str], trajectory: Trajectory) -> Clip:
+    """The true frames of a street without some vehicles, which lie beside the fits for all ways of putting back."""
+    truth, out = shop.source.truth, shop.fits / f"true-without-{file_name(camera)}"
     assert isinstance(truth, StreetTruth)
     draw = partial(truth.street.render, without=names, supersample=truth.street.config.supersample)
     if not out.exists():
         with building(out, Manifest(kind="clip", config={}), overwrite=True) as folder, ClipWriter(folder) as writer:
             for shot in trajectory.shots:
                 writer.write(draw(shot).rgb, shot)
-    return open_clip(out).iter_rgb()
+    return open_clip(out)
+
+
+def fit_without(shop: Workshop, camera: str, names: Sequence[str], bare: Clip, trajectory: Trajectory) -> Clip:
+    """A fit to a camera's true frames without some vehicles, seen along the same path."""
+    out = shop.fits / f"seen-without-{file_name(camera)}"
+    if not out.exists():
+        log = log_without(shop.source, camera, names, bare)
+        scene = shop.fitted(f"without-{file_name(camera)}", shop.fit_config, log)
+        render_clip(scene, trajectory, out)
+    return open_clip(out)
+
+
+def log_without(source: PairSource, camera: str, names: Sequence[str], bare: Clip) -> SceneLog:
+    """A street's log of one camera, with pictures, sweeps and labels as they would be without some vehicles."""
+    assert isinstance(source.truth, StreetTruth)
+    street, log = source.truth.street, source.log
+    frames = [
+        replace(frame, read_image=partial(read_image, image), file=image)
+        for frame, image in zip(log.frames_of(camera), bare.images, strict=True)
+    ]
+    sweeps = [replace(sweep, read_points=partial(_points_without, street, number, tuple(names))) for number, sweep in enumerate(log.sweeps)]
+    actors = tuple(actor for actor in log.actors if actor.actor_id not in names)
+    return replace(log, cameras={camera: log.cameras[camera]}, frames=tuple(frames), sweeps=tuple(sweeps), actors=actors)
+
+
+def _points_without(street: Street, frame: int, names: Sequence[str]) -> LidarPoints:
+    return street.lidar_turn(frame, names).points()
 
 
 def vehicles_seen(source: PairSource, camera: str) -> list[str]:

@@ -12,7 +12,9 @@ import torch
 from splatmend.datasets.artifact import Manifest, building, read_json, write_json
 from splatmend.datasets.clip import Clip, ClipWriter, open_clip
 from splatmend.datasets.errors import UserError
-from splatmend.enhance.artifact import INFO, load_enhancer, save_enhancer
+from splatmend.enhance import bundled
+from splatmend.enhance.artifact import INFO, copy_as_bundled, load_enhancer, save_enhancer
+from splatmend.enhance.bundled import BUNDLED, BUNDLED_HARMONISER
 from splatmend.enhance.harmoniser import SMALL_SKIPS, WAN_SKIPS, as_harmoniser, small_harmoniser
 from splatmend.enhance.insertion import INSERTED, change_region, confined, insertion_channels, insertions_of
 from splatmend.enhance.model import Enhancer
@@ -156,6 +158,17 @@ def test_a_harmoniser_comes_back_from_its_folder(tmp_path: Path) -> None:
     write_json(folder / INFO, info | {"requires": [part for part in info["requires"] if part != "insertion"]})
     with pytest.raises(UserError, match="disagree about insertion"):
         load_enhancer(folder)
+
+
+def test_a_trained_one_is_bundled_beside_the_enhancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "_FOLDERS", {BUNDLED: str(tmp_path / "a"), BUNDLED_HARMONISER: str(tmp_path / "b")})
+    with pytest.raises(UserError, match="comes without bundled weights"):
+        load_enhancer(BUNDLED_HARMONISER)
+    (tmp_path / "trained").mkdir()
+    save_enhancer(small_harmoniser(), tmp_path / "trained")
+    assert copy_as_bundled(tmp_path / "trained") < 8_000_000
+    assert load_enhancer(BUNDLED_HARMONISER).spec.harmonises
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_wan_model_becomes_one_that_is_told() -> None:

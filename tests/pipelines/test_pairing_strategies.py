@@ -12,6 +12,7 @@ from splatmend.datasets.artifact import read_manifest
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import to_uint8
+from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig
 from splatmend.enhance.insertion import INSERTED
 from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth
@@ -220,6 +221,28 @@ def test_vehicles_are_put_back_under_another_light_and_without_a_shadow(sunny: P
     assert np.mean(body) > 0.03
     assert np.mean(shadow) > 0.1
     assert np.mean(relit_shadow) < 0.8 * np.mean(shadow)
+
+
+def test_vehicles_are_put_back_into_a_fit_that_never_saw_them(sunny: PairSource, tmp_path: Path) -> None:
+    config = replace(CONFIG, grounds=("truth", "fit"), reinsertions=("naive",))
+    shop = Workshop(source=sunny, config=config, fits=tmp_path / "fits", device="cpu")
+    assert [plan.name for plan in reinsert.plans(config, sunny, "FRONT")] == ["FRONT-reinsert-naive", "FRONT-reinsert-naive-fit"]
+    clip, trajectory = made(shop, reinsert, "FRONT", tmp_path / "clip", number=1)
+    assert is_recorded(clip, sunny, "FRONT")
+    names = read_manifest(clip.path, "clip").config["reinserted"]
+    scene = load_scene(shop.fits / "without-FRONT")
+    assert not set(names) & set(scene.actors)
+    assert isinstance(sunny.truth, StreetTruth)
+    log = reinsert.log_without(sunny, "FRONT", names, reinsert.without(shop, "FRONT", names, trajectory))
+    bare = sunny.truth.street.render(Shot.of(log.frames[1], log.cameras["FRONT"]), without=names, supersample=1)
+    np.testing.assert_array_equal(log.frames[1].read_image(), to_uint8(bare.rgb))
+    turn = sunny.truth.street.lidar_turn(1, names).points()
+    np.testing.assert_array_equal(log.sweeps[1].read_points().xyz_world_m, turn.xyz_world_m)
+    shop.render(scene, trajectory, tmp_path / "scene")
+    for index, (rgb, seen) in enumerate(zip(clip.iter_rgb(), open_clip(tmp_path / "scene").iter_rgb(), strict=True)):
+        mask = clip.read_channel(f"masks/{INSERTED}", index)
+        assert mask is not None
+        np.testing.assert_array_equal(rgb[~mask], seen[~mask])
 
 
 def test_only_streets_with_vehicles_in_sight_have_some_to_put_back(source: PairSource) -> None:
