@@ -8,6 +8,7 @@ import torch
 
 from splatmend.datasets.street.casters import Backend, EmbreeCaster, build_caster
 from splatmend.datasets.street.layout import lay_out
+from splatmend.datasets.street.numba_tree import DEEPEST, LEAF_SIZE, tree_of
 from splatmend.datasets.street.torch_caster import CLUSTER_SIZE, clusters_of
 
 CPU = torch.device("cpu")
@@ -76,6 +77,34 @@ def test_threads_share_the_rays(mesh: tuple[np.ndarray, np.ndarray], rays: tuple
     for alone, shared in zip(*found):
         assert all(torch.equal(a, b) for a, b in zip(vars(alone).values(), vars(shared).values()))
     assert len(found[0][2].distance) == 0
+
+
+@pytest.mark.parametrize("kind", ["street", "one place", "lopsided", "single"])
+def test_a_tree_holds_every_triangle_once_in_boxes_that_reach_around_them(mesh: tuple[np.ndarray, np.ndarray], kind: str) -> None:
+    corners = mesh[0][mesh[1]].astype(np.float64)
+    if kind == "one place":
+        corners = np.repeat(corners[:1], 600, axis=0)
+    elif kind == "lopsided":  # each one ten times as far as the one before: a split takes off few
+        corners = corners[0] - corners[0].mean(axis=0) + (10.0 ** np.arange(45) * 1e-9)[:, None, None]
+    elif kind == "single":
+        corners = corners[:1]
+    tree = tree_of(corners)
+    assert sorted(tree.order.tolist()) == list(range(len(corners)))
+    depths, leaves = {0: 1}, 0
+    for node, ((left, right), (start, stop)) in enumerate(zip(tree.children.tolist(), tree.spans.tolist(), strict=True)):
+        held = corners[tree.order[start:stop]]
+        low, high = tree.boxes[node, :3], tree.boxes[node, 3:]
+        assert (low <= held.min(axis=(0, 1)) + 1e-6 * np.abs(low)).all()
+        assert (high >= held.max(axis=(0, 1)) - 1e-6 * np.abs(high)).all()
+        if left < 0:
+            assert 1 <= stop - start <= LEAF_SIZE
+            leaves += stop - start
+            continue
+        assert tree.spans[left].tolist() == [start, tree.spans[right][0]]
+        assert tree.spans[right].tolist()[1] == stop
+        depths[left] = depths[right] = depths[node] + 1
+    assert leaves == len(corners)
+    assert max(depths.values()) < DEEPEST
 
 
 def test_clusters_hold_every_triangle_once() -> None:
