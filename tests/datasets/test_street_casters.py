@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from splatmend.datasets.street import StreetConfig, build_street
 from splatmend.datasets.street.casters import Backend, EmbreeCaster, build_caster
 from splatmend.datasets.street.layout import lay_out
 from splatmend.datasets.street.numba_tree import DEEPEST, LEAF_SIZE, tree_of
@@ -113,10 +116,23 @@ def test_clusters_hold_every_triangle_once() -> None:
     assert max(map(len, groups)) <= CLUSTER_SIZE
 
 
+def test_a_street_without_open3d_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = StreetConfig(seed=1, width=96, height=56, moving_cars=2, parked_cars=2)
+    pictures = []
+    for blocked in (False, True):
+        if blocked:
+            monkeypatch.setitem(sys.modules, "open3d", None)
+        street = build_street(config)
+        assert street.backend == ("numba" if blocked else "embree")
+        pictures.append(street.render(street.shot("FRONT", 3), supersample=1))
+    by_embree, by_numba = pictures
+    assert (by_embree.ids == by_numba.ids).mean() > 0.999
+    assert np.abs(by_embree.rgb - by_numba.rgb).mean() < 1e-3
+    assert np.abs(by_embree.shadow - by_numba.shadow).mean() < 1e-3
+
+
 @pytest.mark.gpu
 def test_cuda_gives_the_pictures_of_the_cpu() -> None:
-    from splatmend.datasets.street import StreetConfig, build_street
-
     config = StreetConfig(seed=1, width=96, height=56, moving_cars=2, parked_cars=2)
     pictures = []
     for device in ("cpu", "cuda"):
