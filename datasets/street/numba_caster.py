@@ -1,8 +1,7 @@
-"""A ray caster for CPUs without Open3D: a tree of boxes, walked by a compiled kernel.
+"""A ray caster for CPUs without Open3D: a tree of boxes (`numba_tree`), walked by a compiled kernel.
 
-Triangles lie in leaves of up to 4, split at the median of the widest axis. Every ray walks the tree by itself, the nearer child first, and
-leaves out boxes behind its best hit. Triangle test: Möller and Trumbore, "Fast, minimum storage ray/triangle intersection", 1997, without
-culling of back faces.
+Every ray walks the tree by itself, the nearer child first, and leaves out boxes behind its best hit. Triangle test: Möller and Trumbore,
+"Fast, minimum storage ray/triangle intersection", 1997, without culling of back faces.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ import torch
 from numba import njit
 
 from splatmend.datasets.street.casters import NO_HIT, RayHits
+from splatmend.datasets.street.numba_tree import DEEPEST, tree_of
 
-LEAF_SIZE = 4
-_DEEPEST = 64
 # Barycentric slack, so that rays do not slip between neighbouring triangles in float32.
 _EDGE = 1e-6
 
@@ -27,8 +25,8 @@ class NumbaCaster:
     def __init__(self, vertices: np.ndarray, triangles: np.ndarray) -> None:
         self.device = torch.device("cpu")
         corners = np.asarray(vertices, dtype=np.float64)[triangles]
-        self._order, self._children, self._spans, self._boxes = _tree(corners)
-        packed = corners[self._order].copy()
+        self._tree = tree_of(corners)
+        packed = corners[self._tree.order]
         packed[:, 1:] -= packed[:, :1]
         self._packed = packed.reshape(len(corners), 9).astype(np.float32)
 
@@ -40,15 +38,14 @@ class NumbaCaster:
         return torch.from_numpy(self._walk(origins, directions, any_hit=True)[1] != NO_HIT)
 
     def _walk(self, origins: torch.Tensor, directions: torch.Tensor, *, any_hit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        count = len(origins)
+        count, tree = len(origins), self._tree
         o, d = (np.ascontiguousarray(rays.numpy(), dtype=np.float32) for rays in (origins, directions))
         distance, slot, weights = np.full(count, np.inf, np.float32), np.full(count, NO_HIT), np.zeros((count, 2), np.float32)
         shares = np.array_split(np.arange(count), torch.get_num_threads())
         spans = [(int(share[0]), int(share[-1]) + 1) for share in shares if len(share)]
 
         def walk(span: tuple[int, int]) -> None:
-            tree = (self._packed, self._children, self._spans, self._boxes)
-            _walk_rays(*span, o, d, *tree, any_hit, distance, slot, weights)
+            _walk_rays(*span, o, d, self._packed, tree.children, tree.spans, tree.boxes, any_hit, distance, slot, weights)
 
         if len(spans) <= 1:
             for span in spans:
@@ -56,35 +53,7 @@ class NumbaCaster:
         else:
             with ThreadPoolExecutor(len(spans)) as pool:
                 list(pool.map(walk, spans))
-        return distance, np.where(slot == NO_HIT, NO_HIT, self._order[slot]), weights
-
-
-def _tree(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The tree over triangles `[F, 3, 3]`, node 0 its root: triangles in the order of the leaves `[F]`, nodes' children `[N, 2]` (-1 in
-    leaves), spans of triangles `[N, 2]` and boxes `[N, 6]` (low and high corner) float32, a little larger than what they hold."""
-    centres, low, high = corners.mean(axis=1), corners.min(axis=1), corners.max(axis=1)
-    order = np.arange(len(corners))
-    children, spans, pending = [(-1, -1)], [(0, len(corners))], [0]
-    while pending:
-        node = pending.pop()
-        start, stop = spans[node]
-        if stop - start <= LEAF_SIZE:
-            continue
-        group = order[start:stop]
-        points = centres[group]
-        axis = int(np.argmax(points.max(axis=0) - points.min(axis=0)))
-        middle = (stop - start) // 2
-        order[start:stop] = group[np.argpartition(points[:, axis], middle)]
-        children[node] = (len(spans), len(spans) + 1)
-        pending += children[node]
-        spans += [(start, start + middle), (start + middle, stop)]
-        children += [(-1, -1), (-1, -1)]
-    boxes = np.empty((len(spans), 6))
-    for node, (start, stop) in enumerate(spans):
-        held = order[start:stop]
-        boxes[node, :3], boxes[node, 3:] = low[held].min(axis=0), high[held].max(axis=0)
-    boxes += np.array([-1e-4] * 3 + [1e-4] * 3)
-    return order, np.array(children, np.int32), np.array(spans, np.int32), boxes.astype(np.float32)
+        return distance, np.where(slot == NO_HIT, NO_HIT, tree.order[slot]), weights
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -116,7 +85,7 @@ def _walk_rays(
 ) -> None:
     """Fills distance, slot of the triangle and weights of the rays from `first` to `stop`."""
     tiny, edge = np.float32(1e-12), np.float32(_EDGE)
-    nodes, entries = np.empty(_DEEPEST, np.int32), np.empty(_DEEPEST, np.float32)
+    nodes, entries = np.empty(DEEPEST, np.int32), np.empty(DEEPEST, np.float32)
     for ray in range(first, stop):
         ox, oy, oz = origins[ray, 0], origins[ray, 1], origins[ray, 2]
         dx, dy, dz = directions[ray, 0], directions[ray, 1], directions[ray, 2]

@@ -146,6 +146,8 @@ class FusionTrainConfig(FlickerConfig):
     losses: Mapping[str, float] = field(default_factory=lambda: {"l1": 2.0, "ssim": 1.0, "lpips_squeeze_views": 1.0})
     references: int | None = None
     """Layers of warped recorded frames to take from; None: those of the enhancer that it is for."""
+    fresh: bool = False
+    """Begin with an untrained fusion, though the enhancer has one: what has learnt to leave layers where they lie hardly unlearns it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -54,8 +54,8 @@ def fused(fusion: ReferenceFusion, batch: Batch) -> torch.Tensor:
 def train_fusion(
     config: FusionTrainConfig, data: DataConfig, base: str | Path, out: Path, *, resume: bool = False, overwrite: bool = False
 ) -> Path | None:
-    """Train the fusion of the enhancer `base` (whatever `load_enhancer` takes), a fresh one where it has none of so many layers, and write
-    the enhancer with it to `out`, with `curve.jsonl` and `samples/`.
+    """Train the fusion of the enhancer `base` (whatever `load_enhancer` takes), a fresh one where it has none of so many layers or that is
+    asked for, and write the enhancer with it to `out`, with `curve.jsonl` and `samples/`.
 
     Returns `out`, or None where `pause_seconds` ended the run (call again with `resume`). `UserError` for enhancers, data, devices, outputs
     and checkpoints that cannot be used.
@@ -67,7 +67,8 @@ def train_fusion(
         raise UserError(f"{base}: it takes no references yet; say how many layers with --references.")
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
-    fusion = held if held is not None and held.layers == layers else fresh_fusion(layers, config.seed)
+    goes_on = held is not None and held.layers == layers and not config.fresh
+    fusion = held if held is not None and goes_on else fresh_fusion(layers, config.seed)
     fusion.to(accelerator.device).train()
     clips = TrainingClips(
         data,

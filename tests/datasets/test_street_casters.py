@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
+from splatmend.datasets.street import StreetConfig, build_street
 from splatmend.datasets.street.casters import Backend, EmbreeCaster, build_caster
 from splatmend.datasets.street.layout import lay_out
+from splatmend.datasets.street.numba_tree import DEEPEST, LEAF_SIZE, tree_of
 from splatmend.datasets.street.torch_caster import CLUSTER_SIZE, clusters_of
 
 CPU = torch.device("cpu")
@@ -78,16 +82,57 @@ def test_threads_share_the_rays(mesh: tuple[np.ndarray, np.ndarray], rays: tuple
     assert len(found[0][2].distance) == 0
 
 
+@pytest.mark.parametrize("kind", ["street", "one place", "lopsided", "single"])
+def test_a_tree_holds_every_triangle_once_in_boxes_that_reach_around_them(mesh: tuple[np.ndarray, np.ndarray], kind: str) -> None:
+    corners = mesh[0][mesh[1]].astype(np.float64)
+    if kind == "one place":
+        corners = np.repeat(corners[:1], 600, axis=0)
+    elif kind == "lopsided":  # each one ten times as far as the one before: a split takes off few
+        corners = corners[0] - corners[0].mean(axis=0) + (10.0 ** np.arange(45) * 1e-9)[:, None, None]
+    elif kind == "single":
+        corners = corners[:1]
+    tree = tree_of(corners)
+    assert sorted(tree.order.tolist()) == list(range(len(corners)))
+    depths, leaves = {0: 1}, 0
+    for node, ((left, right), (start, stop)) in enumerate(zip(tree.children.tolist(), tree.spans.tolist(), strict=True)):
+        held = corners[tree.order[start:stop]]
+        low, high = tree.boxes[node, :3], tree.boxes[node, 3:]
+        assert (low <= held.min(axis=(0, 1)) + 1e-6 * np.abs(low)).all()
+        assert (high >= held.max(axis=(0, 1)) - 1e-6 * np.abs(high)).all()
+        if left < 0:
+            assert 1 <= stop - start <= LEAF_SIZE
+            leaves += stop - start
+            continue
+        assert tree.spans[left].tolist() == [start, tree.spans[right][0]]
+        assert tree.spans[right].tolist()[1] == stop
+        depths[left] = depths[right] = depths[node] + 1
+    assert leaves == len(corners)
+    assert max(depths.values()) < DEEPEST
+
+
 def test_clusters_hold_every_triangle_once() -> None:
     groups = clusters_of(np.random.default_rng(1).random((1001, 3)))
     assert sorted(np.concatenate(groups).tolist()) == list(range(1001))
     assert max(map(len, groups)) <= CLUSTER_SIZE
 
 
+def test_a_street_without_open3d_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = StreetConfig(seed=1, width=96, height=56, moving_cars=2, parked_cars=2)
+    pictures = []
+    for blocked in (False, True):
+        if blocked:
+            monkeypatch.setitem(sys.modules, "open3d", None)
+        street = build_street(config)
+        assert street.backend == ("numba" if blocked else "embree")
+        pictures.append(street.render(street.shot("FRONT", 3), supersample=1))
+    by_embree, by_numba = pictures
+    assert (by_embree.ids == by_numba.ids).mean() > 0.999
+    assert np.abs(by_embree.rgb - by_numba.rgb).mean() < 1e-3
+    assert np.abs(by_embree.shadow - by_numba.shadow).mean() < 1e-3
+
+
 @pytest.mark.gpu
 def test_cuda_gives_the_pictures_of_the_cpu() -> None:
-    from splatmend.datasets.street import StreetConfig, build_street
-
     config = StreetConfig(seed=1, width=96, height=56, moving_cars=2, parked_cars=2)
     pictures = []
     for device in ("cpu", "cuda"):

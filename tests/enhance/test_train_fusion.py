@@ -14,7 +14,7 @@ from test_fusion import LAYERS, as_clip, texture, tiny, write_clip
 
 from splatmend.datasets.errors import UserError
 from splatmend.enhance.artifact import load_enhancer, load_fusion, save_enhancer
-from splatmend.enhance.fusion import ReferenceFusion
+from splatmend.enhance.fusion import ReferenceFusion, fresh_fusion
 from splatmend.enhance.lora import add_lora
 from splatmend.enhance.model import LoraInfo
 from splatmend.enhance.train.config import FusionTrainConfig
@@ -119,16 +119,18 @@ def test_any_base_gets_one(data: DataConfig, tmp_path: Path) -> None:
     assert load_enhancer(done).spec.lora == info
 
 
-def test_it_goes_on_from_the_fusion_that_is_there(data: DataConfig, tmp_path: Path) -> None:
+def test_it_goes_on_from_the_fusion_that_is_there_or_begins_anew(data: DataConfig, tmp_path: Path) -> None:
     base = saved(tmp_path / "base", dtype=None)
     held = load_fusion(base)
     assert held is not None
-    done = train_fusion(config(steps=1, lr=1e-9), data, base, tmp_path / "out")
-    assert done is not None
-    trained = load_fusion(done)
-    assert trained is not None
-    for name, value in held.state_dict().items():
-        torch.testing.assert_close(trained.state_dict()[name], value, atol=1e-6, rtol=1e-6)
+    for fresh, expected in ((False, held), (True, fresh_fusion(LAYERS, 5))):
+        done = train_fusion(config(steps=1, lr=1e-9, fresh=fresh, seed=5), data, base, tmp_path / f"fresh-{fresh}")
+        assert done is not None
+        trained = load_fusion(done)
+        assert trained is not None
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(trained.state_dict()[name], value, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(held.shares_out.weight, expected.shares_out.weight)
 
 
 def test_a_paused_training_goes_on_to_the_same_bits(data: DataConfig, tmp_path: Path) -> None:
