@@ -122,7 +122,7 @@ def main() -> int:
     config = FitConfig(
         iterations=30_000,
         camera_model=chosen.model,
-        data=DataConfig(max_width=chosen.max_width),
+        data=DataConfig(max_width=chosen.max_width, cache_mib=8_192),
         init=InitConfig(point_count=chosen.cap * 3 // 4, ray_count=chosen.cap // 4),
         densify=DensifyConfig(cap=chosen.cap),
         device=device.type,

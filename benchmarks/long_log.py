@@ -6,7 +6,8 @@
 Pictures are rendered at 384x256 and enlarged (see `large_street.py`); LiDAR turns of 64 beams are cast on the fit's device. Each row is a
 fit in a process of its own: seconds from its start until the first iteration, of the iterations, and from the last one until the scene is
 scored and written. A row that the budget cuts short goes on when the same line is given again: parts of an interrupted fit are put
-together, and what it did before its first iteration counts once. `-coarse` is `--coarse.until 0.5`. `--toy` is a small street on the CPU.
+together, and what it did before its first iteration counts once. `-coarse` is `--coarse.until 0.5`, `-little-cache` has
+the default's room for pictures in place of the recipe's. `--toy` is a small street on the CPU.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from measured_on import environment
 from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.pipelines.recipes import RecipeOptions, fit_config
-from splatmend.recon.fit.config import CoarseConfig, FitConfig
+from splatmend.recon.fit.config import CoarseConfig, DataConfig, FitConfig
 from splatmend.recon.fit.fit import fit
 
-ROWS = ("ewa", "ewa-coarse", "ray", "ray-coarse")
+ROWS = tuple(model + change for model in ("ewa", "ray") for change in ("", "-coarse", "-little-cache"))
 PACKAGES = ("splatmend", "torch", "gsplat")
 STREET = StreetConfig(seed=41, duration_s=20.0, width=384, height=256, readout_us=30_000, pedestrians=4)
 TOY_STREET = replace(STREET, duration_s=0.8, width=96, height=64, lidar_beams=16, lidar_columns=256)
@@ -60,14 +61,13 @@ def make_log(chosen: argparse.Namespace) -> None:
 
 def config_of(row: str, chosen: argparse.Namespace) -> FitConfig:
     """The recipe's fit with what the row changes."""
-    model, _, coarse = row.partition("-")
-    options = RecipeOptions(preset="cpu" if chosen.toy else "gpu", iterations=chosen.iterations)
-    return replace(
-        fit_config("waymo", options),
-        camera_model=model,
-        coarse=CoarseConfig(until=0.5) if coarse else CoarseConfig(),
-        device="cpu" if chosen.toy else "cuda",
-    )
+    model, _, change = row.partition("-")
+    config = fit_config("waymo", RecipeOptions(preset="cpu" if chosen.toy else "gpu", iterations=chosen.iterations))
+    if change == "coarse":
+        config = replace(config, coarse=CoarseConfig(until=0.5))
+    elif change == "little-cache":
+        config = replace(config, data=replace(config.data, cache_mib=DataConfig().cache_mib))
+    return replace(config, camera_model=model, device="cpu" if chosen.toy else "cuda")
 
 
 def measure(row: str, chosen: argparse.Namespace) -> None:

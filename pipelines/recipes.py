@@ -88,7 +88,11 @@ def fit_config(recipe: str, options: RecipeOptions) -> FitConfig:
         sh_degree=1 if small else 3,
         sh_every=400 if small else 1_000,
         sky_rows=64 if small else 256,
-        data=DataConfig(max_width=max_width if options.max_width is None else options.max_width),
+        data=DataConfig(
+            max_width=max_width if options.max_width is None else options.max_width,
+            # All pictures of 20 s of three cameras at 1920x1280: who reads them again and again takes the interpreter from the fit.
+            cache_mib=2_048 if small else 8_192,
+        ),
         init=InitConfig(point_count=points, ray_count=rays, actor_count=2_000 if sparing else 8_000),
         densify=DensifyConfig(
             # Photo sets have no points to begin with, and small fits neither time to come back from fading nor Gaussians to spare.

@@ -82,6 +82,10 @@ def test_parts_of_a_fit_are_put_together(long_log: ModuleType) -> None:
 
 def test_rows_are_the_recipe_s_fit(long_log: ModuleType) -> None:
     chosen = long_log.argparse.Namespace(toy=False, iterations=None)
-    ewa, ray = (long_log.config_of(name, chosen) for name in ("ewa", "ray-coarse"))
+    ewa, ray, little = (long_log.config_of(name, chosen) for name in ("ewa", "ray-coarse", "ewa-little-cache"))
     assert (ewa.iterations, ewa.camera_model, ewa.coarse.until, ewa.data.max_width) == (30_000, "ewa", 0.0, None)
     assert (ray.iterations, ray.camera_model, ray.coarse.until) == (30_000, "ray", 0.5)
+    assert long_log.replace(little, data=ewa.data) == ewa
+    assert little.data.cache_mib < ewa.data.cache_mib
+    # The pictures that are fitted, with a mask for each.
+    assert ewa.data.cache_mib * 2**20 > 600 * 7 / 8 * 1920 * 1280 * 4
