@@ -191,7 +191,7 @@ def test_regions_drift_and_are_found_again(source: PairSource, shop: Workshop) -
 def sunny() -> PairSource:
     """A street whose cars cast shadows that a camera sees."""
     config = replace(STREET, duration_s=0.3, width=96, height=64, cameras=("FRONT",), weather="clear", sun_elevation_deg=65.0)
-    return open_source("street:411", config, "cpu")
+    return open_source("street:411", config)
 
 
 def test_vehicles_are_put_back_under_another_light_and_without_a_shadow(sunny: PairSource, tmp_path: Path) -> None:
@@ -247,6 +247,6 @@ def test_vehicles_are_put_back_into_a_fit_that_never_saw_them(sunny: PairSource,
 
 def test_only_streets_with_vehicles_in_sight_have_some_to_put_back(source: PairSource) -> None:
     with pytest.raises(UserError, match="needs the truth without a vehicle"):
-        reinsert.plans(CONFIG, replace(source, truth=LogTruth(log=source.log)), "FRONT")
+        reinsert.plans(CONFIG, replace(source, open_truth=lambda: LogTruth(log=source.log)), "FRONT")
     with pytest.raises(UserError, match="FRONT sees no vehicle whose box"):
         reinsert.plans(CONFIG, replace(source, log=replace(source.log, actors=())), "FRONT")
