@@ -102,7 +102,7 @@ def _mask_names(clip: Clip) -> list[str]:
 
 
 def _mask(clip: Clip, names: list[str], index: int) -> np.ndarray:
-    masks = []
+    masks: list[np.ndarray] = []
     for name in names:
         mask = clip.read_channel(name, index)
         if mask is None or (masks and mask.shape != masks[0].shape):
@@ -132,7 +132,9 @@ def with_told(side: Mapping[str, torch.Tensor], told: torch.Tensor) -> dict[str,
     """One group's side features (name -> `[B, C, t, h, w]`) with, as channels more, what is told of its frames `[B, 3, T, H, W]`, averaged
     over the pixels of each."""
     return {
-        name: torch.cat([features, F.adaptive_avg_pool3d(told, features.shape[2:]).to(features.dtype)], dim=1)
+        name: torch.cat(
+            [features, F.adaptive_avg_pool3d(told, (features.shape[2], features.shape[3], features.shape[4])).to(features.dtype)], dim=1
+        )
         for name, features in side.items()
     }
 

@@ -7,6 +7,7 @@ Every ray walks the tree by itself, the nearer child first, and leaves out boxes
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -56,8 +57,13 @@ class NumbaCaster:
         return distance, np.where(slot == NO_HIT, NO_HIT, tree.order[slot]), weights
 
 
+_Number: TypeAlias = float | np.floating[Any]
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def _enters(boxes: np.ndarray, node: int, ox: float, oy: float, oz: float, ix: float, iy: float, iz: float, best: float) -> float:
+def _enters(
+    boxes: np.ndarray, node: int, ox: _Number, oy: _Number, oz: _Number, ix: _Number, iy: _Number, iz: _Number, best: _Number
+) -> _Number:
     """The distance at which a ray enters a node's box, infinite where it misses it or enters behind the best hit. `ix`, `iy`, `iz`:
     1 / direction."""
     ax, bx = (boxes[node, 0] - ox) * ix, (boxes[node, 3] - ox) * ix

@@ -63,7 +63,7 @@ def advice(adapter: object, z: torch.Tensor, walk: Walk, settings: Settings = Se
         return "the memory is full; use spatial_chunks, or smaller or fewer clips at a time."
     height, width = (size * adapter.spatial_factor for size in z.shape[-2:])
     full = f"the memory is full at {z.shape[0]} x {height}x{width} with memory='{adapter.memory}'"
-    rest = settings.leaner(*z.shape[-2:], adapter.memory)
+    rest = settings.leaner(z.shape[-2], z.shape[-1], adapter.memory)
     leaner = list(get_args(Memory))[get_args(Memory).index(adapter.memory) + 1 :] if settings.whole_frames else []
     needs: dict[Memory, float] = {}
     if z.is_cuda and not adapter.decoder.join:

@@ -20,7 +20,7 @@ Side: TypeAlias = Callable[[int], SideFeatures]
 
 def whole(*numbers: object, at_least: int) -> bool:
     """Whether all are whole numbers that are not smaller."""
-    return all(isinstance(number, Integral) and number >= at_least for number in numbers)
+    return all(isinstance(number, Integral) and int(number) >= at_least for number in numbers)
 
 
 def pair(numbers: object) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from splatmend.pipelines.pairing.config import PairsConfig, Strategy
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import prepared_log
 from splatmend.recon.fit.fit import fit
+from splatmend.recon.fit.nodes_optimiser import before_fading
 from splatmend.recon.references import references_of
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene import Scene
@@ -84,8 +85,9 @@ class Workshop:
 
 
 def snapshots(config: PairsConfig) -> tuple[int, ...]:
-    """The iterations at which an ordinary fit is looked at for `underfit`."""
-    return tuple(sorted({max(1, round(share * config.fit.iterations)) for share in config.shares}))
+    """The iterations at which an ordinary fit is looked at for `underfit`: not where it has just faded all opacities."""
+    wanted = (max(1, round(share * config.fit.iterations)) for share in config.shares)
+    return tuple(sorted({before_fading(iteration, config.fit) for iteration in wanted}))
 
 
 def without_corrections(config: FitConfig) -> FitConfig:

@@ -28,6 +28,25 @@ _SHORTEST_RESET = 300
 """Iterations that Gaussians need at least to come back after all have faded."""
 
 
+def refinement_end(config: FitConfig) -> int:
+    """The iteration from which on the number of Gaussians stays."""
+    return int(config.densify.stop_share * config.iterations)
+
+
+def fading_interval(config: FitConfig) -> int:
+    """Iterations between those at which splitting fades all opacities."""
+    return max(refinement_end(config) // 5, _SHORTEST_RESET)
+
+
+def before_fading(iteration: int, config: FitConfig) -> int:
+    """An iteration at which a scene can be looked at: this one, or, where opacities were faded less than half an interval ago and cannot
+    have come back, the last before that."""
+    interval = fading_interval(config)
+    since, faded = iteration % interval, iteration - iteration % interval
+    fades = config.densify.strategy == "classic" and min(config.densify.start, refinement_end(config)) < faded < refinement_end(config)
+    return faded - 1 if fades and since < interval / 2 else iteration
+
+
 class FittedNode:
     """Parameters of one node. `params` have a row per Gaussian; `courses`, of a node whose Gaussians move in its frame, have not.
     `extent` is its unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its diagonal). There are at most `cap`
@@ -50,7 +69,7 @@ class FittedNode:
             self.params["motion"] = Parameter(motion.coefficients.detach().to(device).clone())
             self.courses = Parameter(motion.courses.detach().to(device).clone())
         densify = config.densify
-        stop = int(densify.stop_share * config.iterations)
+        stop = refinement_end(config)
         schedule = {
             "cap": cap,
             "refine_start": min(densify.start, stop),
@@ -59,7 +78,7 @@ class FittedNode:
             "stride": scaling.pictures,
         }
         self.densifier: MCMC | Classic = (
-            Classic(ClassicConfig(**schedule, reset_every=max(stop // 5, _SHORTEST_RESET), gradient=densify.classic_gradient), extent)
+            Classic(ClassicConfig(**schedule, reset_every=fading_interval(config), gradient=densify.classic_gradient), extent)
             if densify.strategy == "classic"
             else MCMC(MCMCConfig(**schedule))
         )

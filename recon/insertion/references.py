@@ -15,12 +15,14 @@ from splatmend.recon.edits.apply import EditedScene
 from splatmend.recon.insertion.frame import InsertedFrame
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.references import References
-from splatmend.recon.render import render
+from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 
 MARGIN_PX = 5
 """Enhancers move layers by a few pixels, so what lies this near to an edit has no references either."""
 _LEAST = 1 / 255
+_COLOUR: tuple[Channel, ...] = ("rgb",)
+_OPACITY: tuple[Channel, ...] = ("opacity",)
 _TOGETHER = 16
 
 
@@ -58,7 +60,7 @@ class EditedReferences:
 
     def _mended(self, frame: InsertedFrame) -> Float[Tensor, "H W"]:
         """How far the background is from that of the recorded scene."""
-        drawn = render(self.edited.recorded, frame.shot, ("rgb",), backend=self._backend, exposure=frame.exposure, without=self._gone)
+        drawn = render(self.edited.recorded, frame.shot, _COLOUR, backend=self._backend, exposure=frame.exposure, without=self._gone)
         assert drawn.rgb is not None
         return (drawn.rgb - frame.background_rgb).abs().amax(dim=-1)
 
@@ -68,5 +70,5 @@ def _shares(scene: Scene, shot: Shot, names: Sequence[str], backend: Backend | N
     total = torch.zeros(shot.camera.height, shot.camera.width, device=scene.device)
     for first in range(0, len(names), _TOGETHER):
         some = names[first : first + _TOGETHER]
-        total = total + render(scene, shot, ("opacity",), backend=backend, shares=some).extra["shares"].sum(dim=-1)
+        total = total + render(scene, shot, _OPACITY, backend=backend, shares=some).extra["shares"].sum(dim=-1)
     return total

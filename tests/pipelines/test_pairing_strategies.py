@@ -19,7 +19,7 @@ from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth
 from splatmend.pipelines.pair_sources import PairSource, open_source
 from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, reinsert, shift, sparse, underfit
 from splatmend.pipelines.pairing.config import PairsConfig
-from splatmend.pipelines.pairing.workshop import Workshop
+from splatmend.pipelines.pairing.workshop import Workshop, snapshots
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.references import references_of
 from splatmend.recon.scene_files import load_scene
@@ -75,6 +75,14 @@ def test_sparse_fits_every_nth_frame_and_shows_all(shop: Workshop, source: PairS
     assert roles == ["train", "left_out", "train", "left_out", "train"]
     with pytest.raises(UserError, match="of the 5 frames of FRONT every 50th is one frame, and a fit needs 2"):
         sparse.plans(replace(CONFIG, every=(50,)), source, "FRONT")
+
+
+def test_underfit_looks_at_no_scene_that_has_just_faded() -> None:
+    """Splitting fades all opacities now and then; right after it a scene shows next to nothing."""
+    fitting = replace(FIT, iterations=1500, densify=replace(FIT.densify, strategy="classic", stop_share=0.8, start=100))
+    config = replace(CONFIG, fit=fitting, shares=(0.1, 0.2, 0.25, 0.3, 0.4))
+    assert snapshots(config) == (150, 299, 450, 599)
+    assert snapshots(replace(config, fit=replace(fitting, densify=replace(fitting.densify, strategy="mcmc")))) == (150, 300, 375, 450, 600)
 
 
 def test_underfit_shows_the_scene_half_way(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
