@@ -13,19 +13,19 @@ import json
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from measured_on import environment
 
-from splatmend.datasets.clip import open_clip
+from splatmend.datasets.clip import ClipFrame, open_clip
 from splatmend.enhance.artifact import load_enhancer
 from splatmend.enhance.model import Enhancer
 from splatmend.enhance.stream import enhance_clip
 from splatmend.pipelines.device import torch_device
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
-from splatmend.pipelines.evaluation.truth import ClipTruth
+from splatmend.pipelines.evaluation.truth import ClipTruth, TrueFrame
 from splatmend.pipelines.pairing.index import INDEX, read_rows
 from splatmend.pipelines.recipes import enhancer_folder
 
@@ -51,6 +51,15 @@ class Pair(NamedTuple):
     scene: str
     degraded: Path
     target: Path
+
+
+class TargetTruth(ClipTruth):
+    """The target of a pair, frame by frame. Its poses may be those of the log where the fit has corrected them."""
+
+    def frames(self, cameras: Sequence[ClipFrame], needed: Sequence[bool] | None = None) -> Iterator[TrueFrame | None]:
+        """See `Truth`."""
+        for rgb in self.clip.iter_rgb():
+            yield TrueFrame(rgb=rgb)
 
 
 def pairs_of(folders: Iterable[Path], kinds: Sequence[str]) -> list[Pair]:
@@ -82,7 +91,7 @@ def score(pair: Pair, models: Sequence[Model], device: str, metrics: tuple[str, 
         for model in models:
             clips[model.name] = Path(scratch) / f"clip{len(clips)}"
             enhance_clip(model.enhancer, degraded, clips[model.name], strength=model.strength, references=model.references)
-        truth = ClipTruth(clip=open_clip(pair.target))
+        truth = TargetTruth(clip=open_clip(pair.target))
         scores = evaluate(clips, truth, Path(scratch) / "scores", EvaluateConfig(metrics=metrics), device=device)
     return {name: {"mean": row["mean"], "lpips": [frame.get(LPIPS) for frame in row["per_frame"]]} for name, row in scores["rows"].items()}
 
