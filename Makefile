@@ -1,10 +1,13 @@
-# `make demo` and `make test` build what they need. PYTHON names the interpreter for a new .venv.
+# `make demo` and `make test` build what they need. PYTHON names the interpreter for a new .venv. `make enhancer VIDEOS="a.mp4 b.mp4"` trains
+# the bundled enhancer anew on one GPU, in TRAINING, its pairs made by JOBS processes.
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out/demo
+TRAINING ?= out/training
+JOBS ?= $(shell nproc)
 SOURCES := $(shell find datasets recon enhance pipelines src -type f -not -name '*.pyc' -not -path '*.egg-info*' 2>/dev/null)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint enhancer clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -12,6 +15,9 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -q
+
+enhancer: .venv/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tools/train_bundled.sh all $(TRAINING) $(JOBS) $(VIDEOS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
