@@ -21,7 +21,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from splatmend.enhance.decoder.adapter import Cache, DecoderAdapter
-from splatmend.enhance.decoder.checks import Side, check_gradient, check_latents, checked_params, checked_side
+from splatmend.enhance.decoder.checks import Side, check_gradient, check_latents, checked_params, checked_side, whole
 from splatmend.enhance.decoder.chunks import whole_frame
 from splatmend.enhance.decoder.engine import Engine
 from splatmend.enhance.decoder.frame_loss import ClipLoss, FrameLoss
@@ -85,11 +85,11 @@ class _Clip:
     def span(self, index: int) -> slice:
         return frame_span(index, self._adapter.temporal_factor)
 
-    def open(self, index: int) -> _Group:
-        """Fresh leaves of one group."""
+    def open(self, index: int, *, constant: bool = False) -> _Group:
+        """Fresh leaves of one group; `constant`: no gradient will reach its side features."""
         side = None
         if self._side is not None:
-            side = {name: value.detach().requires_grad_(value.requires_grad) for name, value in self._side(index).items()}
+            side = {name: value.detach().requires_grad_(value.requires_grad and not constant) for name, value in self._side(index).items()}
             for name, value in side.items():
                 if value.requires_grad:
                     self.sums.open_side(index, name, value)
@@ -195,7 +195,7 @@ class _Rival(ABC):
         clip.pull_back(opened, frames, cotangents)
 
     def _without_gradient(self, clip: _Clip, index: int, cache: Cache) -> tuple[torch.Tensor, Cache]:
-        group = clip.open(index)
+        group = clip.open(index, constant=True)
         with torch.no_grad():
             decoded = self.adapter.decode_group(group.latent, cache, index, group.side)
         forget_autocast_weights()
@@ -299,8 +299,8 @@ class RandomWindow(_Rival):
         engine: Engine | None = None,
     ) -> None:
         super().__init__(vae, memory=memory, engine=engine)
-        if latents < 1:
-            raise ValueError(f"a window holds 1 latent or more, got {latents}")
+        if not whole(latents, at_least=1):
+            raise ValueError(f"a window holds a whole number of latents, 1 or more; got {latents!r}")
         self.latents = latents
         self._random = random.Random(seed)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from decoder_parts import JOINED, GatedSkip, randn, two_frame_loss
 
-from splatmend.enhance.decoder import TruncatedDecoder
+from splatmend.enhance.decoder import TruncatedDecoder, WanAdapter
 from splatmend.enhance.decoder.rivals import RIVALS, ExactCheckpointing, FirstLatent, FrameWise, FullBackprop, PixelGradient, RandomWindow
 from splatmend.enhance.kept_bytes import KeptBytes
 
@@ -107,6 +107,17 @@ def test_random_window_is_exact_for_its_frames_and_its_latents(tiny_wan, clip):
     torch.testing.assert_close(RandomWindow(vae, latents=9).loss_and_grad(z, loss).grad_z, exact.grad_z, rtol=1e-9, atol=1e-13)
 
 
+def test_a_windows_prefix_has_no_side_gradients(tiny_wan, clip):
+    z, loss = clip
+    adapter = WanAdapter(tiny_wan(), join={JOINED: GatedSkip(8)})
+    sides = [randn(1, 3, 1 if i == 0 else 4, 8, 12, seed=10 + i).requires_grad_() for i in range(GROUPS)]
+    way = RandomWindow(adapter, latents=1, seed=3)
+    for _ in range(3):
+        result = way.loss_and_grad(z, loss, side=lambda i: {JOINED: sides[i]})
+        window = next(i for i in range(GROUPS) if result.grad_z[:, :, i].abs().max() > 0)
+        assert [bool(found) for found in result.grad_side] == [i == window for i in range(GROUPS)]
+
+
 def test_frame_wise_shows_each_latent_as_a_still_picture(tiny_wan, clip):
     vae, (z, loss) = tiny_wan(), clip
     shown = []
@@ -151,8 +162,9 @@ def test_wrong_arguments(tiny_wan, clip):
         FullBackprop(vae).loss_and_grad(z, loss, valid_frames=14)
     with pytest.raises(ValueError, match="require a gradient"):
         FullBackprop(vae).loss_and_grad(z, loss, params=[torch.ones(1)])
-    with pytest.raises(ValueError, match="window"):
-        RandomWindow(vae, latents=0)
+    for wrong in (0, 1.5, "2"):
+        with pytest.raises(ValueError, match="window"):
+            RandomWindow(vae, latents=wrong)
     with pytest.raises(ValueError, match="scalar"):
         ExactCheckpointing(vae).loss_and_grad(z, lambda frames, span, previous: frames)
 
