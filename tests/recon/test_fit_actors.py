@@ -78,17 +78,20 @@ def short(actors: ActorsConfig, iterations: int) -> FitConfig:
 
 
 def test_legs_that_swing_are_fitted_better_by_an_actor_that_bends(tmp_path: Path) -> None:
+    """In the mean of three fits each: a single one may miss the swing, and which one does depends on the processor."""
     truth = walking_scene()
     log = tiny_log(24, scene=truth)
-    errors = {}
+    held_out = [recorded.shot for recorded in truth.shots if recorded.role == "held_out"]
+    errors = {"rigid": 0.0, "bends": 0.0}
     for name, actors in (("rigid", NONE), ("bends", replace(NONE, deformable=("pedestrian",), motion_rate=2e-2))):
-        scene = load_scene(fit(log, tmp_path / name, short(actors, 240), on_progress=lambda row: None))
-        held_out = [recorded.shot for recorded in truth.shots if recorded.role == "held_out"]
-        errors[name] = error_of(scene, truth, held_out)
-        (actor,) = scene.actors.values()
-        assert isinstance(actor, DeformableActor) == (name == "bends")
-        # Nothing flies off, at any time.
-        assert float(actor.gaussians_at(10**9).means.abs().max()) < 4.0
+        for seed in range(3):
+            config = replace(short(actors, 400), seed=seed)
+            scene = load_scene(fit(log, tmp_path / f"{name}{seed}", config, on_progress=lambda row: None))
+            errors[name] += error_of(scene, truth, held_out) / 3
+            (actor,) = scene.actors.values()
+            assert isinstance(actor, DeformableActor) == (name == "bends")
+            # Nothing flies off, at any time.
+            assert float(actor.gaussians_at(10**9).means.abs().max()) < 4.0
     assert errors["bends"] < 0.7 * errors["rigid"], errors
 
 
