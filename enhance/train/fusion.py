@@ -102,7 +102,8 @@ def train_fusion(
                 batch = clips.finish(clips.raw(0, 10_000), accelerator.device)
                 with torch.no_grad(), accelerator.autocast():
                     frames = fused(fusion, batch)
-                write_strip(folder / SAMPLES / f"{step:06d}.png", (batch.degraded[0], frames[0], batch.target[0]))
+                if accelerator.is_main_process:
+                    write_strip(folder / SAMPLES / f"{step:06d}.png", (batch.degraded[0], frames[0], batch.target[0]))
 
             loop.run(micro_step, sample)
             loop.finish()
