@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import Clip, ClipWriter, open_clip
@@ -29,6 +30,7 @@ from splatmend.pipelines.evaluation.truth import StreetTruth
 from splatmend.pipelines.pair_sources import PairSource
 from splatmend.pipelines.pairing.config import Ground, PairsConfig, Reinsertion
 from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
+from splatmend.recon.light.colour import linear_from_srgb, srgb_from_linear
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene_files import file_name
 from splatmend.recon.trajectory import Trajectory
@@ -210,10 +212,10 @@ def _generator(*of: str) -> np.random.Generator:
 
 
 def _linear(srgb: np.ndarray) -> np.ndarray:
-    """Linear light of sRGB values in [0, 1] (IEC 61966-2-1)."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    """Linear light `[H, W, 3]` of sRGB values in [0, 1]."""
+    return linear_from_srgb(torch.from_numpy(np.asarray(srgb, np.float64))).numpy()
 
 
 def _encoded(light: np.ndarray) -> np.ndarray:
     """The inverse of `_linear`."""
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-8) ** (1 / 2.4) - 0.055)
+    return srgb_from_linear(torch.from_numpy(np.asarray(light, np.float64))).numpy()
