@@ -5,8 +5,8 @@
 #   tools/train_harmoniser.sh train FOLDER           the harmoniser in FOLDER/harmoniser, from the pairs that are there; run again to go on
 #   tools/train_harmoniser.sh all FOLDER [JOBS]      both
 #
-# SEEDS are those of the streets, EXTRA further options of `splatmend pairs`. PAIRS_DEVICE is where the oracle casts its rays and scenes are
-# fitted (cuda where Open3D is missing). SECONDS_RECONSTRUCT and SECONDS_HARMONISE are the training times of the two stages, FRAMES, BATCH and
+# SEEDS are those of the streets, EXTRA further options of `splatmend pairs`. PAIRS_DEVICE is where scenes are
+# fitted. SECONDS_RECONSTRUCT and SECONDS_HARMONISE are the training times of the two stages, FRAMES, BATCH and
 # CROP (rows columns) their clips.
 set -euo pipefail
 export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-png}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}" EXTRA="${EXTRA:-}"
