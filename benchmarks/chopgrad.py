@@ -37,6 +37,7 @@ import diffusers
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from faults import is_out_of_memory
+from kernels import busiest
 from measured_on import environment
 from torch import Tensor, nn
 
@@ -118,6 +119,11 @@ def all_rows() -> Iterator[Row]:
         yield truncated("lpips", 81, size, 1, memory, "fast", chunks=(2, 2))
     for frames, memory in itertools.product((21, 161), MEMORY):
         yield truncated("lpips", frames, small, 1, memory, "fast")
+        if frames == 161:
+            yield truncated("mse", frames, large, 1, memory, "fast")
+    for truncation, frames in itertools.product((0, 2), (21, 161)):
+        yield truncated("mse", frames, small, truncation, "fast", "fast", chunks=(2, 2))
+        yield truncated("lpips", frames, small, truncation, "fast", "fast")
     for truncation, memory in itertools.product((0, 1, 2), MEMORY):
         # Does the peak grow with the clip? D = 1 has its short clip above.
         for frames in (161,) if truncation == 1 else (21, 81, 161):
@@ -180,8 +186,11 @@ def lpips_loss(target: HostTarget, network: nn.Module) -> FrameLoss:
 class Bench:
     """The machine, the models and the gradients that cosines are taken against."""
 
-    def __init__(self, *, toy: bool, repeats: int, row_s: float = math.inf, cosine_frames: float = math.inf) -> None:
-        """`row_s`: no run of a row is started after so many seconds of it; `cosine_frames`: no cosines of longer clips."""
+    def __init__(
+        self, *, toy: bool, repeats: int, row_s: float = math.inf, cosine_frames: float = math.inf, profiled: bool = False
+    ) -> None:
+        """`row_s`: no run of a row is started after so many seconds of it; `cosine_frames`: no cosines of longer clips; `profiled`: with kernels."""
+        self.profiled = profiled
         self.toy, self.repeats, self.row_s, self.cosine_frames = toy, repeats, row_s, cosine_frames
         self.device = torch.device("cpu" if toy else "cuda")
         self.dtype = torch.float32 if toy else torch.bfloat16
@@ -228,6 +237,9 @@ class Bench:
         work = self._decoding(row, vae) if row.loss == "decode" else self._gradient(row, vae)
         work(latents[:, :, : 1 if self.toy else WARM_UP_LATENTS])
         self.tidy()
+        if self.profiled:
+            record["profile"] = busiest(lambda: work(latents), 1, self.device)
+            self.tidy()
         measured, result = self._timed(lambda: work(latents), vae)
         record.update(measured)
         if result is None:
@@ -417,6 +429,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget-s", type=float, default=math.inf, help="start no row after this many seconds")
     parser.add_argument("--row-s", type=float, default=math.inf, help="start no run of a row after this many seconds of it")
     parser.add_argument("--cosine-frames", type=int, default=10**9, help="no cosines of longer clips; 0: measure time and memory only")
+    parser.add_argument("--profile", action="store_true", help="also write which kernels a row spends its time in")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms first")
     parser.add_argument("--commit", help="name of the commit, where the repository is not at hand")
     parser.add_argument("--toy", action="store_true", help="the same rows at toy size on the CPU")
@@ -442,7 +455,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.backends.cudnn.benchmark = chosen.cudnn_benchmark
     records = [{"kind": "environment"} | facts_of_run(chosen)]
     append(chosen.out, records[0])
-    bench = Bench(toy=chosen.toy, repeats=chosen.repeats, row_s=chosen.row_s, cosine_frames=chosen.cosine_frames)
+    bench = Bench(toy=chosen.toy, repeats=chosen.repeats, row_s=chosen.row_s, cosine_frames=chosen.cosine_frames, profiled=chosen.profile)
     for index, row in enumerate(rows):
         if time.perf_counter() - started > chosen.budget_s:
             print(f"the time is over; {len(rows) - index} rows are left, {row.name} first", flush=True)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kernels import busiest, wait
 from long_log import show
 from measured_on import environment
 from plain_gsplat import PlainFit
-from recon_gpus import toy_log, wait
-from torch.profiler import ProfilerActivity, profile
+from recon_gpus import toy_log
 
 from splatmend.datasets.readers.registry import open_log
 from splatmend.recon.fit.config import DataConfig, DensifyConfig, FitConfig, InitConfig
@@ -33,8 +33,6 @@ from splatmend.recon.raster import gsplat_backend
 from splatmend.recon.render import render
 
 PACKAGES = ("splatmend", "torch", "gsplat")
-_TOP = 14
-"""Kernels that are listed."""
 
 
 def steps_of(trainer: Trainer, tile_px: int) -> Callable[[], object]:
@@ -60,21 +58,6 @@ def timed_turns(ways: dict[str, Callable[[], object]], turns: int, length: int, 
             wait(device)
             found[name].append(1e3 * (time.perf_counter() - started) / length)
     return found
-
-
-def busiest(step: Callable[[], object], length: int, device: torch.device) -> dict[str, Any]:
-    """The kernels (on the CPU: operations) that a step spends the most time in: name, milliseconds and starts a step."""
-    cuda = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as watched:
-        for _ in range(length):
-            step()
-        wait(device)
-    spent = [
-        (event.self_device_time_total if cuda else event.self_cpu_time_total, event.count, event.key) for event in watched.key_averages()
-    ]
-    spent.sort(reverse=True)
-    kernels = [{"kernel": name[:120], "ms": us / 1e3 / length, "starts": count / length} for us, count, name in spent[:_TOP]]
-    return {"kernel_ms": sum(us for us, _, _ in spent) / 1e3 / length, "starts": sum(n for _, n, _ in spent) / length, "kernels": kernels}
 
 
 def differences(trainer: Trainer, tiles: Sequence[int], device: torch.device, views: int = 6) -> list[dict[str, Any]]:

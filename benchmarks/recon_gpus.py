@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kernels import wait
 from measured_on import environment
 from torch import Tensor
 
@@ -47,11 +48,6 @@ def config_of(chosen: argparse.Namespace) -> FitConfig:
         device="cpu" if chosen.toy else "cuda",
         seed=chosen.seed,
     )
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def timed_fit(trainer: Trainer) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def test_patterns_budget_and_resume(chopgrad: ModuleType, tmp_path: Path, capsys
     assert chopgrad.main([*chosen, "--budget-s", "0"]) == 0
     assert "5 rows are left, mse/D=0" in capsys.readouterr().out
     assert rows_of(out) == []
-    assert chopgrad.main([*chosen, "--commit", "abc"]) == 0
+    assert chopgrad.main([*chosen, "--commit", "abc", "--profile"]) == 0
+    assert all(0 < sum(kernel["ms"] for kernel in row["profile"]["kernels"]) <= row["profile"]["kernel_ms"] for row in rows_of(out))
     names = [row["row"] for row in rows_of(out)]
     assert names == [f"mse/D={d}/21/480x832" for d in (0, 1, 2)] + ["decode/fast/21/480x832", "decode/fast/21/720x1280"]
     assert {row.get("cosine_to") for row in rows_of(out)} == {"checkpointing", None}
