@@ -189,7 +189,7 @@ class Bench:
     def __init__(
         self, *, toy: bool, repeats: int, row_s: float = math.inf, cosine_frames: float = math.inf, profiled: bool = False
     ) -> None:
-        """`row_s`: no run of a row is started after so many seconds of it; `cosine_frames`: no cosines of longer clips; `profiled`: kernels too."""
+        """`row_s`: no run of a row starts after so many seconds; `cosine_frames`: no cosines of longer clips; `profiled`: kernels too."""
         self.profiled = profiled
         self.toy, self.repeats, self.row_s, self.cosine_frames = toy, repeats, row_s, cosine_frames
         self.device = torch.device("cpu" if toy else "cuda")
