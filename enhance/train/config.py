@@ -165,6 +165,9 @@ class OneStepTrainConfig(FlickerConfig):
     truncation: int | None = 1
     """D: links between groups that the pixel loss's gradient may cross. None: the exact gradient with the whole clip in memory, for
     small models."""
+    pixel_gradient: Literal["truncated", "frame-wise", "first-latent"] = "truncated"
+    """What the pixel loss sees: the clip, through the truncated decoder; or, as others do, every latent decoded alone as a
+    still picture, or the first frame alone (`splatmend.enhance.decoder.rivals`). With the latter two `truncation` says nothing."""
     output: OutputMode | None = None
     """Output mode of a fresh small enhancer; None: that of the enhancer that is trained on."""
     transformer: Literal["full", "lora", "none"] = "full"
@@ -228,6 +231,12 @@ class OneStepTrainConfig(FlickerConfig):
             raise UserError("training: spatial_chunks belong to the truncated gradient; give a truncation or leave them out.")
         if self.decoder_block < 1 or (self.decoder_block > 1 and self.spatial_chunks != (1, 1)):
             raise UserError(f"training: decoder_block is {self.decoder_block}; give a number of groups, 1 with spatial_chunks.")
+        settings = (self.truncation is None, self.decoder_block > 1, self.spatial_chunks != (1, 1), self.context_parallel > 1)
+        if self.pixel_gradient != "truncated" and any(settings):
+            raise UserError(
+                f"training: pixel_gradient {self.pixel_gradient} knows no blocks, spatial chunks or shared clips and is no exact gradient; "
+                "give a truncation, and leave decoder_block, spatial_chunks and context_parallel at 1."
+            )
         if self.context_parallel < 1:
             raise UserError(f"training: context_parallel is {self.context_parallel}; give the number of processes per clip, 1 or more.")
         if self.context_parallel > 1 and (self.truncation is None or self.encoder == "full" or self.cuda_graph):

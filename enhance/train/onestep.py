@@ -19,6 +19,7 @@ from splatmend.enhance.attention import use_attention
 from splatmend.enhance.causal_lora import add_causal_lora, fold_causal_lora
 from splatmend.enhance.decoder import split_into_groups, surrogate
 from splatmend.enhance.decoder.gradients import without_autocast
+from splatmend.enhance.decoder.rivals import FirstLatent, FrameWise, PixelGradient
 from splatmend.enhance.flow_loss import Motion
 from splatmend.enhance.lora import add_lora, leave_casts_to_autocast
 from splatmend.enhance.losses import LATENT_MSE, PixelLoss, latent_mse
@@ -32,6 +33,8 @@ from splatmend.enhance.train.output import building_together
 from splatmend.enhance.train.parallel import Processes, gathered_state, shard_weights, share_context, unsharded
 from splatmend.enhance.train.pictures import write_strip
 from splatmend.enhance.transformer import compile_blocks, hold_in
+
+_OTHER_GRADIENTS = {"frame-wise": FrameWise, "first-latent": FirstLatent}
 
 
 class OneStepObjective:
@@ -62,6 +65,9 @@ class OneStepObjective:
             halo=config.halo,
             share=(0, 1) if processes is None else processes.share,
         )
+        self.gradient: PixelGradient = self.decoder
+        if config.pixel_gradient != "truncated":
+            self.gradient = _OTHER_GRADIENTS[config.pixel_gradient](self.decoder.adapter)
 
     def encode(self, clip: torch.Tensor) -> Encoded:
         """Encode a clip of a batch with gradients only where the encoder is trained."""
@@ -154,9 +160,10 @@ class OneStepObjective:
         else:
             loss = self._truncated(batch, encoded, z_out, loss, loss_scale)
         parts = self.pixel_loss.take_parts()
+        seen = 1 if self.config.pixel_gradient == "first-latent" else x.shape[2]
         for name in self.pixel_loss.weights:
             # A process without a group of its own takes part in the sum all the same.
-            metrics[name] = self._summed(parts.get(name, torch.zeros_like(loss))) / x.shape[2]
+            metrics[name] = self._summed(parts.get(name, torch.zeros_like(loss))) / seen
         return {"loss": loss.detach()} | metrics
 
     def _summed(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -188,7 +195,7 @@ class OneStepObjective:
         z = enhancer.decoder_latents(encoded.latents, z_out)
         side = enhancer.side_of(encoded)
         sides = [side(i) for i in range(z.shape[2])] if side is not None else []
-        result = self.decoder.loss_and_grad(
+        result = self.gradient.loss_and_grad(
             z, frame_loss, side=sides.__getitem__ if sides else None, params=self.decoder_params, loss_scale=loss_scale
         )
         grad_z = self._summed(result.grad_z)

@@ -13,10 +13,11 @@ from splatmend.enhance.train.graphed import GraphedStep, graphed
 from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters
 
 
-def settings(truncation: int | None, flow_warping: float = 0.0) -> OneStepTrainConfig:
+def settings(truncation: int | None, flow_warping: float = 0.0, pixel_gradient: str = "truncated") -> OneStepTrainConfig:
     return OneStepTrainConfig(
         steps=2, lr=1e-3, clip_frames=9, crop_px=(32, 32), losses={"l1": 1.0, "ssim": 0.5}, truncation=truncation,
         decoder="full", encoder="full", cuda_graph=True, flow_warping=flow_warping,
+        pixel_gradient=pixel_gradient,
     )  # fmt: skip
 
 
@@ -28,12 +29,22 @@ def batch_of(seed: int, device: str = "cuda") -> Batch:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("truncation", "flow_warping"), [(None, 0.0), (1, 0.0), (None, 0.5), (1, 0.5)])
-def test_a_replayed_step_equals_the_eager_one(truncation: int | None, flow_warping: float) -> None:
+@pytest.mark.parametrize(
+    ("truncation", "flow_warping", "pixel_gradient"),
+    [
+        (None, 0.0, "truncated"),
+        (1, 0.0, "truncated"),
+        (None, 0.5, "truncated"),
+        (1, 0.5, "truncated"),
+        (1, 0.0, "frame-wise"),
+        (1, 0.0, "first-latent"),
+    ],
+)
+def test_a_replayed_step_equals_the_eager_one(truncation: int | None, flow_warping: float, pixel_gradient: str) -> None:
     torch.manual_seed(0)
     enhancer = small_enhancer(small_vae(8), small_transformer(1, 1, 32)).cuda()
     torch.nn.init.normal_(enhancer.vae.decoder.conv_out.weight, std=0.2)
-    config = settings(truncation, flow_warping)
+    config = settings(truncation, flow_warping, pixel_gradient)
     parameters = choose_parameters(config, enhancer)
     objective = OneStepObjective(config, enhancer)
 

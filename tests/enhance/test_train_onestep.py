@@ -114,6 +114,36 @@ def test_one_link_equals_a_reference_written_by_hand() -> None:
     assert any(not torch.allclose(exact[name], ours[name], atol=1e-5, rtol=1e-3) for name in exact)
 
 
+@pytest.mark.parametrize("way", ["frame-wise", "first-latent"])
+def test_other_pixel_gradients_equal_references_written_by_hand(way: str) -> None:
+    batch, settings = random_batch(), config(encoder="none", decoder="none", losses={"l1": 1.0, "latent_mse": 0.1}, pixel_gradient=way)
+    ours, loss = gradients(tiny(active=True), settings)
+    reference = tiny(active=True)
+    parameters = choose_parameters(settings, reference)
+    loss_of, adapter = PixelLoss({"l1": 1.0}), reference.adapter()
+    with torch.no_grad():
+        encoded, target = reference.encode(batch.degraded), reference.encode(batch.target).latents
+    z_out = reference.predict(encoded.latents)
+    z = reference.decoder_latents(encoded.latents, z_out)
+    pixels, frames_seen = torch.zeros(()), 13 if way == "frame-wise" else 1
+    for i, span in enumerate((slice(0, 1), slice(1, 5), slice(5, 9), slice(9, 13))[: 1 + frames_seen // 4]):
+        side = {name: value[:, :, -1:] for name, value in encoded.side[i].items()}
+        frame, _ = adapter.decode_group(z[:, :, i : i + 1], adapter.initial_decoder_cache(), 0, side)
+        pixels = pixels + loss_of(batch.degraded[:, :, span] + frame, batch.target[:, :, span])
+    total = pixels / frames_seen + 0.1 * (z_out - target).square().mean()
+    total.backward()
+    torch.testing.assert_close(loss, total.detach(), atol=1e-5, rtol=1e-4)
+    assert ours.keys() == {name for name, p in parameters.items() if p.grad is not None}
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, parameters[name].grad, atol=1e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_other_pixel_gradients_take_no_settings_of_the_truncated_one() -> None:
+    for more in ({"truncation": None}, {"decoder_block": 2}, {"spatial_chunks": (2, 1)}):
+        with pytest.raises(UserError, match="frame-wise"):
+            config(pixel_gradient="frame-wise", **more)
+
+
 def test_loss_scale_reaches_every_gradient_once() -> None:
     whole, loss = gradients(tiny(active=True), config())
     half, same = gradients(tiny(active=True), config(), 0.5)
