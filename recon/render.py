@@ -85,7 +85,7 @@ def render(
     backend: Backend | None = None,
     exposure: Literal["auto"] | Tensor | None = "auto",
     without: Collection[str] = (),
-    actor_poses: ActorPoses | None = None,
+    actor_poses: ActorPoses | Mapping[str, np.ndarray] | None = None,
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
     shares: Sequence[str] = (),
@@ -104,7 +104,8 @@ def render(
         exposure: "auto" takes the map of the shot's camera and time from the scene's table, None leaves the scene's own colours, a
             tensor `[3, 4]` is used as it is.
         without: ids of actors to leave out.
-        actor_poses: where the actors are, instead of their recorded tracks.
+        actor_poses: where the actors are, instead of their recorded tracks; a mapping has the poses in the world `[4, 4]` at which they
+            are drawn whichever row sees them, and an actor that it lacks is not there.
         twists: zeros that take the gradients with respect to the poses of camera and actors. These go through the Gaussians, for no
             backend has them; view-dependent colours and the sky are taken as given.
         sh_degree: use harmonics up to this degree only.
@@ -156,7 +157,7 @@ def draw_splats(
     *,
     backend: Backend | None = None,
     without: Collection[str] = (),
-    actor_poses: ActorPoses | None = None,
+    actor_poses: ActorPoses | Mapping[str, np.ndarray] | None = None,
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
     shares: Sequence[str] = (),
@@ -274,9 +275,12 @@ def _actor_rows(background_count: int, counts: Sequence[tuple[str, int]], ids: S
 
 
 def drawn_actors(
-    scene: Scene, shot: Shot, without: Collection[str] = (), actor_poses: ActorPoses | None = None
+    scene: Scene, shot: Shot, without: Collection[str] = (), actor_poses: ActorPoses | Mapping[str, np.ndarray] | None = None
 ) -> Iterator[tuple[str, RigidActor, np.ndarray]]:
     """Actors that a shot finds there, each with the pose in the world at which it is drawn."""
+    if isinstance(actor_poses, Mapping):
+        yield from ((name, actor, actor_poses[name]) for name, actor in scene.actors.items() if name in actor_poses and name not in without)
+        return
     for actor_id, actor in scene.actors.items():
         if actor_id in without:
             continue
