@@ -60,14 +60,6 @@ class OcclusionMaps:
         return torch.nn.functional.pad(both, (_PADDING,) * 4).flatten(1).T.contiguous()
 
     @cached_property
-    def _first_pixels(self) -> Int[Tensor, "4 K 1"]:
-        """Where each picture begins in these, and its neighbours to the right, below, and both."""
-        side = self.opacity.shape[1] + 2 * _PADDING
-        begins = (np.arange(len(self.sources)) * side + _PADDING) * side + _PADDING
-        around = np.array([0, 1, side, side + 1])[:, None] + begins
-        return torch.from_numpy(around.astype(np.int32))[..., None].to(self.opacity.device)
-
-    @cached_property
     def _projection(self) -> tuple[Float[Tensor, "3*K 3"], Float[Tensor, "3*K 1"]]:
         """What makes columns, rows (in pixels, counted from the centre of the first) and depths of points: a matrix, and what is added."""
         rows = self.opacity.shape[1]
@@ -83,11 +75,20 @@ class OcclusionMaps:
         at = seen[:2].clamp(-_PADDING, rows)
         corner = at.floor()
         share, (column, row) = at - corner, corner.int()
-        around = self._first_pixels + torch.add(column, row, alpha=rows + 2 * _PADDING)
+        around = _four_pixels(len(self.sources), rows, points.device) + torch.add(column, row, alpha=rows + 2 * _PADDING)
         opacity, depth_m = self._pixels.index_select(0, around.flatten()).view(2, 2, *column.shape, 2).unbind(-1)
         blocked = opacity * torch.sub(seen[2] / bias_m - 1, depth_m, alpha=1 / bias_m).clamp(0, 1)
         blocked = torch.lerp(blocked[:, 0], blocked[:, 1], share[0])
         return (1 - torch.lerp(blocked[0], blocked[1], share[1])).clamp(0, 1).T
+
+
+@lru_cache(maxsize=64)
+def _four_pixels(count: int, rows: int, device: torch.device) -> Int[Tensor, "4 K 1"]:
+    """Where each picture's first pixel is among those of all with what is around them, and its neighbours right, below and both."""
+    side = rows + 2 * _PADDING
+    begins = (np.arange(count) * side + _PADDING) * side + _PADDING
+    around = np.array([0, 1, side, side + 1])[:, None] + begins
+    return torch.from_numpy(around.astype(np.int32))[..., None].to(device)
 
 
 class Solid(Protocol):
@@ -145,8 +146,7 @@ def far_picture(
         # Indices, since each look-up by a mask would wait for the device.
         which = inside.nonzero().squeeze(1)
         moved, quats, scales, opacities, channels = (part.index_select(0, which) for part in (moved, quats, scales, opacities, channels))
-    camera_from_centre = torch.nn.functional.pad(axes, (0, 1, 0, 1))
-    camera_from_centre[2, 3], camera_from_centre[3, 3] = _DISTANCE * reach_m, 1.0
+    camera_from_centre = torch.nn.functional.pad(axes, (0, 1, 0, 1)) + _far_away(reach_m, axes.device)
     drawn = rasterize(
         moved,
         quats,
@@ -161,6 +161,12 @@ def far_picture(
         backend=backend,
     )
     return drawn.channels, drawn.opacity
+
+
+@lru_cache(maxsize=64)
+def _far_away(reach_m: float, device: torch.device) -> Float[Tensor, "4 4"]:
+    """The last column of such an eye's pose."""
+    return upload(np.outer(np.eye(4)[2], np.eye(4)[3]) * _DISTANCE * reach_m + np.diag([0.0, 0, 0, 1]), device)
 
 
 @lru_cache(maxsize=64)
@@ -197,6 +203,7 @@ def dome(count: int, device: str | torch.device = "cpu") -> Float[Tensor, "K 3"]
 def far_axes(sources: Float[Tensor, "K 3"]) -> Float[Tensor, "K 3 3"]:
     """Per source the axes of its picture in rows: right, down, away from the source."""
     away = -sources
-    helper = torch.where(away[:, 2:].abs() > 0.99, away.new_tensor([[1.0, 0, 0]]), away.new_tensor([[0, 0, 1.0]]))
+    unit = torch.eye(3, dtype=away.dtype, device=away.device)
+    helper = torch.where(away[:, 2:].abs() > 0.99, unit[:1], unit[2:])
     right = torch.nn.functional.normalize(torch.linalg.cross(away, helper.expand_as(away)), dim=1)
     return torch.stack([right, torch.linalg.cross(away, right), away], dim=1)
