@@ -1,8 +1,8 @@
 """Times naive and finished pictures of an edited scene and prints a table: `python benchmarks/insertion_speed.py --device cuda`.
 
-Without `--scene` and `--edits` a made-up street is drawn: a road between walls, 20 labelled cars, two more put in. Every naive picture is
-two passes, with and without what was put in, with the share of each pixel that each of them has. Finished pictures are these and, anew
-in each, light, shade and cast shadows. What belongs to the clip (harvesting bodies, their shapes) is made before the clock starts.
+Without `--scene` and `--edits` a made-up street is drawn: a road between walls, 20 labelled cars, two more put in. A naive picture is
+one pass, with the share of each pixel that each body that was put in has. Finished pictures are these and, anew in each, what lies behind,
+light, shade and cast shadows. What belongs to the clip (harvesting bodies, their shapes) is made before the clock starts.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -43,6 +44,17 @@ def basis(directions: Float[Tensor, "N 3"], degree: int) -> Float[Tensor, "N K"]
             -_C33 * x * (xx - 3 * yy),
         ]
     return torch.stack(terms, dim=-1)
+
+
+def quadratic_forms() -> Float[np.ndarray, "9 4 4"]:
+    """Matrices of the first nine harmonics: each is `v @ matrix @ v` of the vector v = (x, y, z, 1)."""
+    forms = np.zeros((9, 4, 4))
+    forms[0, 3, 3] = C0
+    forms[1, 1, 3], forms[2, 2, 3], forms[3, 0, 3] = -_C1, _C1, -_C1
+    forms[4, 0, 1], forms[5, 1, 2], forms[7, 0, 2] = _C2, -_C2, -_C2
+    forms[6, 2, 2], forms[6, 3, 3] = 3 * _C20, -_C20
+    forms[8, 0, 0], forms[8, 1, 1] = 0.5 * _C2, -0.5 * _C2
+    return forms
 
 
 def colours(sh: Float[Tensor, "N K 3"], directions: Float[Tensor, "N 3"], degree: int | None = None) -> Float[Tensor, "N 3"]:

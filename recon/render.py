@@ -85,7 +85,7 @@ def render(
     backend: Backend | None = None,
     exposure: Literal["auto"] | Tensor | None = "auto",
     without: Collection[str] = (),
-    actor_poses: ActorPoses | None = None,
+    actor_poses: ActorPoses | Mapping[str, np.ndarray] | None = None,
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
     shares: Sequence[str] = (),
@@ -104,7 +104,8 @@ def render(
         exposure: "auto" takes the map of the shot's camera and time from the scene's table, None leaves the scene's own colours, a
             tensor `[3, 4]` is used as it is.
         without: ids of actors to leave out.
-        actor_poses: where the actors are, instead of their recorded tracks.
+        actor_poses: where the actors are, instead of their recorded tracks; a mapping has the poses in the world `[4, 4]` at which they
+            are drawn whichever row sees them, and an actor that it lacks is not there.
         twists: zeros that take the gradients with respect to the poses of camera and actors. These go through the Gaussians, for no
             backend has them; view-dependent colours and the sky are taken as given.
         sh_degree: use harmonics up to this degree only.
@@ -156,7 +157,7 @@ def draw_splats(
     *,
     backend: Backend | None = None,
     without: Collection[str] = (),
-    actor_poses: ActorPoses | None = None,
+    actor_poses: ActorPoses | Mapping[str, np.ndarray] | None = None,
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
     shares: Sequence[str] = (),
@@ -274,38 +275,41 @@ def _actor_rows(background_count: int, counts: Sequence[tuple[str, int]], ids: S
 
 
 def drawn_actors(
-    scene: Scene, shot: Shot, without: Collection[str] = (), actor_poses: ActorPoses | None = None
+    scene: Scene, shot: Shot, without: Collection[str] = (), actor_poses: ActorPoses | Mapping[str, np.ndarray] | None = None
 ) -> Iterator[tuple[str, RigidActor, np.ndarray]]:
     """Actors that a shot finds there, each with the pose in the world at which it is drawn."""
-    for actor_id, actor in scene.actors.items():
-        if actor_id in without:
-            continue
+    if isinstance(actor_poses, Mapping):
+        yield from ((name, actor, actor_poses[name]) for name, actor in scene.actors.items() if name in actor_poses and name not in without)
+        return
 
-        def place(t_us: int, actor_id: str = actor_id, actor: RigidActor = actor) -> np.ndarray | None:
-            return actor.world_from_node(t_us) if actor_poses is None else actor_poses(actor_id, t_us)
+    def place(actor_id: str, t_us: int) -> np.ndarray | None:
+        return scene.actors[actor_id].world_from_node(t_us) if actor_poses is None else actor_poses(actor_id, t_us)
 
-        pose = place(shot.mid_us)
-        if pose is not None and scene.camera_model == "ray":
-            pose = _when_seen(place, pose, shot)
-        if pose is not None:
-            yield actor_id, actor, pose
+    there = {actor_id: place(actor_id, shot.mid_us) for actor_id in scene.actors if actor_id not in without}
+    poses = {actor_id: pose for actor_id, pose in there.items() if pose is not None}
+    if scene.camera_model == "ray":
+        poses = _when_seen(place, poses, shot)
+    yield from ((actor_id, scene.actors[actor_id], pose) for actor_id, pose in poses.items())
 
 
-def _when_seen(place: Callable[[int], np.ndarray | None], pose: np.ndarray, shot: Shot) -> np.ndarray:
-    """The actor's pose at the time of the row (or column) that sees its centre; its pose in the middle where none does."""
-    if shot.camera.shutter == "global" or shot.start_us == shot.end_us:
-        return pose
-    seen = pose
+def _when_seen(place: ActorPoses, poses: Mapping[str, np.ndarray], shot: Shot) -> dict[str, np.ndarray]:
+    """Actors' poses at the time of the row (or column) that sees the centre of each; those in the middle, which are given, where none
+    does."""
+    seen = dict(poses)
+    asked = [] if shot.camera.shutter == "global" or shot.start_us == shot.end_us else list(poses)
+    camera_from_world = inverse(shot.world_from_camera)
     for _ in range(2):  # the row moves by a few pixels only
-        in_camera = transform(inverse(shot.world_from_camera), seen[None, :3, 3])
-        pixels, _inside = project(shot.camera, in_camera)
-        if np.isnan(pixels).any():
-            return pose
-        t_us = shot.start_us + round(float(readout_fraction(shot.camera, pixels)[0]) * (shot.end_us - shot.start_us))
-        there = place(t_us)
-        if there is None:
-            return pose
-        seen = there
+        if not asked:
+            break
+        pixels, _inside = project(shot.camera, transform(camera_from_world, np.stack([seen[name][:3, 3] for name in asked])))
+        fractions = readout_fraction(shot.camera, pixels).tolist()
+        found = []
+        for name, missed, fraction in zip(asked, np.isnan(pixels).any(axis=1), fractions):
+            pose = None if missed else place(name, shot.start_us + round(fraction * (shot.end_us - shot.start_us)))
+            seen[name] = poses[name] if pose is None else pose
+            if pose is not None:
+                found.append(name)
+        asked = found
     return seen
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,8 +46,13 @@ class SkyMap:
 
     def colours(self, directions_world: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
         """sRGB in [0, 1] seen along directions of the world (any length), bilinear, continuous across the seam."""
-        turned = directions_world @ upload(self.sky_from_world.T, directions_world.device)
+        turned = directions_world @ self._turn
         return sky_colours(self.logits, torch.nn.functional.normalize(turned, dim=-1))
+
+    @cached_property
+    def _turn(self) -> Float[Tensor, "3 3"]:
+        """What turns directions of the world, which are rows."""
+        return upload(self.sky_from_world.T, self.logits.device)
 
 
 def sky_colours(logits: Float[Tensor, "S S2 3"], directions_sky: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:

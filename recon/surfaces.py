@@ -13,7 +13,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.raster.api import Model
 from splatmend.recon.raster.camera_rays import PixelLines
 from splatmend.recon.sky import ray_camera_of
-from splatmend.recon.transfer import upload
+from splatmend.recon.transfer import upload_together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class PictureRays:
         lines = PixelLines.of(ray_camera_of(shot, model), device)
         poses = lines.world_from_line.copy()
         poses[:, :3, 3] -= origin_world_m
-        turns, starts = upload(poses[:, :3, :3], device), upload(poses[:, :3, 3], device)
+        turns, starts = upload_together([poses[:, :3, :3], poses[:, :3, 3]], device)
         sideways = lines.sideways and len(starts) > 1
         return PictureRays(starts=starts[None] if sideways else starts[:, None], directions=lines.turned(turns))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from splatmend.datasets.geometry import box_corners, inverse, transform
@@ -19,6 +20,8 @@ from splatmend.recon.render import Channel, RenderOutput, drawn_actors, render
 from splatmend.recon.scene import Scene
 
 _CHANNELS: tuple[Channel, ...] = ("rgb", "depth")
+_COLOUR: tuple[Channel, ...] = ("rgb",)
+_DEPTH: tuple[Channel, ...] = ("depth",)
 _ALONE: tuple[Channel, ...] = ("opacity",)
 _MOST_SHARES = 24
 """Actors whose shares are drawn along with the colours; more take passes of their own."""
@@ -29,70 +32,94 @@ class InsertedFrame:
     """A naive picture, on the scene's device: what was put in shows its own colours and casts no shadow.
 
     `rgb [H, W, 3]` is sRGB with sky and exposure, not clamped; `depth_m`, `opacity [H, W]` as those of `RenderOutput`; `background_*` are
-    the same without what was put in (what was taken out is not there either). `exposure [3, 4]` is the affine map that was applied.
-    `shares` has, for each body that was put in and is there, its share of each pixel `[H, W]` in [0, 1], less what is hidden by others;
-    `other_shares` likewise for the other actors, where it was asked for. `world_from_actor` are the poses at which all actors were
-    drawn.
+    the same without what was put in (what was taken out is not there either), drawn when they are first asked for. `exposure [3, 4]` is the
+    affine map that was applied. `shares` has, for each body that was put in and is there, its share of each pixel `[H, W]` in [0, 1], less
+    what is hidden by others; `other_shares` likewise for the other actors, where it was asked for. `world_from_actor` are the poses at
+    which all actors were drawn, `in_sight` names those that may reach into the picture.
     """
 
+    edited: EditedScene
     shot: Shot
     rgb: Float[Tensor, "H W 3"]
     depth_m: Float[Tensor, "H W"]
     opacity: Float[Tensor, "H W"]
-    background_rgb: Float[Tensor, "H W 3"]
-    background_depth_m: Float[Tensor, "H W"]
-    background_opacity: Float[Tensor, "H W"]
     exposure: Float[Tensor, "3 4"]
     shares: Mapping[str, Float[Tensor, "H W"]]
-    other_shares: Mapping[str, Float[Tensor, "H W"]] = field(default_factory=dict)
-    world_from_actor: Mapping[str, np.ndarray] = field(default_factory=dict)
+    other_shares: Mapping[str, Float[Tensor, "H W"]]
+    world_from_actor: Mapping[str, np.ndarray]
+    in_sight: frozenset[str]
+    backend: Backend | None
+
+    @cached_property
+    def background_rgb(self) -> Float[Tensor, "H W 3"]:
+        if self.in_sight.isdisjoint(self.edited.inserted):
+            return self.rgb
+        rgb = self.draw(self.edited.scene, _COLOUR, exposure=self.exposure, without=tuple(self.edited.inserted)).rgb
+        assert rgb is not None
+        return rgb
+
+    @property
+    def background_depth_m(self) -> Float[Tensor, "H W"]:
+        return self._behind[0]
+
+    @property
+    def background_opacity(self) -> Float[Tensor, "H W"]:
+        return self._behind[1]
+
+    def draw(
+        self, scene: Scene, channels: Collection[Channel], *, exposure: Tensor | None = None, without: Collection[str] = ()
+    ) -> RenderOutput:
+        """Another picture of the shot, of a scene with the same actors, where they are in this one. Errors: those of `render`."""
+        poses = {name: self.world_from_actor[name] for name in self.in_sight}
+        return render(scene, self.shot, channels, backend=self.backend, exposure=exposure, actor_poses=poses, without=without)
+
+    def may_show(self, name: str, radius_m: float) -> bool:
+        """Whether something that lies within a radius of an actor's centre may be in the picture."""
+        return bool(may_be_seen((2 * radius_m,) * 3, self.world_from_actor[name], self.shot))
+
+    @cached_property
+    def _behind(self) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
+        """Depth and opacity, without the colours: shadows need no more."""
+        if self.in_sight.isdisjoint(self.edited.inserted):
+            return self.depth_m, self.opacity
+        drawn = self.draw(self.edited.scene, _DEPTH, without=tuple(self.edited.inserted))
+        assert drawn.depth_m is not None
+        return drawn.depth_m, drawn.opacity
 
 
 def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None = None, others: bool = False) -> InsertedFrame:
-    """Draw an edited scene: one pass with what was put in, one without it (none where it is not in sight). Nothing waits for the device.
+    """Draw an edited scene, in one pass; nothing waits for the device.
 
     `others` asks for the shares of the other actors too. Errors: those of `render`.
     """
     scene = edited.scene
     there = {name: pose for name, _, pose in drawn_actors(scene, shot)}
-    inside = [name for name, pose in there.items() if may_be_seen(scene.actors[name].track.size_m, pose, shot)]
-    put_in = [name for name in inside if name in edited.inserted]
-    wanted = inside if others else put_in
-    exposure = scene.exposure.at(shot.camera.name, shot.mid_us)
     # Found once, and only of what is in sight: with many actors the host would need longer for this than the device for the picture.
-    seen = {name: there[name] for name in inside}
-    placed = partial(_placed, seen)
-    full = render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, actor_poses=placed, shares=wanted[:_MOST_SHARES])
-    behind = full
-    if put_in:
-        gone = tuple(edited.inserted)
-        behind = render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, actor_poses=placed, without=gone)
+    inside = _in_sight(scene, there, shot)
+    poses = {name: there[name] for name in inside}
+    wanted = [name for name in inside if others or name in edited.inserted]
+    exposure = scene.exposure.at(shot.camera.name, shot.mid_us)
+    full = render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, actor_poses=poses, shares=wanted[:_MOST_SHARES])
     shares = _named(full, wanted[:_MOST_SHARES])
     for start in range(_MOST_SHARES, len(wanted), _MOST_SHARES):
         some = wanted[start : start + _MOST_SHARES]
-        shares |= _named(render(scene, shot, _ALONE, backend=backend, actor_poses=placed, shares=some), some)
+        shares |= _named(render(scene, shot, _ALONE, backend=backend, actor_poses=poses, shares=some), some)
     nothing = torch.zeros_like(full.opacity)
     assert full.rgb is not None
     assert full.depth_m is not None
-    assert behind.rgb is not None
-    assert behind.depth_m is not None
     return InsertedFrame(
+        edited=edited,
         shot=shot,
         rgb=full.rgb,
         depth_m=full.depth_m,
         opacity=full.opacity,
-        background_rgb=behind.rgb,
-        background_depth_m=behind.depth_m,
-        background_opacity=behind.opacity,
         exposure=exposure,
         shares={name: shares.get(name, nothing) for name in there if name in edited.inserted},
         other_shares={name: shares.get(name, nothing) for name in there if name not in edited.inserted} if others else {},
         world_from_actor=there,
+        in_sight=frozenset(inside),
+        backend=backend,
     )
-
-
-def _placed(poses: Mapping[str, np.ndarray], actor_id: str, t_us: int) -> np.ndarray | None:
-    return poses.get(actor_id)
 
 
 def _named(drawn: RenderOutput, names: list[str]) -> dict[str, Tensor]:
@@ -105,19 +132,19 @@ def draw_alone(
     """The share of each pixel that an actor would have at a pose with nothing in front of it."""
     none = torch.zeros(0, dtype=torch.long, device=scene.device)
     alone = replace(scene.with_gaussians(scene.background.gaussians.select(none)), actors={actor_id: scene.actors[actor_id]}, sky=None)
-    return render(alone, shot, _ALONE, backend=backend, actor_poses=lambda _id, _t: world_from_actor).opacity
+    return render(alone, shot, _ALONE, backend=backend, actor_poses={actor_id: world_from_actor}).opacity
 
 
-def may_be_seen(size_m: tuple[float, float, float], world_from_actor: np.ndarray, shot: Shot) -> bool:
-    """Whether a box may reach into the picture: not if it is wholly behind the camera or beyond one of the picture's sides. Half as
-    much again around the box, since Gaussians reach beyond it and cameras of the `ray` model move while they look."""
+def may_be_seen(size_m: ArrayLike, world_from_actor: Float[np.ndarray, "*batch 4 4"], shot: Shot) -> Bool[np.ndarray, "*batch"]:
+    """Whether boxes of these sizes `[*batch, 3]` may reach into the picture: not if one is wholly behind the camera or beyond one of the
+    picture's sides. Half as much again around each, since Gaussians reach beyond it and cameras of the `ray` model move while they look."""
     camera = shot.camera
-    corners = box_corners((1.5 * size_m[0], 1.5 * size_m[1], 1.5 * size_m[2]))
-    x, y, z = transform(inverse(shot.world_from_camera) @ world_from_actor, corners).T
-    if (z < 0).all():
-        return False
+    corners = box_corners((1.5, 1.5, 1.5)) * np.asarray(size_m)[..., None, :]
+    camera_from_actor = inverse(shot.world_from_camera) @ world_from_actor
+    x, y, z = np.moveaxis(transform(camera_from_actor[..., None, :, :], corners), -1, 0)
+    before = (z >= 0).any(axis=-1)
     if camera.distortion_model != "none":
-        return True
+        return before
     (fx, fy), (cx, cy) = camera.focal_px, camera.principal_px
     sides = (
         fx * x + cx * z < 0,
@@ -125,4 +152,12 @@ def may_be_seen(size_m: tuple[float, float, float], world_from_actor: np.ndarray
         fy * y + cy * z < 0,
         fy * y + (cy - camera.height) * z > 0,
     )
-    return not any(side.all() for side in sides)
+    return before & ~np.any([side.all(axis=-1) for side in sides], axis=0)
+
+
+def _in_sight(scene: Scene, world_from_actor: Mapping[str, np.ndarray], shot: Shot) -> list[str]:
+    if not world_from_actor:
+        return []
+    sizes = np.array([scene.actors[name].track.size_m for name in world_from_actor])
+    seen = may_be_seen(sizes, np.stack(list(world_from_actor.values())), shot)
+    return [name for name, may in zip(world_from_actor, seen) if may]

@@ -26,8 +26,18 @@ _SOLID = 0.1
 """Gaussians below this opacity do not count towards a body's extent."""
 _CLOSE, _CLOSE_M = 12, 0.12
 """Gaussians so close together, at most so many, are layers of one place."""
+SUN_STEP = 1 / 512
+"""The sun's direction in a body's frame is rounded to this, which is up to 0.1 degrees; its disc is 0.53 wide."""
 _UNDERSIDE = 0.2
 """Share of the ground's light that a surface facing straight down gets: it sees the ground that the body itself keeps dark."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSun:
+    """A body as the sun sees it, in its own frame, and the share of the sun's light that reaches its Gaussians past itself."""
+
+    maps: OcclusionMaps
+    past_itself: Float[Tensor, "N"]
 
 
 class BodyShape:
@@ -50,10 +60,21 @@ class BodyShape:
         self.reach_m = 1.05 * float(extent.norm())
         self.half_height_m = float(extent[2])
         self.sky = dome(sky_directions, gaussians.device)
+        self.matt = torch.full((sky_directions,), 0.5, device=gaussians.device)
         self._maps = self.seen_from(self.sky)
         self.off_surface = gaussians.means if normals is None else gaussians.means + bias_m * normals
         self.near = _close(gaussians.means)
         self._own_open = self._maps.open_to(self.off_surface, bias_m)
+        self._sun: tuple[tuple[int, ...], OwnSun] | None = None
+
+    def in_sun(self, to_sun: Float[np.ndarray, "3"]) -> OwnSun:
+        """The body under a sun in a direction of its frame. Kept while the sun stays within `SUN_STEP`, and the same whichever of these
+        directions was asked for first."""
+        step = tuple(np.rint(np.asarray(to_sun) / SUN_STEP).astype(int).tolist())
+        if self._sun is None or self._sun[0] != step:
+            maps = self.seen_from(upload(SUN_STEP * np.array([step]), self.gaussians.device))
+            self._sun = step, OwnSun(maps=maps, past_itself=maps.open_to(self.off_surface, self.bias_m)[:, 0])
+        return self._sun[1]
 
     def seen_from(self, sources: Float[Tensor, "K 3"]) -> OcclusionMaps:
         """The body as far sources see it."""
@@ -85,40 +106,41 @@ def _close(means: Float[Tensor, "N 3"]) -> Int[Tensor, "N k"]:
 
 @dataclass(frozen=True, kw_only=True)
 class BodyLight:
-    """A body at a pose under a light. `centre` (metres, in the scene's frame) and `turn` bring its frame into the scene's;
-    `radiance [K]` is the luminance of its directions of the sky, `own_sun` the body as the sun sees it, in its own frame, and
-    `scene_open` says how much of the sun's light the scene without it lets through to points of the scene's frame."""
+    """A body at a pose (metres, in the scene's frame) under a light. `radiance [K]` is the luminance of its directions of the sky,
+    `own_sun` what the sun sees of the body, and `scene_open` says how much of the sun's light the scene without it lets through to points
+    of the scene's frame."""
 
     shape: BodyShape
-    centre: Float[Tensor, "3"]
-    turn: Float[Tensor, "3 3"]
+    scene_from_body: Float[Tensor, "4 4"]
     light: SceneLight
     radiance: Float[Tensor, "K"]
-    own_sun: OcclusionMaps
+    own_sun: OwnSun
     scene_open: SceneOpen
 
     @staticmethod
     def of(shape: BodyShape, scene_from_body: Float[np.ndarray, "4 4"], light: SceneLight, scene_open: SceneOpen) -> BodyLight:
         """The light on a body at a pose."""
-        device = shape.gaussians.device
-        turn = upload(scene_from_body[:3, :3], device)
-        sun = turn.T @ turn.new_tensor(light.to_sun_world)
-        matt = torch.full((len(shape.sky),), 0.5, device=device)
+        placed = upload(scene_from_body, shape.gaussians.device)
         return BodyLight(
             shape=shape,
-            centre=upload(scene_from_body[:3, 3], device),
-            turn=turn,
+            scene_from_body=placed,
             light=light,
-            radiance=luminance(light.mirrored(shape.sky @ turn.T, matt)),
-            own_sun=shape.seen_from(sun[None]),
+            radiance=luminance(light.mirrored(shape.sky @ placed[:3, :3].T, shape.matt)),
+            own_sun=shape.in_sun(scene_from_body[:3, :3].T @ light.to_sun_world),
             scene_open=scene_open,
         )
 
+    @property
+    def centre(self) -> Float[Tensor, "3"]:
+        return self.scene_from_body[:3, 3]
+
+    @property
+    def turn(self) -> Float[Tensor, "3 3"]:
+        return self.scene_from_body[:3, :3]
+
     def sun_on_body(self) -> Float[Tensor, "N"]:
         """Share of the sun's light that reaches the body's Gaussians, past itself and the scene."""
-        points = self.shape.off_surface
-        past_itself = self.own_sun.open_to(points, self.shape.bias_m)[:, 0]
-        return self.shape.smooth(past_itself * self.scene_open(points @ self.turn.T + self.centre))
+        return self.shape.smooth(self.own_sun.past_itself * self.scene_open(self.shape.off_surface @ self.turn.T + self.centre))
 
     def sky_on_body(self, normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Share of the environment's light that does; normals in the body's frame."""
@@ -135,11 +157,11 @@ class BodyLight:
         own = torch.where(flat[:, None], torch.cat([own[:, :2], own.new_full((len(own), 1), -half_height_m)], dim=1), own)
         normals = torch.where(flat[:, None], self.turn[:, 2], normals)
         scene_sun = self.scene_open(points)
-        facing = (normals @ normals.new_tensor(self.light.to_sun_world)).clamp_min(0.0) * scene_sun
-        sun = facing[:, None] * normals.new_tensor(self.light.sun)
+        facing = (normals @ self.light.to_sun).clamp_min(0.0) * scene_sun
+        sun = facing[:, None] * self.light.sun_rgb
         sky = self.light.ambient(normals)
         left = (
-            sun * self.own_sun.open_to(own, self.shape.bias_m)
+            sun * self.own_sun.maps.open_to(own, self.shape.bias_m)
             + sky * self.shape.sky_beside(own, normals @ self.turn, self.radiance)[:, None]
         )
         return (left + 1e-6) / (sun + sky + 1e-6)

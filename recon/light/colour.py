@@ -7,6 +7,8 @@ reproduction"; how strong it is differs from camera to camera, and `SHOULDER` is
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,7 +35,12 @@ def srgb_from_linear(linear: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch
 
 def luminance(linear: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     """Luminance of linear colours."""
-    return (linear * linear.new_tensor(LUMINANCE)).sum(dim=-1)
+    return (linear * _luminance_weights(linear.dtype, linear.device)).sum(dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _luminance_weights(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "3"]:
+    return torch.tensor(LUMINANCE, dtype=dtype, device=device)
 
 
 def light_from_picture(rgb: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:

@@ -10,25 +10,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack
-from splatmend.datasets.shot import Shot
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.exposure import apply_exposure
-from splatmend.recon.gaussians import Gaussians, concatenate, left_matrices
+from splatmend.recon.gaussians import empty
 from splatmend.recon.light.body_light import BodyLight, BodyShape, SceneOpen
 from splatmend.recon.light.colour import light_from_picture, luminance, picture_from_light
-from splatmend.recon.light.occlusion import OcclusionMaps, cast
+from splatmend.recon.light.occlusion import OcclusionMaps, cast, may_shade
 from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.receivers import Receivers, receivers
 from splatmend.recon.light.relight import relit
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.light.scene_sun import SceneSun
+from splatmend.recon.placement import place
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.render import Channel, render
+from splatmend.recon.render import Channel
 from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 _COLOUR: tuple[Channel, ...] = ("rgb",)
 _UNSEEN = 0.002
 """Less of a surface's light than this is no shadow."""
+_AROUND = 1.2
+"""What the sun sees around a body is drawn so many times as far as the body reaches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class FinishConfig:
     longest_shadow_m: float = 25.0
     """Shadows reach no farther from a body than this."""
     probe_step_m: float = 3.0
-    """The environment is looked up anew so often along a body's way."""
+    """The environment is looked up anew so often along a body's way, and what of the scene is before the sun."""
     ground_m: float = 0.3
     """What lies less than this above or below the plane that a body stands on is ground that faces up."""
 
@@ -99,70 +100,78 @@ class Finisher:
         self._shapes: dict[str, BodyShape] = {}
         self._suns: dict[str, SceneSun] = {}
         self._lights: dict[tuple[str, int], SceneLight] = {}
+        self._geometry: dict[str, tuple[int, OcclusionMaps]] = {}
         self._ways: dict[str, _Way] = {}
         self._scene_from_world = np.eye(4)
         self._scene_from_world[:3, 3] = -scene.origin_world_m
 
     @torch.no_grad()
     def finish(self, frame: InsertedFrame) -> FinishedFrame:
-        """A naive frame with light and shadows."""
+        """A naive frame with light and shadows. `frame` is one of the scene that was given."""
         shot, scene = frame.shot, self.scene
-        seen = receivers(shot, scene.camera_model, frame.background_depth_m, frame.background_opacity, scene.origin_world_m)
         kept = torch.ones_like(frame.rgb)
-        eye = upload(shot.world_from_camera[:3, 3], scene.device)
+        there = [name for name in self.assets if name in frame.world_from_actor]
+        near = [name for name in there if frame.may_show(name, self._shaded_m(self._shape_of(name)))]
+        if not near:
+            return FinishedFrame(rgb=frame.rgb, kept=kept)
+        seen = receivers(shot, scene.camera_model, frame.background_depth_m, frame.background_opacity, scene.origin_world_m)
+        eye = upload(shot.world_from_camera[:3, 3] - scene.origin_world_m, scene.device)
         actors = dict(scene.actors)
-        for name, asset in self.assets.items():
-            actor = scene.actors[name]
-            pose = actor.world_from_node(shot.mid_us)
-            if pose is None:
-                continue
-            shape = self._shape_of(name)
-            scene_from_body = self._scene_from_world @ pose
-            scene_open = self._scene_open(name, shot, scene_from_body, shape)
+        for name in near:
+            shape, asset = self._shape_of(name), self.assets[name]
+            scene_from_body = self._scene_from_world @ frame.world_from_actor[name]
             light = self._light_on(name, shot.mid_us)
-            lighting = BodyLight.of(shape, scene_from_body, light, scene_open)
-            kept = kept * self._kept(seen, lighting)
-            if asset is not None and asset.material is not None:
+            lighting = BodyLight.of(shape, scene_from_body, light, self._scene_open(name, frame))
+            kept = self._less(kept, seen, lighting)
+            if name in frame.in_sight and asset is not None and asset.material is not None:
                 lit = relit(
-                    actor.gaussians,
+                    scene.actors[name].gaussians,
                     asset.material,
-                    upload(pose, scene.device),
+                    lighting.scene_from_body,
                     eye,
                     light,
                     sun_seen=lighting.sun_on_body(),
                     sky_seen=lighting.sky_on_body(asset.material.normals),
                     near=shape.near,
                 )
-                actors[name] = replace(actor, gaussians=lit)
-        drawn = render(replace(scene, actors=actors), shot, _COLOUR, backend=self._backend, exposure=None)
-        assert drawn.rgb is not None
+                actors[name] = replace(scene.actors[name], gaussians=lit)
+        rgb = frame.draw(replace(scene, actors=actors), _COLOUR).rgb
+        assert rgb is not None
         kept = torch.where(kept > 1 - _UNSEEN, 1.0, kept)
         inserted = sum(frame.shares.values(), torch.zeros_like(frame.opacity)).clamp(0, 1)
         factor = 1 - (1 - kept) * (1 - inserted)[..., None]
-        rgb = apply_exposure(picture_from_light(light_from_picture(drawn.rgb) * factor), frame.exposure)
+        rgb = apply_exposure(picture_from_light(light_from_picture(rgb) * factor), frame.exposure)
         # What is neither a body nor its shadow stays the same number.
         changed = (inserted > 0) | (kept < 1).any(dim=-1)
         return FinishedFrame(rgb=torch.where(changed[..., None], rgb, frame.rgb), kept=kept)
 
+    def _shaded_m(self, shape: BodyShape) -> float:
+        """How far from a body's centre it may keep light off."""
+        low = max(float(np.sin(np.radians(self.light.sun_elevation_deg))), 0.05)
+        return shape.reach_m + min(2 * shape.half_height_m / low, self.config.longest_shadow_m)
+
     def _light_on(self, name: str, t_us: int) -> SceneLight:
         """The light where a body is, mixed between the places along its way where the surroundings are looked up."""
-        track = self.scene.actors[name].track.track
-        if name not in self._ways:
-            self._ways[name] = _Way.of(track)
-        way = self._ways[name]
-        along = way.at(t_us) / self.config.probe_step_m
+        along = self._way_of(name).at(t_us) / self.config.probe_step_m
         first, share = math.floor(along), along - math.floor(along)
-        if share == 0:
-            return self._probe(name, first)
-        here, ahead = self._probe(name, first), self._probe(name, first + 1)
-        return replace(here, environment=torch.lerp(here.environment, ahead.environment, share))
+        here = self._probe(name, first)
+        return here if share == 0 else here.towards(self._probe(name, first + 1), share)
+
+    def _way_of(self, name: str) -> _Way:
+        if name not in self._ways:
+            self._ways[name] = _Way.of(self.scene.actors[name].track.track)
+        return self._ways[name]
 
     def _probe(self, name: str, number: int) -> SceneLight:
         if (name, number) not in self._lights:
-            t_us = self._ways[name].time_at(number * self.config.probe_step_m)
-            place = self.scene.actors[name].track.world_from_actor(t_us)[:3, 3]
-            self._lights[name, number] = light_at(self.scene, self.light, place, t_us, backend=self._backend)
+            t_us, place_world_m = self._place(name, number)
+            self._lights[name, number] = light_at(self.scene, self.light, place_world_m, t_us, backend=self._backend)
         return self._lights[name, number]
+
+    def _place(self, name: str, number: int) -> tuple[int, Float[np.ndarray, "3"]]:
+        """When a body comes by the place of that number along its way, and where in the world that is."""
+        t_us = self._way_of(name).time_at(number * self.config.probe_step_m)
+        return t_us, self.scene.actors[name].track.world_from_actor(t_us)[:3, 3]
 
     def _shape_of(self, name: str) -> BodyShape:
         if name not in self._shapes:
@@ -178,8 +187,9 @@ class Finisher:
             )
         return self._shapes[name]
 
-    def _scene_open(self, name: str, shot: Shot, scene_from_body: np.ndarray, shape: BodyShape) -> SceneOpen:
+    def _scene_open(self, name: str, frame: InsertedFrame) -> SceneOpen:
         """How the scene without a body lets the sun through, where the body stands."""
+        shape = self._shape_of(name)
         if name not in self._suns:
             track = self._scene_from_world @ self.scene.actors[name].track.track.world_from_body
             self._suns[name] = SceneSun(
@@ -191,34 +201,52 @@ class Finisher:
                 bias_m=self.config.scene_bias_m,
                 backend=self._backend,
             )
-        standing, centre = self._suns[name], upload(scene_from_body[:3, 3], self.scene.device)
-        geometry = standing.geometry_around(centre, 1.2 * shape.reach_m, self.config.map_rows)
-        others = self._others_around(name, shot, centre, shape.reach_m)
+        standing, geometry = self._suns[name], self._geometry_around(name, frame.shot.mid_us)
+        others = self._others_around(name, frame)
         if others is None:
             return lambda points: standing.open_at(points, geometry)
         return lambda points: standing.open_at(points, geometry) * others.open_to(points, self.config.own_bias_m)[:, 0]
 
-    def _others_around(self, name: str, shot: Shot, centre: Tensor, reach_m: float) -> OcclusionMaps | None:
+    def _geometry_around(self, name: str, t_us: int) -> OcclusionMaps:
+        """The standing scene as the sun sees it around the nearest place along a body's way; wide enough for all that are near that one."""
+        config, reach_m = self.config, _AROUND * self._shape_of(name).reach_m
+        number = round(self._way_of(name).at(t_us) / config.probe_step_m)
+        if name not in self._geometry or self._geometry[name][0] != number:
+            wider = 1 + config.probe_step_m / 2 / reach_m
+            centre = upload(self._place(name, number)[1] - self.scene.origin_world_m, self.scene.device)
+            drawn = self._suns[name].geometry_around(centre, wider * reach_m, round(wider * config.map_rows))
+            self._geometry[name] = number, drawn
+        return self._geometry[name][1]
+
+    def _others_around(self, name: str, frame: InsertedFrame) -> OcclusionMaps | None:
         """Other actors as the sun sees them where the body stands in its way; None where there is none."""
-        parts = []
-        for other, actor in self.scene.actors.items():
-            pose = None if other == name else actor.world_from_node(shot.mid_us)
-            if pose is not None:
-                parts.append(placed_alone(actor.gaussians_at(shot.mid_us), upload(self._scene_from_world @ pose, self.scene.device)))
+        shape, scene = self._shape_of(name), self.scene
+        reach_m, centre_m = _AROUND * shape.reach_m, self._scene_from_world[:3, 3] + frame.world_from_actor[name][:3, 3]
+        names = [other for other in frame.world_from_actor if other != name]
+        if not names:
+            return None
+        poses = self._scene_from_world @ np.stack([frame.world_from_actor[other] for other in names])
+        sizes = np.array([scene.actors[other].track.size_m for other in names])
+        before = may_shade(sizes, poses, np.asarray(self.light.to_sun_world), centre_m, reach_m, self._shaded_m(shape))
+        parts = [
+            (other, scene.actors[other].gaussians_at(frame.shot.mid_us), pose) for other, pose, may in zip(names, poses, before) if may
+        ]
         if not parts:
             return None
-        sun = centre.new_tensor([self.light.to_sun_world])
-        return cast(concatenate(parts), sun, centre, 1.2 * reach_m, self.config.map_rows, backend=self._backend)
+        together = place(empty(device=scene.device), parts, np.eye(4), None, None, coloured=False)
+        centre = upload(centre_m, scene.device)
+        return cast(together, self.light.to_sun[None], centre, reach_m, self.config.map_rows, backend=self._backend)
 
-    def _kept(self, seen: Receivers, lighting: BodyLight) -> Float[Tensor, "H W 3"]:
-        """Share of the background's light that one body leaves, pixel by pixel."""
-        shape = lighting.shape
-        low = max(float(np.sin(np.radians(self.light.sun_elevation_deg))), 0.05)
-        far_m = shape.reach_m + min(2 * shape.half_height_m / low, self.config.longest_shadow_m)
-        near = seen.valid & ((seen.points - lighting.centre).square().sum(dim=-1) < far_m**2)
-        kept = torch.ones_like(seen.points)
-        kept[near] = lighting.kept_beside(seen.points[near], seen.normals[near], self.config.ground_m)
-        return kept
+    def _less(self, kept: Float[Tensor, "H W 3"], seen: Receivers, lighting: BodyLight) -> Float[Tensor, "H W 3"]:
+        """The share of the background's light that is kept, pixel by pixel, less what one body takes of it."""
+        reach_m = self._shaded_m(lighting.shape)
+        near = seen.valid & ((seen.points - lighting.centre).square().sum(dim=-1) < reach_m**2)
+        # Indices, since each look-up by a mask would wait for the device.
+        pixels = near.flatten().nonzero().squeeze(1)
+        points, normals = (values.flatten(0, 1).index_select(0, pixels) for values in (seen.points, seen.normals))
+        left = lighting.kept_beside(points, normals, self.config.ground_m)
+        flat = kept.flatten(0, 1)
+        return flat.index_copy(0, pixels, flat.index_select(0, pixels) * left).view(kept.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,10 +266,3 @@ class _Way:
 
     def time_at(self, along_m: float) -> int:
         return round(float(np.interp(along_m, self.along_m, self.times_us)))
-
-
-def placed_alone(gaussians: Gaussians, a_from_b: Float[Tensor, "4 4"]) -> Gaussians:
-    """Gaussians of a frame b in a frame a. Their harmonics stay in b."""
-    turn = Rotation.from_matrix(a_from_b[:3, :3].double().cpu().numpy()).as_quat(scalar_first=True)
-    left = left_matrices(upload(turn, gaussians.device))
-    return replace(gaussians, means=gaussians.means @ a_from_b[:3, :3].T + a_from_b[:3, 3], quats_wxyz=gaussians.quats_wxyz @ left.T)

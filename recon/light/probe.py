@@ -58,17 +58,21 @@ def _seen_around(
     """sRGB, multiplied by opacity, and opacity of the background along directions of the world, from six square pictures."""
     camera = Camera(name="probe", width=_FACE_PX, height=_FACE_PX, focal_px=(_FACE_PX / 2,) * 2, principal_px=(_FACE_PX / 2,) * 2)
     bare = replace(scene, sky=None, actors={})
-    colour, opacity = directions.new_zeros(len(directions), 3), directions.new_zeros(len(directions))
+    faces = []
     for turn in _FACES:
         drawn = render(bare, Shot.still(camera, pose(turn, place_world_m), t_us), _COLOUR, backend=backend, exposure=None, sh_degree=0)
         assert drawn.rgb is not None
-        inside = directions @ upload(turn, directions.device)
-        mine = (inside[:, 2] > 0) & (inside[:, :2].abs().amax(dim=1) <= inside[:, 2])
-        at = inside[mine, :2] / inside[mine, 2:]
-        values = torch.cat([drawn.rgb, drawn.opacity[..., None]], dim=-1).permute(2, 0, 1)[None]
-        found = torch.nn.functional.grid_sample(values, at[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
-        colour[mine], opacity[mine] = found[:, :3], found[:, 3]
-    return colour, opacity
+        faces.append(torch.cat([drawn.rgb, drawn.opacity[..., None]], dim=-1))
+    inside = directions @ upload(np.stack(_FACES), directions.device)
+    ahead = inside[..., 2]
+    mine = (ahead > 0) & (inside[..., :2].abs().amax(dim=2) <= ahead)
+    at = inside[..., :2] / ahead.clamp_min(1e-6)[..., None]
+    pictures = torch.stack(faces).permute(0, 3, 1, 2)
+    found = torch.nn.functional.grid_sample(pictures, at[:, None], padding_mode="border", align_corners=False)[:, :, 0]
+    # On an edge between faces the last one counts.
+    last = mine & (mine.flip(0).cumsum(0).flip(0) == 1)
+    colour = (found * last[:, None]).sum(dim=0).T
+    return colour[:, :3], colour[:, 3]
 
 
 _FACES = tuple(

@@ -50,8 +50,8 @@ def relit(
     Args:
         gaussians: in the frame of the body.
         material: of the same Gaussians.
-        world_from_body: pose of the body.
-        eye_world_m: where it is seen from.
+        world_from_body: pose of the body, in the axes of the world and from any origin: float32 resolves best what is near to it.
+        eye_world_m: where it is seen from, from the same origin.
         light: what lights it.
         sun_seen: share of the sun's light that reaches each Gaussian.
         sky_seen: share of the environment's light that does.
@@ -97,7 +97,7 @@ def sun_highlight(
 ) -> Float[Tensor, "N 3"]:
     """Linear radiance of the sun that surfaces mirror towards the eye; unit vectors of the world."""
     facing_eye = (normals * to_eye).sum(dim=1).clamp_min(0.05)
-    to_sun = normals.new_tensor(light.to_sun_world)
+    to_sun = light.to_sun
     facing_sun = (normals @ to_sun).clamp_min(0.0)
     half = torch.nn.functional.normalize(to_eye + to_sun, dim=1)
     alpha = material.roughness.square().clamp_min(0.01)
@@ -106,7 +106,7 @@ def sun_highlight(
     masking = 0.5 / torch.lerp(2 * facing_sun * facing_eye, facing_sun + facing_eye, alpha).clamp_min(1e-4)
     fresnel = material.specular + (1 - material.specular) * (1 - (to_eye * half).sum(dim=1).clamp(0, 1))[:, None] ** 5
     # A matt white surface shows the sun's irradiance over pi.
-    shown = fresnel * (spread * masking * facing_sun * sun_seen * math.pi)[:, None] * normals.new_tensor(light.sun)
+    shown = fresnel * (spread * masking * facing_sun * sun_seen * math.pi)[:, None] * light.sun_rgb
     return shown.clamp_max(BRIGHTEST)
 
 

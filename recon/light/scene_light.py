@@ -16,9 +16,9 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from splatmend.recon.harmonics import basis
+from splatmend.recon.harmonics import basis, quadratic_forms
 from splatmend.recon.sky import look_up, rotation_to_z
-from splatmend.recon.transfer import upload
+from splatmend.recon.transfer import upload, upload_together
 
 _COSINE_LOBE = (1.0, *(2 / 3,) * 3, *(1 / 4,) * 5)
 """Factors of the first three orders of harmonics under the clamped cosine, divided by pi (Ramamoorthi and Hanrahan 2001)."""
@@ -97,10 +97,31 @@ class SceneLight:
             recorded=False,
         )
 
+    @property
+    def to_sun(self) -> Float[Tensor, "3"]:
+        """`to_sun_world` where the environment is."""
+        return self._uploaded[0]
+
+    @property
+    def sun_rgb(self) -> Float[Tensor, "3"]:
+        """`sun` where the environment is."""
+        return self._uploaded[1]
+
+    def towards(self, other: SceneLight, share: float) -> SceneLight:
+        """The light some of the way to another one that differs from it in the environment alone, and not in its size."""
+        mixed = replace(self, environment=torch.lerp(self.environment, other.environment, share))
+        # Integrals over the environment are linear in it, so they are mixed as well, not made anew.
+        vars(mixed).update(
+            _uploaded=self._uploaded,
+            _ambient_forms=torch.lerp(self._ambient_forms, other._ambient_forms, share),
+            _blurred=tuple(torch.lerp(a, b, share) for a, b in zip(self._blurred, other._blurred, strict=True)),
+        )
+        return mixed
+
     def ambient(self, normals_world: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Radiance of white matt surfaces under the environment alone, nothing in its way; unit normals."""
-        turned = normals_world @ upload(self.environment_from_world.T, normals_world.device)
-        return (basis(turned, 2) @ self._ambient_harmonics).clamp_min(0.0)
+        vectors = torch.nn.functional.pad(normals_world @ self._uploaded[2], (0, 1), value=1.0)
+        return ((vectors @ self._ambient_forms).unflatten(1, (3, 4)) * vectors[:, None]).sum(dim=-1).clamp_min(0.0)
 
     def diffuse(
         self,
@@ -110,37 +131,47 @@ class SceneLight:
     ) -> Float[Tensor, "N 3"]:
         """Radiance of white matt surfaces under sun and environment; `sun_seen` is the share of the sun's light that nothing keeps off,
         `sky_seen` that of the environment's, both 1 where they are not given."""
-        facing = (normals_world @ normals_world.new_tensor(self.to_sun_world)).clamp_min(0.0)
+        facing = (normals_world @ self.to_sun).clamp_min(0.0)
         facing = facing if sun_seen is None else facing * sun_seen
         ambient = self.ambient(normals_world)
         if sky_seen is not None:
             ambient = ambient * sky_seen[:, None]
-        return facing[:, None] * normals_world.new_tensor(self.sun) + ambient
+        return facing[:, None] * self.sun_rgb + ambient
 
     def environment_at(self, directions_world: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
         """Radiance of the environment along unit directions."""
-        return look_up(self.environment, directions_world @ upload(self.environment_from_world.T, directions_world.device))
+        return look_up(self.environment, directions_world @ self._uploaded[2])
 
     def mirrored(self, directions_world: Float[Tensor, "N 3"], roughness: Float[Tensor, "N"]) -> Float[Tensor, "N 3"]:
         """What the environment, without the sun, shows along unit directions, blurred as surfaces of that roughness blur it."""
-        turned = directions_world @ upload(self.environment_from_world.T, directions_world.device)
-        levels = torch.stack([look_up(level, turned) for level in self._blurred])
-        steps = roughness.new_tensor(_ROUGHNESS_LEVELS)
+        turned = directions_world @ self._uploaded[2]
+        levels = torch.cat([look_up(some, turned) for some in self._blurred], dim=1).unflatten(1, (len(_ROUGHNESS_LEVELS), 3))
+        steps = self._uploaded[3]
         above = torch.searchsorted(steps, roughness.contiguous()).clamp(1, len(steps) - 1)
         share = ((roughness - steps[above - 1]) / (steps[above] - steps[above - 1])).clamp(0, 1)[:, None]
         rows = torch.arange(len(roughness), device=roughness.device)
-        return levels[above - 1, rows] * (1 - share) + levels[above, rows] * share
+        return levels[rows, above - 1] * (1 - share) + levels[rows, above] * share
 
     @cached_property
-    def _ambient_harmonics(self) -> Float[Tensor, "9 3"]:
-        """Coefficients whose sum over the harmonics of a normal is what a white surface gives back."""
+    def _uploaded(self) -> tuple[Tensor, ...]:
+        """Direction to the sun `[3]`, its radiance `[3]`, what turns directions into the environment `[3, 3]` (they are rows), and the
+        roughness of each blurred level `[6]`, by one copy."""
+        host = (self.to_sun_world, self.sun, self.environment_from_world.T, _ROUGHNESS_LEVELS)
+        return tuple(upload_together([np.asarray(values) for values in host], self.device))
+
+    @cached_property
+    def _ambient_forms(self) -> Float[Tensor, "4 12"]:
+        """Quadratic forms, a 4x4 matrix for each channel side by side, of what a white surface gives back by its normal: sums of harmonics,
+        which one by one would be many small steps."""
         directions, solid = environment_directions(self.environment.shape[0], self.device)
         values = basis(directions, 2) * self.environment.new_tensor(_COSINE_LOBE)
-        return (values * solid[:, None]).T @ self.environment.reshape(-1, 3)
+        harmonics = (values * solid[:, None]).T @ self.environment.reshape(-1, 3)
+        forms = harmonics.T @ upload(quadratic_forms().reshape(9, 16), self.device)
+        return forms.view(3, 4, 4).transpose(0, 1).reshape(4, 12)
 
     @cached_property
-    def _blurred(self) -> tuple[Float[Tensor, "E E2 3"], ...]:
-        """The environment under lobes of growing width."""
+    def _blurred(self) -> tuple[Float[Tensor, "E E2 C"], ...]:
+        """The environment under lobes of growing width, the three channels of one after those of the other; those of one size together."""
         rows = min(_LEVEL_ROWS, self.environment.shape[0])
         small = torch.nn.functional.interpolate(self.environment.permute(2, 0, 1)[None], (rows, 2 * rows), mode="area")[0].permute(1, 2, 0)
         directions, solid = environment_directions(rows, self.device)
@@ -153,8 +184,8 @@ class SceneLight:
             blurred = (weights @ small.reshape(-1, 3)) / weights.sum(dim=1, keepdim=True)
             levels.append(blurred.view(rows, 2 * rows, 3))
         if self.environment.shape[0] > rows:
-            levels[0] = self.environment
-        return tuple(levels)
+            return self.environment, torch.cat(levels[1:], dim=-1)
+        return (torch.cat(levels, dim=-1),)
 
 
 def environment_directions(rows: int, device: str | torch.device = "cpu") -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P"]]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.gaussians import Gaussians, joined
 from splatmend.recon.harmonics import colours
 from splatmend.recon.light.colour import light_from_picture, luminance
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, far_axes, far_picture
@@ -62,7 +62,7 @@ class SceneSun:
 
     def open_at(self, points: Float[Tensor, "P 3"], geometry: OcclusionMaps) -> Float[Tensor, "P"]:
         """Share of the sun's light that the standing scene lets through to points; `geometry` answers where no ground was seen."""
-        to_sun = points.new_tensor(self._light.to_sun_world)
+        to_sun = self._light.to_sun
         height_m = ((points - self._feet_below(points)) @ self._up).clamp_min(0.0)
         landing = points - to_sun * (height_m / (to_sun @ self._up).clamp_min(0.02))[:, None]
         at = (landing - self._centre) @ self._axes[:2].T / self._reach_m
@@ -71,11 +71,11 @@ class SceneSun:
 
     def geometry_around(self, centre: Float[Tensor, "3"], reach_m: float, rows: int) -> OcclusionMaps:
         """The standing scene as the sun sees it around a place."""
-        return cast(self._background, centre.new_tensor([self._light.to_sun_world]), centre, reach_m, rows, backend=self._backend)
+        return cast(self._background, self._light.to_sun[None], centre, reach_m, rows, backend=self._backend)
 
     def _feet_below(self, points: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
         nearest = [torch.cdist(part, self._feet).argmin(dim=1) for part in points.split(1 << 16)]
-        return self._feet[torch.cat(nearest)] if nearest else points
+        return self._feet[joined(nearest)] if nearest else points
 
     def _seen_ground(self) -> Float[Tensor, "1 2 R R"]:
         """The ground from above: how sunlit it is, 0 where it was not seen, and whether it was."""

@@ -14,6 +14,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.edits.apply import EditedScene, Inserted
 from splatmend.recon.exposure import apply_exposure
+from splatmend.recon.gaussians import concatenate
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
 from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.finish import FinishConfig, FinishedFrame, Finisher
@@ -103,6 +104,84 @@ def test_an_absent_body_changes_nothing() -> None:
     )
     frame = draw_insertion(edited, lit_world.from_above())
     assert torch.equal(Finisher(scene, {"ball": asset}, lit_world.light()).finish(frame).rgb, frame.rgb)
+
+
+def beside(asset: Asset, others: dict[str, np.ndarray]) -> EditedScene:
+    """The ball in the middle and others at places (metres, seen from the ground's origin)."""
+    scene = lit_world.with_ball(asset)
+    own = scene.actors["ball"]
+    actors = {"ball": own}
+    for name, shift in others.items():
+        poses = own.track.track.world_from_body.copy()
+        poses[:, :3, 3] += shift
+        actors[name] = replace(own, track=replace(own.track, actor_id=name, track=replace(own.track.track, world_from_body=poses)))
+    inserted = {"ball": Inserted(actor_id="ball", edit=0, asset=asset)}
+    return EditedScene(scene=replace(scene, actors=actors), recorded=lit_world.scene(), inserted=inserted, removed=(), notes=())
+
+
+def test_an_actor_before_the_sun_shades_a_body_and_one_elsewhere_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asset, shot = lit_world.ball(), lit_world.from_above()
+    towards_sun = 3.5 * np.array(TO_SUN)
+
+    def lit(others: dict[str, np.ndarray]) -> torch.Tensor:
+        edited = beside(asset, others)
+        frame = draw_insertion(edited, shot)
+        picture = light_from_picture(Finisher(edited.scene, {"ball": asset}, lit_world.light()).finish(frame).rgb)
+        return torch.where(frame.shares["ball"][..., None] > 0.9, picture, 0.0)
+
+    alone, elsewhere, shaded = lit({}), lit({"other": np.array([-4.0, 4.0, 0.0])}), lit({"other": towards_sun * [1, 1, 0.9]})
+    assert torch.equal(alone, elsewhere)
+    right = slice(52, 60)
+    seen = shaded[30:42, right] > 0
+    assert float(shaded[30:42, right][seen].mean()) < 0.6 * float(alone[30:42, right][seen].mean())
+    sets = [{"before": towards_sun, "elsewhere": np.array([-4.0, 4.0, 0.0])}, {"behind": -6 * np.array(TO_SUN)}]
+    some = [lit(others) for others in sets]
+    monkeypatch.setattr("splatmend.recon.light.finish.may_shade", lambda sizes, *_: np.ones(len(sizes), dtype=bool))
+    for without, others in zip(some, sets, strict=True):
+        assert torch.allclose(without, lit(others), atol=1e-5), "those that were left out change nothing"
+
+
+def test_a_body_out_of_sight_is_drawn_by_its_shadow_alone_and_one_far_away_not_at_all() -> None:
+    asset = lit_world.ball()
+    edited = beside(asset, {})
+    low = lit_world.light().with_sun(0.0, 20.0)
+    finisher = Finisher(edited.scene, {"ball": asset}, low)
+    frame = draw_insertion(edited, lit_world.from_above(-4.5, 2.0))
+    assert "ball" not in frame.in_sight
+    shaded = finisher.finish(frame)
+    assert float(shaded.shadow.max()) > 0.5
+    assert float((shaded.rgb - frame.rgb).abs().max()) > 0.1
+    far = draw_insertion(edited, lit_world.from_above(20.0, 2.0))
+    assert finisher.finish(far).rgb is far.rgb
+
+
+def test_the_scene_before_the_sun_is_kept_between_places_along_the_way() -> None:
+    """Under a moved sun only geometry is asked; a row of posts stands before it."""
+    asset = lit_world.ball()
+    scene = lit_world.with_ball(asset)
+    ball, ground = scene.actors["ball"], scene.background.gaussians
+    height, row = (grid.ravel() for grid in np.meshgrid(np.arange(0, 4, 0.06), np.arange(-4, 8, 0.06)))
+    posts = np.stack([row, np.full_like(row, 3.0), height], axis=1)[np.floor(row) % 2 == 0]
+    wall = replace(ground.select(torch.zeros(len(posts), dtype=torch.long)), means=torch.from_numpy(posts).float())
+    wall = replace(wall, log_scales=torch.full((len(posts), 3), 0.05).log())
+    poses = ball.track.track.world_from_body.copy()
+    poses[0, 0, 3] -= 2.0
+    poses[1, 0, 3] += 2.0
+    ball = replace(ball, track=replace(ball.track, track=replace(ball.track.track, world_from_body=poses)))
+    scene = replace(scene.with_gaussians(concatenate([ground, wall])), actors={"ball": ball})
+    edited = EditedScene(
+        scene=scene, recorded=lit_world.scene(), inserted={"ball": Inserted(actor_id="ball", edit=0, asset=asset)}, removed=(), notes=()
+    )
+    frame, sun = draw_insertion(edited, lit_world.from_above()), lit_world.light().with_sun(90.0, 35.0)
+    points = asset.gaussians.means + torch.tensor([0.0, 0, RADIUS_M])
+    kept, fresh = (
+        Finisher(scene, {"ball": asset}, sun, FinishConfig(probe_step_m=step))._scene_open("ball", frame)(points) for step in (3.0, 0.01)
+    )
+    off = (kept - fresh).abs()
+    # Edges of the posts lie otherwise in the pixels of the sun's picture, and no other place differs.
+    assert float(off.mean()) < 0.005
+    assert float(off.quantile(0.98)) < 0.05
+    assert 0.2 < float(kept.mean()) < 0.8
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import special
 
-from splatmend.recon.harmonics import basis, colours, from_rgb
+from splatmend.recon.harmonics import basis, colours, from_rgb, quadratic_forms
 
 
 def _complex_harmonic(order: int, degree: int, polar: np.ndarray, azimuth: np.ndarray) -> np.ndarray:
@@ -24,6 +24,13 @@ def test_basis_equals_real_harmonics_made_from_scipys_complex_ones() -> None:
             value = _complex_harmonic(abs(order), degree, polar, azimuth)
             columns.append(value.real if order == 0 else np.sqrt(2) * (value.real if order > 0 else value.imag))
     np.testing.assert_allclose(basis(directions, 3).numpy(), np.stack(columns, axis=1), atol=1e-12)
+
+
+def test_quadratic_forms_are_the_first_nine_harmonics() -> None:
+    directions = torch.nn.functional.normalize(torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), dim=1)
+    vectors = np.concatenate([directions.numpy(), np.ones((50, 1))], axis=1)
+    values = np.einsum("ni,kij,nj->nk", vectors, quadratic_forms(), vectors)
+    np.testing.assert_allclose(values, basis(directions, 2).numpy(), atol=1e-12)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])

@@ -147,20 +147,25 @@ def test_many_bodies_take_passes_of_their_own(monkeypatch: pytest.MonkeyPatch) -
         torch.testing.assert_close({**one_by_one.shares, **one_by_one.other_shares}[name], share, atol=1e-6, rtol=0)
 
 
-def test_a_frame_without_insertions_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_behind_is_drawn_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     edited = _edited("ewa", "edits:\n  - remove: car/1\n  - insert: suv\n    as: behind\n    path: {ego: {ahead: -9}}\n")
     drawn = []
     monkeypatch.setattr("splatmend.recon.insertion.frame.render", lambda *a, **k: drawn.append(k) or render(*a, **k))
     with torch.no_grad():
         frame = draw_insertion(edited, _shot(edited.scene))
-    assert len(drawn) == 1
     assert frame.rgb is frame.background_rgb
+    assert frame.depth_m is frame.background_depth_m
+    assert len(drawn) == 1
     torch.testing.assert_close(frame.rgb, _without(edited.recorded, frame.shot, ("car/1",)), atol=1e-5, rtol=0)
     drawn.clear()
     edited = _edited("ewa")
     with torch.no_grad():
-        draw_insertion(edited, _shot(edited.scene), others=True)
-    assert len(drawn) == 2
+        frame = draw_insertion(edited, _shot(edited.scene), others=True)
+        assert len(drawn) == 1
+        assert frame.background_depth_m.shape == frame.background_opacity.shape
+        assert len(drawn) == 2, "a pass for both"
+        assert frame.background_rgb is frame.background_rgb
+    assert len(drawn) == 3
 
 
 def test_what_may_be_seen_is_what_is_drawn() -> None:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from lit_world import GROUND_ALBEDO, RADIUS_M, SKY, SUN, TO_SUN
 
-from splatmend.recon.light.body_light import BodyLight, BodyShape
+from splatmend.datasets.geometry import yaw_pose
+from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.light.body_light import SUN_STEP, BodyLight, BodyShape
 from splatmend.recon.light.colour import light_from_picture
-from splatmend.recon.light.occlusion import cast, dome
+from splatmend.recon.light.occlusion import OcclusionMaps, cast, dome, far_axes, may_shade
 from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.receivers import receivers
 from splatmend.recon.light.relight import mirrored_surroundings, relit, sun_highlight
@@ -40,6 +42,77 @@ def test_a_ball_shades_what_lies_behind_it() -> None:
     maps = cast(lit_world.ball().gaussians, torch.tensor([[0.0, 0, 1]]), torch.zeros(3), 1.2, 96)
     along = torch.tensor([[0.0, 0, -2], [0.5, 0.5, -2], [1.0, 0, -2], [0, 0, 2], [0, 0, RADIUS_M], [3.0, 0, 0]])
     assert maps.open_to(along, 0.1)[:, 0].tolist() == pytest.approx([0, 0, 1, 1, 1, 1], abs=0.05)
+
+
+def test_look_ups_are_those_of_four_pixels_one_by_one() -> None:
+    random = np.random.default_rng(0)
+    sources, rows, reach_m, bias_m, centre = dome(5), 6, 2.0, 0.3, np.array([40.0, -3.0, 1.0])
+    opacity, depth_m = random.uniform(0, 1, (5, rows, rows)), random.uniform(-2, 2, (5, rows, rows))
+    maps = OcclusionMaps(
+        sources=sources,
+        axes=far_axes(sources),
+        centre=torch.from_numpy(centre).float(),
+        reach_m=reach_m,
+        opacity=torch.from_numpy(opacity).float(),
+        depth_m=torch.from_numpy(depth_m).float(),
+    )
+    points = centre + random.uniform(-4, 4, (60, 3))
+    expected = np.ones((60, 5))
+    for source, axes in enumerate(maps.axes.double().numpy()):
+        for number, (across, down, away) in enumerate((points - centre) @ axes.T):
+            at = np.array([across / reach_m + 1, down / reach_m + 1]) * rows / 2 - 0.5
+            corner = np.floor(at).astype(int)
+            for column, row in corner + np.array([[0, 0], [1, 0], [0, 1], [1, 1]]):
+                if 0 <= column < rows and 0 <= row < rows:
+                    weight = (1 - abs(at[0] - column)) * (1 - abs(at[1] - row))
+                    behind = np.clip((away - depth_m[source, row, column]) / bias_m - 1, 0, 1)
+                    expected[number, source] -= weight * opacity[source, row, column] * behind
+    found = maps.open_to(torch.from_numpy(points).float(), bias_m)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+    assert 0.2 < float((found < 1).float().mean()) < 0.8
+
+
+def test_what_may_shade_is_what_shades() -> None:
+    """Bodies all around a place: one that takes sunlight from a point there is never left out, most others are."""
+    random, to_sun, reach_m, far_m = np.random.default_rng(1), np.array(TO_SUN), 1.2, 3.0
+    ask = torch.from_numpy(random.uniform(-far_m / 2, far_m / 2, (400, 3))).float()
+    left_out = shading = 0
+    for _ in range(150):
+        size, box = np.array([2.0, 1.0, 1.0]), yaw_pose(random.uniform(-3, 3), random.uniform(-4, 4, 3))
+        means = torch.from_numpy(random.uniform(-0.5, 0.5, (40, 3)) * size @ box[:3, :3].T + box[:3, 3]).float()
+        body = Gaussians(
+            means=means,
+            quats_wxyz=torch.tensor([1.0, 0, 0, 0]).repeat(40, 1),
+            log_scales=torch.full((40, 3), -2.5),
+            opacity_logits=torch.full((40,), 3.0),
+            sh=torch.zeros(40, 1, 3),
+        )
+        shades = bool((cast(body, torch.tensor([TO_SUN]), torch.zeros(3), reach_m, 32).open_to(ask, 0.1) < 1).any())
+        may = bool(may_shade(size[None], box[None], to_sun, np.zeros(3), reach_m, far_m)[0])
+        assert may or not shades
+        left_out += not may
+        shading += shades
+    assert left_out > 50
+    assert shading > 15
+
+
+def test_what_the_sun_sees_of_a_body_is_kept_while_it_hardly_moves() -> None:
+    body, sun = shape(), np.array(TO_SUN)
+    kept = body.in_sun(sun)
+    turned = yaw_pose(math.radians(0.02), np.zeros(3))[:3, :3] @ sun
+    assert body.in_sun(turned) is kept
+    # On the ground around it, the worst of what rounding the direction does is less than a pixel of its picture.
+    x, y = torch.meshgrid(torch.linspace(-3, 3, 61), torch.linspace(-3, 3, 61), indexing="xy")
+    ground = torch.stack([x.flatten(), y.flatten(), torch.full((61 * 61,), -RADIUS_M)], dim=1)
+    off = [
+        (body.in_sun(to_sun).maps.open_to(ground, 0.1) - body.seen_from(torch.from_numpy(to_sun)[None].float()).open_to(ground, 0.1)).abs()
+        for to_sun in (sun, turned)
+    ]
+    assert max(float(one.mean()) for one in off) < 2e-3
+    assert max(float(one.max()) for one in off) < 0.2
+    again = body.in_sun(yaw_pose(2 * SUN_STEP, np.zeros(3))[:3, :3] @ sun)
+    assert again is not kept
+    torch.testing.assert_close(body.in_sun(sun).past_itself, kept.past_itself)
 
 
 def test_the_dome_covers_the_sky_evenly() -> None:

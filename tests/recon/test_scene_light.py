@@ -43,6 +43,19 @@ def test_mirrors_blur_with_roughness() -> None:
     assert 0.2 < dull[1] < dull[0] < 0.9
 
 
+@pytest.mark.parametrize("rows", [16, 32])
+def test_some_of_the_way_to_another_light_is_the_light_of_the_mixed_environment(rows: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    here, ahead = (light(torch.rand(rows, 2 * rows, 3, generator=random)) for _ in range(2))
+    mixed, fresh = here.towards(ahead, 0.3), light(torch.lerp(here.environment, ahead.environment, 0.3))
+    directions = torch.nn.functional.normalize(torch.randn(40, 3, generator=random), dim=1)
+    roughness = torch.rand(40, generator=random)
+    torch.testing.assert_close(mixed.ambient(directions), fresh.ambient(directions), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed.environment_at(directions), fresh.environment_at(directions), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed.mirrored(directions, roughness), fresh.mirrored(directions, roughness), atol=1e-5, rtol=0)
+    assert float((mixed.ambient(directions) - here.ambient(directions)).abs().max()) > 1e-3
+
+
 def test_moving_the_sun_turns_the_sky_with_it() -> None:
     directions, _ = environment_directions(ROWS)
     glow = torch.exp(8 * (directions @ torch.tensor([0.8, 0.0, 0.6]) - 1))[:, None].expand(-1, 3).reshape(ROWS, 2 * ROWS, 3)
