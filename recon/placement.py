@@ -141,7 +141,7 @@ class _BodyTable:
         lefts = np.zeros((count, 4, 4))
         lefts[0] = np.eye(4)
         if poses:
-            lefts[1:] = np.tensordot(Rotation.from_matrix(rotations[1:]).as_quat(scalar_first=True), _LEFT, 1)
+            lefts[1:] = (Rotation.from_matrix(rotations[1:]).as_quat(scalar_first=True) @ _LEFT.reshape(4, 16)).reshape(-1, 4, 4)
         values = np.zeros((count, 28))
         values[1:, :9] = rotations[1:].reshape(-1, 9)
         values[1:, 9:12] = shifts[1:]
@@ -150,11 +150,11 @@ class _BodyTable:
         if moved_by_camera:
             # The picture of a camera that turns by a about its axes is that of Gaussians which turn by -a about its place.
             axes, place = scene_from_camera[:3, :3], scene_from_camera[:3, 3]
-            turns = np.tensordot(-axes.T, _CROSS, 1)  # a matrix for each axis of the camera
+            turns = (-axes.T @ _CROSS.reshape(3, 9)).reshape(3, 3, 3)  # a matrix for each axis of the camera
             by_camera = np.zeros((count, 6, 28))
             by_camera[:, :3, :9] = (turns @ rotations[:, None]).reshape(count, 3, 9)
-            by_camera[:, :3, 9:12] = np.einsum("kij,mj->mki", turns, shifts - place)
-            by_camera[:, :3, 12:] = (np.tensordot(-axes.T / 2, _LEFT[1:], 1) @ lefts[:, None]).reshape(count, 3, 16)
+            by_camera[:, :3, 9:12] = ((shifts - place) @ turns.reshape(9, 3).T).reshape(count, 3, 3)
+            by_camera[:, :3, 12:] = ((-axes.T / 2 @ _LEFT[1:].reshape(3, 16)).reshape(3, 4, 4) @ lefts[:, None]).reshape(count, 3, 16)
             by_camera[:, 3:, 9:12] = -axes.T
             by_camera = by_camera.transpose(0, 2, 1)
         if moved_alone:

@@ -20,7 +20,7 @@ from splatmend.recon.raster.camera_rays import RayCamera
 from splatmend.recon.raster.types import RasterInputs, RasterOutput, RasterStats
 from splatmend.recon.transfer import upload_together
 
-RAY_TILE_PX = 16
+RAY_TILE_PX = 8
 """Side of the tiles that `ray` is drawn in."""
 
 

@@ -21,7 +21,7 @@ def test_our_step_is_timed_and_taken_apart(model: str, tmp_path: Path, monkeypat
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["environment", "step", "kernels", "pictures"]
     _, step, kernels, pictures = lines
-    assert step["way"] == kernels["way"] == "ours, tiles of 16"
+    assert step["way"] == kernels["way"] == f"ours, tiles of {fit_step.gsplat_backend.RAY_TILE_PX}"
     assert len(step["all_ms"]) == 2
     spent = [kernel["ms"] for kernel in kernels["kernels"]]
     assert spent == sorted(spent, reverse=True)
