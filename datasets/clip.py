@@ -180,11 +180,11 @@ class Clip:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def iter_rgb(self) -> Iterator[np.ndarray]:
-        """Frames `[H, W, 3]` uint8 in order, one at a time."""
+    def iter_rgb(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Frames `[H, W, 3]` uint8 in order, one at a time: those from `start` up to, not including, `stop`."""
         if self.video is None:
-            size = None
-            for path in self.images:
+            size = read_image(self.images[0]).shape if start else None
+            for path in self.images[start:stop]:
                 picture = read_image(path)
                 size = size or picture.shape
                 if picture.shape != size:
@@ -197,10 +197,13 @@ class Clip:
         # Files from before they said how they were padded, and what OpenCV reads, are cut to the camera's size.
         first = self.frames[0].shot
         height, width = (None, None) if first is None else (first.camera.height, first.camera.width)
-        count = 0
+        last, count = len(self.frames) if stop is None else stop, 0
         for rgb in iter_video(self.video):
             count += 1
-            yield rgb[:height, :width]
+            if start < count <= last:
+                yield rgb[:height, :width]
+            if stop is not None and count == stop:
+                return
         if count < len(self.frames):
             raise UserError(f"{self.video}: it holds {count} frames where {len(self.frames)} are listed; write the clip again.")
 

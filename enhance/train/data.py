@@ -29,7 +29,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from splatmend.datasets.artifact import plain
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.images import read_image
 from splatmend.enhance.flow_loss import target_flow
 from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.insertion import CHANNELS, inserted_masks, insertion_channels
@@ -192,7 +191,7 @@ class ClipCache:
     def frames(self, clip: Clip, start: int, stop: int, short_side_px: int | None) -> np.ndarray:
         """Frames `[T, H, W, 3]` uint8 of a clip."""
         key = (str(clip.path), start, stop, short_side_px)
-        return self._kept(key, lambda: np.stack([_reduced(rgb, short_side_px) for rgb in _read(clip, start, stop)]))
+        return self._kept(key, lambda: np.stack([_reduced(rgb, short_side_px) for rgb in clip.iter_rgb(start, stop)]))
 
     def opacity(self, clip: Clip, start: int, stop: int) -> np.ndarray:
         """Opacity `[T, H, W, 1]` uint8 of a clip's frames at their full size, 255 where it does not say."""
@@ -491,13 +490,6 @@ def read_pairs(index: Path) -> list[dict[str, str]]:
     ):
         raise UserError(f"{index}: every line needs the entries degraded and target, which are paths; write the index again.")
     return lines
-
-
-def _read(clip: Clip, start: int, stop: int) -> Iterator[np.ndarray]:
-    if clip.video is None:
-        yield from (read_image(path) for path in clip.images[start:stop])
-    else:
-        yield from islice(clip.iter_rgb(), start, stop)
 
 
 def _opacity(clip: Clip, start: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -93,14 +93,23 @@ def test_a_clip_with_an_absent_frame_is_refused(tmp_path: Path) -> None:
         open_clip(tmp_path / "clip")
 
 
+@pytest.mark.parametrize("encoding", ["png", "h264"])
+def test_a_span_of_a_clip_is_read_as_in_the_whole(tmp_path: Path, encoding: Encoding) -> None:
+    clip = _write(tmp_path / "clip", encoding)
+    whole = list(clip.iter_rgb())
+    for start, stop in ((0, None), (0, 2), (1, 3), (2, None), (3, 4)):
+        np.testing.assert_array_equal(list(clip.iter_rgb(start, stop)), whole[start:stop])
+
+
 def test_a_folder_of_images_is_a_clip_of_one_size(tmp_path: Path) -> None:
     for i, size in enumerate((16, 16, 20)):
         write_image(tmp_path / f"{i}.png", np.full((16, size, 3), 40 * i, dtype=np.uint8))
     clip = open_clip(tmp_path)
     assert len(clip) == 3
     assert clip.frames[0].shot is None
-    with pytest.raises(UserError, match=r"2\.png: it has 20x16 pixels"):
-        list(clip.iter_rgb())
+    for span in ((0, None), (2, 3)):
+        with pytest.raises(UserError, match=r"2\.png: it has 20x16 pixels"):
+            list(clip.iter_rgb(*span))
     with pytest.raises(UserError, match="neither a manifest"):
         open_clip(tmp_path.parent)
 
