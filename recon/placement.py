@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from splatmend.datasets.geometry import inverse
 from splatmend.recon.gaussians import Gaussians, joined, joined_harmonics
@@ -80,35 +82,31 @@ def place(
         coloured: whether colours are wanted.
     """
     device = background.device
-    ids = tuple(name for name, _, _ in actors)
-    own_twists, camera_twist = (None, None) if twists is None else twists.of(ids)
+    own_twists, camera_twist = (None, None) if twists is None else twists.of(tuple(name for name, _, _ in actors))
     poses = [pose for _, _, pose in actors]
     table = _BodyTable.of(poses, scene_from_camera, moved_by_camera=camera_twist is not None, moved_alone=own_twists is not None)
     eyes = np.stack([scene_from_camera[:3, 3], *((inverse(pose) @ scene_from_camera[:, 3])[:3] for pose in poses)])
-    uploaded = [inverse(scene_from_camera), eyes, table.values, *(a for a in (table.by_camera, table.by_actor) if a is not None)]
-    camera_from_scene, eye_of, values, *slopes = upload_together(uploaded, device)
-    if camera_twist is not None:
-        values = torch.addmv(values.flatten(), slopes[0].flatten(0, 1), camera_twist).view(values.shape)
-    means, quats = background.means, background.quats_wxyz
-    directions = [background.means - eye_of[0]]
-    # Splits, not indices: their gradients are one copy each.
-    of_background, motions = values.split([1, len(actors)])
-    if camera_twist is not None:
-        # The table holds what is added to the background, so that its own numbers are never rounded by a product.
-        turn, shift, left = of_background.split(_PARTS, dim=1)
-        means = torch.addmm(means, means, turn.view(3, 3).T) + shift
-        quats = torch.addmm(quats, quats, left.view(4, 4).T)
+    uploaded = [inverse(scene_from_camera), eyes, table.motions, *(a for a in (table.by_camera, table.by_actor) if a is not None)]
+    camera_from_scene, eye_of, motions, *slopes = upload_together(uploaded, device)
+    # Before they are moved: per Gaussian where it lies in its body, and which body that is; the background's first.
+    own = [(background.means, background.quats_wxyz)]
+    means, quats = own[0]
+    directions = [means - eye_of[0]]
+    body = None
     if actors:
-        if own_twists is not None:
-            motions = motions + (own_twists[:, None, :] @ slopes[-1]).squeeze(1)
         body = _bodies(tuple(len(gaussians) for _, gaussians, _ in actors), device)
-        turn, shift, left = motions.index_select(0, body).split(_PARTS, dim=1)
         own_means = joined([gaussians.means for _, gaussians, _ in actors])
         own_quats = joined([gaussians.quats_wxyz for _, gaussians, _ in actors])
+        # A split, not indices: its gradients are one copy each.
+        turn, shift, left = motions.index_select(0, body).split(_PARTS, dim=1)
         placed_means = (turn.unflatten(1, (3, 3)) * own_means[:, None, :]).sum(dim=-1) + shift
         placed_quats = (left.unflatten(1, (4, 4)) * own_quats[:, None, :]).sum(dim=-1)
         directions.append(own_means - eye_of[1:].index_select(0, body))
+        own.append((own_means, own_quats))
         means, quats = torch.cat([means, placed_means]), torch.cat([quats, placed_quats])
+    if slopes:
+        by_camera, by_actor = (slopes[0] if camera_twist is not None else None), (slopes[-1] if own_twists is not None else None)
+        means, quats = _Twisted.apply(means, quats, camera_twist, own_twists, by_camera, by_actor, body, own)
     seen_along = joined(directions)
     parts = [background, *(gaussians for _, gaussians, _ in actors)]
     view = camera_from_scene[2]
@@ -118,18 +116,60 @@ def place(
         scales=joined([part.log_scales for part in parts]).exp(),
         opacities=joined([part.opacity_logits for part in parts]).sigmoid(),
         rgb=colours(joined_harmonics([part.sh for part in parts]), seen_along, sh_degree) if coloured else None,
-        depths_m=means @ view[:3] + view[3],
+        depths_m=torch.addmv(view[3], means, view[:3]),
         directions=seen_along,
         camera_from_scene=camera_from_scene,
     )
 
 
+class _Twisted(torch.autograd.Function):
+    """Means and quaternions in the scene's frame as they are; going back, the gradients of the twists.
+
+    Twists are zero, so only their slopes count: per body the sums of outer products of what comes back and what was moved.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Float[Tensor, "N 3"],
+        quats: Float[Tensor, "N 4"],
+        camera_twist: Float[Tensor, "6"] | None,
+        own_twists: Float[Tensor, "M-1 6"] | None,
+        by_camera: Float[Tensor, "M 28 6"] | None,
+        by_actor: Float[Tensor, "M-1 6 28"] | None,
+        body: Int[Tensor, "n"] | None,
+        own: Sequence[tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """`own`: means and quaternions before they were moved, of the background and, where there are any, of all actors."""
+        ctx.slopes, ctx.body = (by_camera, by_actor), body
+        ctx.save_for_backward(*(tensor for pair in own for tensor in pair))
+        return means.view_as(means), quats.view_as(quats)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_means: Tensor, g_quats: Tensor) -> tuple[Tensor | None, ...]:
+        (by_camera, by_actor), (means, quats, *of_actors) = ctx.slopes, ctx.saved_tensors
+        by_numbers = []
+        if by_camera is not None:
+            g, q = g_means[: len(means)], g_quats[: len(means)]
+            by_numbers.append(torch.cat([(g.T @ means).flatten(), g.sum(dim=0), (q.T @ quats).flatten()])[None])
+        if of_actors:
+            own_means, own_quats = of_actors
+            g, q = g_means[len(means) :], g_quats[len(means) :]
+            products = (g[:, :, None] * own_means[:, None, :]).flatten(1), g, (q[:, :, None] * own_quats[:, None, :]).flatten(1)
+            count = (len(by_camera) - 1) if by_actor is None else len(by_actor)
+            by_numbers.append(g.new_zeros(count, sum(_PARTS)).index_add_(0, ctx.body, torch.cat(products, dim=1)))
+        of_camera = None if by_camera is None else torch.cat(by_numbers).flatten() @ by_camera.flatten(0, 1)
+        alone = None if by_actor is None else (by_actor @ by_numbers[-1][:, :, None]).squeeze(2)
+        return g_means, g_quats, of_camera, alone, None, None, None, None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _BodyTable:
-    """Per body the rotation matrix, the shift and the matrix that multiplies quaternions, flattened (9 + 3 + 16), less the identity for
-    the background; with the slopes of these numbers by the camera's twist and by the body's own, where they are wanted."""
+    """Per actor the rotation matrix, the shift and the matrix that multiplies quaternions, flattened (9 + 3 + 16); with the slopes of these
+    numbers by the camera's twist (of the background's, too) and by the actor's own, where they are wanted."""
 
-    values: Float[np.ndarray, "M 28"]
+    motions: Float[np.ndarray, "M-1 28"]
     by_camera: Float[np.ndarray, "M 28 6"] | None
     by_actor: Float[np.ndarray, "M-1 6 28"] | None
 
@@ -142,10 +182,7 @@ class _BodyTable:
         lefts[0] = np.eye(4)
         if poses:
             lefts[1:] = (Rotation.from_matrix(rotations[1:]).as_quat(scalar_first=True) @ _LEFT.reshape(4, 16)).reshape(-1, 4, 4)
-        values = np.zeros((count, 28))
-        values[1:, :9] = rotations[1:].reshape(-1, 9)
-        values[1:, 9:12] = shifts[1:]
-        values[1:, 12:] = lefts[1:].reshape(-1, 16)
+        motions = np.concatenate([rotations[1:].reshape(-1, 9), shifts[1:], lefts[1:].reshape(-1, 16)], axis=1)
         by_camera = by_actor = None
         if moved_by_camera:
             # The picture of a camera that turns by a about its axes is that of Gaussians which turn by -a about its place.
@@ -162,7 +199,7 @@ class _BodyTable:
             by_actor[:, :3, :9] = (rotations[1:, None] @ _CROSS).reshape(-1, 3, 9)
             by_actor[:, :3, 12:] = (lefts[1:, None] @ (_LEFT[1:] / 2)).reshape(-1, 3, 16)
             by_actor[:, 3:, 9:12] = rotations[1:].transpose(0, 2, 1)
-        return _BodyTable(values=values, by_camera=by_camera, by_actor=by_actor)
+        return _BodyTable(motions=motions, by_camera=by_camera, by_actor=by_actor)
 
 
 _PARTS = [9, 3, 16]
