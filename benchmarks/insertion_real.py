@@ -5,12 +5,12 @@
     python benchmarks/insertion_real.py --toy --work FOLDER --out rows.jsonl                     # a small street, on the CPU
 
 The lead vehicle is the actor that is longest ahead of the recorded one in its lane. The first asset takes its place while the last one
-comes towards it; then the lead is taken out, without and with the background mended. Files of edits, assets, clips and pictures stay in
-the working folder. Without `--asset` the lead itself is harvested and put in.
+comes towards it; then the lead is only taken out; both without and with the background mended (`insert --heal`). Files of edits, assets,
+clips and pictures stay in the working folder. Without `--asset` the lead itself is harvested and put in.
 
 Where no edit may reach (away from bodies, the lead's own pixels and shadows, by a margin) the finished clip must be the raw render: both
-are scored against the photos there. Of the hole that is left are told, of the pixels before the lead's box, the shares that no recorded
-shot saw past it and that are see-through, and PSNR against photos of other times where one of these shows what is behind.
+are scored against the photos there. Of the hole that is left rows say which share of the pixels before the lead's box show what no
+recorded shot saw past it, and which share is see-through. The rest is for eyes: the pictures.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ from splatmend.recon.light.estimate import EstimateConfig, estimate_light
 from splatmend.recon.light.finish import Finisher
 from splatmend.recon.light.receivers import receivers
 from splatmend.recon.light.scene_light import SceneLight
-from splatmend.recon.references import references_of
 from splatmend.recon.render import RenderOutput, render
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene import Scene
@@ -74,6 +73,8 @@ TOY = StreetConfig(seed=3, duration_s=0.8, width=128, height=80, cameras=("FRONT
 TOY_ITERATIONS = 120
 TOY_LIGHT = EstimateConfig(shots=3, step_deg=15.0, roofs_m=(0.0,))
 SHOWN = 6
+SOLID = 0.5
+"""Pixels of less opacity are see-through."""
 PUT_IN, TAKEN_OUT = "put-in", "taken-out"
 
 
@@ -106,9 +107,11 @@ class Trial:
             return np.zeros((shot.camera.height, shot.camera.width), dtype=bool)
         return silhouette(track.size_m, track.world_from_actor(shot.mid_us), shot, self.scene.camera_model)
 
-    def edited(self, file: Path) -> EditedScene:
+    def edited(self, file: Path, *, mended: bool) -> EditedScene:
+        """The scene as a file has it, with the background mended where vehicles are taken out or not."""
         edits = read_edits(file)
-        return with_materials(apply_edits(self.scene, edits, asset_loader(self.work / "assets", self.work)), edits, self.light)
+        edited = apply_edits(self.scene, edits, asset_loader(self.work / "assets", self.work))
+        return with_materials(healed(edited) if mended else edited, edits, self.light)
 
     def rendered(self, edited: EditedScene, name: str) -> Path:
         """Naive and finished clips of an edited scene; their folder."""
@@ -134,23 +137,26 @@ def lead_vehicle(scene: Scene) -> str:
 
 
 def put_in_rows(trial: Trial, assets: list[str], oncoming: tuple[float, float, float]) -> Iterator[dict[str, Any]]:
-    """The lead is replaced and a vehicle comes towards the recorded one: a row for the naive and one for the finished clip."""
+    """The lead is replaced and a vehicle comes towards the recorded one: rows for naive and finished clips."""
     left, ahead, speed = oncoming
     file = trial.work / f"{PUT_IN}.yaml"
     file.write_text(
         f"edits:\n  - replace: {trial.lead}\n    asset: {assets[0]}\n    as: lead\n  - insert: {assets[-1]}\n    as: oncoming\n"
         f"    path: {{ego: {{left: {left:g}, ahead: {ahead:g}, speed: {speed:g}, direction: against}}}}\n"
     )
-    edited = trial.edited(file)
-    folder = trial.rendered(edited, PUT_IN)
-    boxes = [json.loads(line) for line in (folder / "boxes.jsonl").read_text().splitlines()]
-    about = {"edit": PUT_IN, "lead": trial.lead, "assets": assets, "notes": list(edited.notes), "frames": len(trial.trajectory)}
-    about["mask_px"] = {name: round(_mean([row["mask_pixels"] for row in boxes if row["actor_id"] == name])) for name in edited.inserted}
-    clips = {name: open_clip(folder / name) for name in (NAIVE, FINISHED)}
-    free = untouched(trial, clips[FINISHED], folder / FINISHED / "shadow", tuple(edited.inserted))
-    for name in clips:
-        yield about | {"clip": name} | compared(trial.photos, trial.raw.iter_rgb(), clips[name].iter_rgb(), free)
-    write_sheet(trial.work / f"{PUT_IN}.png", trial.photos, *(list(clip.iter_rgb()) for clip in (trial.raw, *clips.values())))
+    columns = []
+    for mended in (False, True):
+        edited = trial.edited(file, mended=mended)
+        folder = trial.rendered(edited, PUT_IN + ("-mended" if mended else ""))
+        boxes = [json.loads(line) for line in (folder / "boxes.jsonl").read_text().splitlines()]
+        clips = {name: open_clip(folder / name) for name in (NAIVE, FINISHED)}
+        free = untouched(trial, clips[FINISHED], folder / FINISHED / "shadow", tuple(edited.inserted))
+        about = {"edit": PUT_IN, "mended": mended, "lead": trial.lead, "assets": assets, "notes": list(edited.notes)}
+        about |= {"frames": len(trial.trajectory), "mask_px": {name: _mean_mask(boxes, name) for name in edited.inserted}}
+        for name, clip in clips.items():
+            yield about | {"clip": name} | compared(trial.photos, trial.raw.iter_rgb(), clip.iter_rgb(), free)
+        columns.append(list(clips[FINISHED].iter_rgb()))
+    write_sheet(trial.work / f"{PUT_IN}.png", trial.photos, list(trial.raw.iter_rgb()), *columns)
 
 
 def untouched(trial: Trial, clip: Clip, shadows: Path, bodies: tuple[str, ...]) -> list[Bool[np.ndarray, "H W"]]:
@@ -201,51 +207,41 @@ def taken_out_rows(trial: Trial) -> Iterator[dict[str, Any]]:
     """The lead is taken out, without and with the background mended: what is seen in its place."""
     file = trial.work / f"{TAKEN_OUT}.yaml"
     file.write_text(f"edits:\n  - remove: {trial.lead}\n")
-    plain = trial.edited(file)
-    mended = healed(plain)
-    views = _views(trial, mended)
-    references = references_of(trial.scene, trial.log, 1)
-    shown = {"plain": plain.scene, "heal": mended.scene}
-    pictures: dict[str, list[np.ndarray]] = {name: [] for name in shown}
-    squares, counts = dict.fromkeys(shown, 0.0), dict.fromkeys((*shown, "box", "unseen", "known"), 0)
+    shown = {mended: trial.edited(file, mended=mended).scene for mended in (False, True)}
+    views = _views(trial, shown[True])
+    pictures: dict[bool, list[np.ndarray]] = {mended: [] for mended in shown}
+    through = dict.fromkeys(shown, 0)
+    pixels = unseen = 0
     for shot in trial.trajectory:
         box = trial.lead_before(shot)
-        drawn = {name: _drawn(scene, shot) for name, scene in shown.items()}
-        seen = receivers(shot, trial.scene.camera_model, drawn["heal"].depth_m, drawn["heal"].opacity, trial.scene.origin_world_m)
+        drawn = {mended: _drawn(scene, shot) for mended, scene in shown.items()}
+        seen = receivers(shot, trial.scene.camera_model, drawn[True].depth_m, drawn[True].opacity, trial.scene.origin_world_m)
         level = seen.points[torch.from_numpy(box)] @ torch.as_tensor(level_axes(trial.scene.up_world), dtype=seen.points.dtype).T
-        nobody = ~views.look_at(level).seen.numpy() & seen.valid.numpy()[box]
-        layer = references.of(shot, without=(trial.lead,))[0]
-        known = box & (layer[..., 3] == 255)
-        counts["box"] += int(box.sum())
-        counts["unseen"] += int(nobody.sum())
-        counts["known"] += int(known.sum())
-        for name, one in drawn.items():
-            pictures[name].append(to_uint8(one.rgb.numpy()))
-            squares[name] += float(np.square(pictures[name][-1][known].astype(float) - layer[known][:, :3]).sum())
-            counts[name] += int((one.opacity.numpy()[box] < 0.5).sum())
-    total = max(counts["box"], 1)
-    for name in shown:
+        pixels += int(box.sum())
+        unseen += int((~views.look_at(level).seen.numpy() & seen.valid.numpy()[box]).sum())
+        for mended, one in drawn.items():
+            pictures[mended].append(to_uint8(one.rgb.numpy()))
+            through[mended] += int((one.opacity.numpy()[box] < SOLID).sum())
+    for mended in shown:
         yield {
             "edit": TAKEN_OUT,
-            "clip": name,
+            "mended": mended,
             "lead": trial.lead,
             "frames": len(trial.trajectory),
-            "box_share": round(counts["box"] / (len(trial.trajectory) * trial.photos[0][..., 0].size), 4),
-            "never_seen_share": round(counts["unseen"] / total, 4),
-            "see_through_share": round(counts[name] / total, 4),
-            "known_share": round(counts["known"] / total, 4),
-            "known_db": round(decibels(squares[name], counts["known"]), 2),
+            "box_share": round(pixels / (len(trial.trajectory) * trial.photos[0][..., 0].size), 4),
+            "never_seen_share": round(unseen / max(pixels, 1), 4),
+            "see_through_share": round(through[mended] / max(pixels, 1), 4),
         }
-    write_sheet(trial.work / f"{TAKEN_OUT}.png", trial.photos, list(trial.raw.iter_rgb()), pictures["plain"], pictures["heal"])
+    write_sheet(trial.work / f"{TAKEN_OUT}.png", trial.photos, list(trial.raw.iter_rgb()), pictures[False], pictures[True])
 
 
-def _views(trial: Trial, mended: EditedScene) -> Views:
+def _views(trial: Trial, emptied: Scene) -> Views:
     """All recorded shots, asked what they saw past the lead."""
     level_from_world = np.eye(4)
     level_from_world[:3, :3] = level_axes(trial.scene.up_world)
     level_from_world[:3, 3] = -level_from_world[:3, :3] @ trial.scene.origin_world_m
     lead = RemovedActor.of(trial.scene, trial.lead, level_from_world)
-    return Views(trial.scene, mended.scene, [lead], [one.shot for one in trial.scene.shots], level_from_world)
+    return Views(trial.scene, emptied, [lead], [one.shot for one in trial.scene.shots], level_from_world)
 
 
 def _drawn(scene: Scene, shot: Shot) -> RenderOutput:
@@ -258,8 +254,10 @@ def decibels(squares: float, pixels: int) -> float:
     return 10 * math.log10(255.0**2 * 3 * pixels / squares) if squares > 0 else math.inf
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / max(len(values), 1)
+def _mean_mask(boxes: list[dict[str, Any]], name: str) -> int:
+    """Mean pixels that a body shows while it is there."""
+    pixels = [row["mask_pixels"] for row in boxes if row["actor_id"] == name]
+    return round(sum(pixels) / max(len(pixels), 1))
 
 
 def write_sheet(path: Path, *columns: list[UInt8[np.ndarray, "H W 3"]]) -> None:
@@ -328,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
         for row in rows:
             print(json.dumps(row), flush=True)
             file.write(json.dumps(row) + "\n")
-    print(f"pictures: {chosen.work / PUT_IN}.png (photo, raw, naive, finished), {chosen.work / TAKEN_OUT}.png (photo, raw, plain, mended)")
+    print(f"pictures: {chosen.work / PUT_IN}.png and {chosen.work / TAKEN_OUT}.png: photo, raw, edited, edited and mended")
     return 0
 
 
