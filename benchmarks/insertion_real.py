@@ -8,9 +8,9 @@ The lead vehicle is the actor that is longest ahead of the recorded one in its l
 comes towards it; then the lead is only taken out; both without and with the background mended (`insert --heal`). Files of edits, assets,
 clips and pictures stay in the working folder. Without `--asset` the lead itself is harvested and put in.
 
-Where no edit may reach (away from bodies, the lead's own pixels and shadows, by a margin) the finished clip must be the raw render: both
-are scored against the photos there. Of the hole that is left rows say which share of the pixels before the lead's box show what no
-recorded shot saw past it, and which share is see-through. The rest is for eyes: the pictures.
+Where no edit may reach (away from bodies, the lead's own pixels and the shadows of both, by a margin) the finished clip must be the raw
+render: both are scored against the photos there. Of the hole that is left rows say which share of the pixels before the lead's box show
+what no recorded shot saw past it, and which share is see-through. The rest is for eyes: the pictures.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from splatmend.recon.edits.reading import read_edits
 from splatmend.recon.fit.fit import fit
 from splatmend.recon.insertion.boxes import silhouette
 from splatmend.recon.insertion.clips import FINISHED, NAIVE, render_insertion
+from splatmend.recon.insertion.frame import draw_insertion
 from splatmend.recon.insertion.prepare import healed, with_materials
 from splatmend.recon.light.estimate import EstimateConfig, estimate_light
 from splatmend.recon.light.finish import Finisher
@@ -106,6 +107,15 @@ class Trial:
         if not track.is_labelled(shot.mid_us):
             return np.zeros((shot.camera.height, shot.camera.width), dtype=bool)
         return silhouette(track.size_m, track.world_from_actor(shot.mid_us), shot, self.scene.camera_model)
+
+    @cached_property
+    def lead_shadows(self) -> list[Bool[np.ndarray, "H W"]]:
+        """Where the recorded lead casts its shadow in each frame: it leaves with it where the background is mended."""
+        edits = self.work / "lead.yaml"
+        edits.write_text(f"edits:\n  - move: {self.lead}\n    path: {{follow: {{actor: {self.lead}}}}}\n")
+        itself = apply_edits(self.scene, read_edits(edits), asset_loader(None, self.work))
+        finisher = Finisher(itself.scene, {self.lead: None}, self.light)
+        return [(to_uint8(finisher.finish(draw_insertion(itself, shot)).shadow.numpy()) > 0) for shot in self.trajectory]
 
     def edited(self, file: Path, *, mended: bool) -> EditedScene:
         """The scene as a file has it, with the background mended where vehicles are taken out or not."""
@@ -160,13 +170,13 @@ def put_in_rows(trial: Trial, assets: list[str], oncoming: tuple[float, float, f
 
 
 def untouched(trial: Trial, clip: Clip, shadows: Path, bodies: tuple[str, ...]) -> list[Bool[np.ndarray, "H W"]]:
-    """Where no edit may reach, per frame: away from bodies, shadows and the lead's own pixels."""
+    """Where no edit may reach, per frame: away from bodies, the lead's own pixels, and the shadows of both."""
     size, masks = 2 * trial.margin_px + 1, []
     for number, shot in enumerate(trial.trajectory):
         with torch.no_grad():
             drawn = render(trial.scene, shot, ("opacity",), shares=(trial.lead,))
         touched = (drawn.extra["shares"][..., 0] > 0.5).cpu().numpy()
-        touched |= read_numbers(shadows / f"{number:06d}.png") > 0
+        touched |= trial.lead_shadows[number] | (read_numbers(shadows / f"{number:06d}.png") > 0)
         for name in bodies:
             touched |= clip.read_channel(f"masks/{name}", number)
         masks.append(cv2.dilate(touched.astype(np.uint8), np.ones((size, size), np.uint8)) == 0)
