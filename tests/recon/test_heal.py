@@ -138,6 +138,19 @@ def test_what_was_seen_stays_to_the_bit(scene: Scene, healed: Scene) -> None:
         assert torch.equal(getattr(new.select(place.indices), name), getattr(kept, name))
 
 
+def test_what_is_seen_through_a_box_but_past_its_actor_stays(scene: Scene) -> None:
+    box = scene.actors["box"]
+    flat = replace(box, gaussians=box.gaussians.select(box.gaussians.means[:, 2] < -0.5))
+    old = scene.background.gaussians.means
+    behind = old[(old[:, 0] > 10) & (old[:, 2] < 0.1)]
+
+    def lost(actor: RigidActor) -> int:
+        new = heal(replace(scene, actors={"box": actor}), ["box"], HealConfig(shots=6)).background.gaussians.means
+        return int((torch.cdist(behind, new, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1).values > 0).sum())
+
+    assert 0 < 2 * lost(flat) < lost(box)
+
+
 def test_nothing_removed_changes_nothing(scene: Scene) -> None:
     assert heal(scene, []).background is scene.background
 
