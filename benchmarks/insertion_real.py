@@ -113,14 +113,14 @@ class Trial:
         """Where the recorded lead casts its shadow in each frame: it leaves with it where the background is mended."""
         edits = self.work / "lead.yaml"
         edits.write_text(f"edits:\n  - move: {self.lead}\n    path: {{follow: {{actor: {self.lead}}}}}\n")
-        itself = apply_edits(self.scene, read_edits(edits), asset_loader(None, self.work))
+        itself = apply_edits(self.scene, read_edits(edits), asset_loader(None, self.work, self.scene.device))
         finisher = Finisher(itself.scene, {self.lead: None}, self.light)
-        return [(to_uint8(finisher.finish(draw_insertion(itself, shot)).shadow.numpy()) > 0) for shot in self.trajectory]
+        return [(to_uint8(finisher.finish(draw_insertion(itself, shot)).shadow.cpu().numpy()) > 0) for shot in self.trajectory]
 
     def edited(self, file: Path, *, mended: bool) -> EditedScene:
         """The scene as a file has it, with the background mended where vehicles are taken out or not."""
         edits = read_edits(file)
-        edited = apply_edits(self.scene, edits, asset_loader(self.work / "assets", self.work))
+        edited = apply_edits(self.scene, edits, asset_loader(self.work / "assets", self.work, self.scene.device))
         return with_materials(healed(edited) if mended else edited, edits, self.light)
 
     def rendered(self, edited: EditedScene, name: str) -> Path:
@@ -225,13 +225,15 @@ def taken_out_rows(trial: Trial) -> Iterator[dict[str, Any]]:
     for shot in trial.trajectory:
         box = trial.lead_before(shot)
         drawn = {mended: _drawn(scene, shot) for mended, scene in shown.items()}
+        assert drawn[True].depth_m is not None
         seen = receivers(shot, trial.scene.camera_model, drawn[True].depth_m, drawn[True].opacity, trial.scene.origin_world_m)
-        level = seen.points[torch.from_numpy(box)] @ torch.as_tensor(level_axes(trial.scene.up_world), dtype=seen.points.dtype).T
+        level = seen.points[torch.from_numpy(box).to(seen.points.device)] @ seen.points.new_tensor(level_axes(trial.scene.up_world)).T
         pixels += int(box.sum())
-        unseen += int((~views.look_at(level).seen.numpy() & seen.valid.numpy()[box]).sum())
+        unseen += int((~views.look_at(level).seen.cpu().numpy() & seen.valid.cpu().numpy()[box]).sum())
         for mended, one in drawn.items():
-            pictures[mended].append(to_uint8(one.rgb.numpy()))
-            through[mended] += int((one.opacity.numpy()[box] < SOLID).sum())
+            assert one.rgb is not None
+            pictures[mended].append(to_uint8(one.rgb.cpu().numpy()))
+            through[mended] += int((one.opacity.cpu().numpy()[box] < SOLID).sum())
     for mended in shown:
         yield {
             "edit": TAKEN_OUT,
@@ -280,7 +282,7 @@ def scene_and_log(chosen: argparse.Namespace) -> tuple[Scene, SceneLog]:
     """The scene that was given, or a fit to the log that was given (one that is in the working folder already is taken)."""
     path = chosen.source
     if path is not None and (path / MANIFEST).is_file() and read_manifest(path).kind == "scene":
-        scene = load_scene(path)
+        scene = load_scene(path, chosen.device)
         return scene, log_of_scene(path, scene)
     if chosen.toy:
         path, config = chosen.work / "street", fit_config("demo", RecipeOptions(iterations=TOY_ITERATIONS))
@@ -290,8 +292,8 @@ def scene_and_log(chosen: argparse.Namespace) -> tuple[Scene, SceneLog]:
         config = fit_config("kitti", RecipeOptions(preset=chosen.preset, iterations=chosen.iterations))
     log, out = open_log(path), chosen.work / "scene"
     if not out.exists():
-        fit(log, out, replace(config, device="cpu" if chosen.preset == "cpu" else "cuda"), resume=True)
-    return load_scene(out), log
+        fit(log, out, replace(config, device=chosen.device), resume=True)
+    return load_scene(out, chosen.device), log
 
 
 def library_of(trial: Trial, files: list[Path]) -> list[str]:
@@ -313,6 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.add_argument("--oncoming", type=float, nargs=3, default=(3.5, 30.0, 8.0), metavar=("LEFT_M", "AHEAD_M", "M_S"))
     options.add_argument("--margin", type=int, default=8, help="pixels around bodies and shadows that are not scored")
     options.add_argument("--preset", choices=("cpu", "gpu"), default="cpu", help="size of the fit")
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options.add_argument("--iterations", type=int)
     options.add_argument("--frames", type=int, help="at most so many")
     chosen = options.parse_args(arguments)
@@ -329,7 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
         work=chosen.work,
         margin_px=chosen.margin,
     )
-    rows = [{"kind": "environment", **environment(PACKAGES, cuda=False), "scene": scene_facts(trial)}]
+    rows = [{"kind": "environment", **environment(PACKAGES, cuda=chosen.device == "cuda"), "scene": scene_facts(trial)}]
     rows += put_in_rows(trial, library_of(trial, chosen.asset), tuple(chosen.oncoming))
     rows += taken_out_rows(trial)
     with chosen.out.open("a") as file:

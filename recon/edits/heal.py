@@ -49,8 +49,8 @@ def heal(scene: Scene, removed: Collection[str], config: HealConfig | None = Non
 
     * Background Gaussians that stand where a removed actor's box went through are taken out: nothing that stands still can be there.
     * So are those above the ground that only the boxes hid from the recorded shots: no picture says anything of them.
-    * Ground that no recorded shot saw but through a removed actor's box, and its contact shadow, is made
-      anew of flat Gaussians: heights from the ground around, colours copied along its way.
+    * Ground that no recorded shot saw but through a removed actor's box, and a slow actor's contact shadow, is
+      made anew of flat Gaussians: heights from the ground around, colours copied along its way.
     * Above the ground, cells that were never seen and would stand open are given the Gaussians of cells as far beside the way and as high.
       Beyond what that finds, ground goes on in coarse cells, so that no sky shows below the horizon; above it holes stay see-through,
       for a video model to fill (its opacity mode).
