@@ -61,7 +61,7 @@ from splatmend.recon.light.estimate import EstimateConfig, estimate_light
 from splatmend.recon.light.finish import Finisher
 from splatmend.recon.light.receivers import receivers
 from splatmend.recon.light.scene_light import SceneLight
-from splatmend.recon.render import RenderOutput, render
+from splatmend.recon.render import Channel, RenderOutput, render
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import load_scene
@@ -74,6 +74,7 @@ TOY = StreetConfig(seed=3, duration_s=0.8, width=128, height=80, cameras=("FRONT
 TOY_ITERATIONS = 120
 TOY_LIGHT = EstimateConfig(shots=3, step_deg=15.0, roofs_m=(0.0,))
 SHOWN = 6
+_OPACITY: tuple[Channel, ...] = ("opacity",)
 SOLID = 0.5
 """Pixels of less opacity are see-through."""
 PUT_IN, TAKEN_OUT = "put-in", "taken-out"
@@ -161,7 +162,7 @@ def put_in_rows(trial: Trial, assets: list[str], oncoming: tuple[float, float, f
         boxes = [json.loads(line) for line in (folder / "boxes.jsonl").read_text().splitlines()]
         clips = {name: open_clip(folder / name) for name in (NAIVE, FINISHED)}
         free = untouched(trial, clips[FINISHED], folder / FINISHED / "shadow", tuple(edited.inserted))
-        about = {"edit": PUT_IN, "mended": mended, "lead": trial.lead, "assets": assets, "notes": list(edited.notes)}
+        about: dict[str, Any] = {"edit": PUT_IN, "mended": mended, "lead": trial.lead, "assets": assets, "notes": list(edited.notes)}
         about |= {"frames": len(trial.trajectory), "mask_px": {name: _mean_mask(boxes, name) for name in edited.inserted}}
         for name, clip in clips.items():
             yield about | {"clip": name} | compared(trial.photos, trial.raw.iter_rgb(), clip.iter_rgb(), free)
@@ -174,7 +175,7 @@ def untouched(trial: Trial, clip: Clip, shadows: Path, bodies: tuple[str, ...]) 
     size, masks = 2 * trial.margin_px + 1, []
     for number, shot in enumerate(trial.trajectory):
         with torch.no_grad():
-            drawn = render(trial.scene, shot, ("opacity",), shares=(trial.lead,))
+            drawn = render(trial.scene, shot, _OPACITY, shares=(trial.lead,))
         touched = (drawn.extra["shares"][..., 0] > 0.5).cpu().numpy()
         touched |= trial.lead_shadows[number] | (read_numbers(shadows / f"{number:06d}.png") > 0)
         for name in bodies:
@@ -225,8 +226,9 @@ def taken_out_rows(trial: Trial) -> Iterator[dict[str, Any]]:
     for shot in trial.trajectory:
         box = trial.lead_before(shot)
         drawn = {mended: _drawn(scene, shot) for mended, scene in shown.items()}
-        assert drawn[True].depth_m is not None
-        seen = receivers(shot, trial.scene.camera_model, drawn[True].depth_m, drawn[True].opacity, trial.scene.origin_world_m)
+        depth_m = drawn[True].depth_m
+        assert depth_m is not None
+        seen = receivers(shot, trial.scene.camera_model, depth_m, drawn[True].opacity, trial.scene.origin_world_m)
         level = seen.points[torch.from_numpy(box).to(seen.points.device)] @ seen.points.new_tensor(level_axes(trial.scene.up_world)).T
         pixels += int(box.sum())
         unseen += int((~views.look_at(level).seen.cpu().numpy() & seen.valid.cpu().numpy()[box]).sum())
