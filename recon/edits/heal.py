@@ -24,6 +24,8 @@ from splatmend.recon.transfer import upload
 _STANDING_M = 0.2
 """Gaussians higher above the ground than this stand on it."""
 _DEEP_M = 0.3
+_LAYERS = 6
+"""What lay behind what was taken out shows only then: so often it is looked again, at most."""
 _BEFORE_M, _AFTER_M = 14.0, 45.0
 
 
@@ -47,8 +49,8 @@ def heal(scene: Scene, removed: Collection[str], config: HealConfig | None = Non
 
     * Background Gaussians that stand where a removed actor's box went through are taken out: nothing that stands still can be there.
     * So are those above the ground that only the boxes hid from the recorded shots: no picture says anything of them.
-    * Ground that no recorded shot saw but through a removed actor's box, and its contact shadow if it stood, is made
-      anew of flat Gaussians: heights from the ground around, colours copied along its way.
+    * Ground that no recorded shot saw but through a removed actor's box, and a slow actor's contact shadow, is
+      made anew of flat Gaussians: heights from the ground around, colours copied along its way.
     * Above the ground, cells that were never seen and would stand open are given the Gaussians of cells as far beside the way and as high.
       Beyond what that finds, ground goes on in coarse cells, so that no sky shows below the horizon; above it holes stay see-through,
       for a video model to fill (its opacity mode).
@@ -110,18 +112,26 @@ class _Mending:
         if not shots:
             return
         views = Views(scene, emptied, self.actors, shots, self._level_from_world)
-        self._take_out_unseen(actor, ground, views)
-        views.emptied_again(emptied.with_gaussians(self.background()))
+        for _ in range(_LAYERS):
+            count = self._take_out_unseen(actor, ground, views)
+            views.emptied_again(emptied.with_gaussians(self.background()))
+            if not count:
+                break
         if config.copy_uprights:
             kept = self._kept.nonzero()[:, 0]
             uprights = new_uprights(actor, ground, views, self._old.select(kept), self._level[kept], self._axes[2])
             self._kept[kept[uprights.out]] = False
             self._new.append(replace(uprights.gaussians, means=uprights.level @ self._axes))
-        self._take(near_ground(actor, ground, views, self._taken), ground)
+        for layer in range(_LAYERS):
+            made = near_ground(actor, ground, views, self._taken, only_open=layer > 0)
+            if not bool(made.hole.any()):
+                break
+            self._take(made, ground)
+            views.emptied_again(emptied.with_gaussians(self.background()))
         self._take(far_ground(actor, ground, views, self._taken), ground)
 
-    def _take_out_unseen(self, actor: RemovedActor, ground: GroundField, views: Views) -> None:
-        """Takes out what only the actor hid: no shot said anything of it."""
+    def _take_out_unseen(self, actor: RemovedActor, ground: GroundField, views: Views) -> int:
+        """Takes out what only the actor hid: no shot said anything of it. Returns how many Gaussians that are."""
         along, left = actor.way.locate(self._level[:, :2])
         end = float(actor.way.along_m[-1])
         near = self._kept & (along > -_BEFORE_M) & (along < end + _AFTER_M) & (left.abs() < float(actor.half_m[1]) + 6)
@@ -129,6 +139,7 @@ class _Mending:
         numbers = near.nonzero()[:, 0]
         for part in numbers.split(1 << 18):
             self._kept[part[views.look_at(self._level[part]).exposed]] = False
+        return int((~self._kept[numbers]).sum())
 
     def _take(self, made: NewGround, ground: GroundField) -> None:
         along, left = made.grid.way.locate(self._level[:, :2])

@@ -26,6 +26,7 @@ _FOUND, _LORRY_M, _TALLER, _CLEARANCE_M = "mover-", 2.0, 1.75, 4.2
 least as high as the second number are taken to be too low by up to the factor, but not to reach higher than lorries may."""
 _STANDS_M = 1.0
 """An actor that moved less stood still."""
+_SLOW_LENGTHS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +80,9 @@ class RemovedActor:
         )
 
     @property
-    def moved(self) -> bool:
-        """Whether it went anywhere."""
-        return float((self.feet_m.amax(dim=0) - self.feet_m.amin(dim=0)).norm()) >= _STANDS_M
+    def slow(self) -> bool:
+        """Whether it went less than twice its own length, so that its shadow lay on the same ground in most pictures."""
+        return float((self.feet_m.amax(dim=0) - self.feet_m.amin(dim=0)).norm()) < _SLOW_LENGTHS * 2 * float(self.half_m[0])
 
     def swept(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
         """Points in the volume that it went through."""

@@ -23,8 +23,8 @@ _BLOCK_M = 3.0
 _COPIED_FROM_M, _SEEN_FROM_M, _WELL_SEEN_M = 40.0, 25.0, 5.0
 """Ground is copied from at most so far along the way, only where it was seen from nearer than the second length, best from the third."""
 _CONTACT_M, _SHADED = 1.2, 0.65
-"""Ground within this of where an actor stood that is darker than this share of what it should be is its contact shadow. A longer shadow
-cannot be told from those of houses or from markings by its look alone, and is left."""
+"""Ground within this of where an actor was that is darker than this share of what it should be is its contact shadow, and none of it is
+copied. A longer shadow cannot be told from those of houses or from markings by its look alone, and is left."""
 _MOST_CORRECTION = 0.25
 _FAR_BELOW_M = 0.1
 _LOGIT = 4.0
@@ -56,11 +56,12 @@ class NewGround:
         )
 
 
-def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: Tensor | None) -> NewGround:
-    """Ground around an actor's way in fine cells: what no shot saw, and the contact shadow of an actor that stood.
+def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: Tensor | None, *, only_open: bool = False) -> NewGround:
+    """Ground around an actor's way in fine cells: what no shot saw, and the contact shadow of a slow actor, which the road was fitted with.
 
     Its look is copied from ground at the same distance beside the way, then brought to the colours of the ground around the hole by a
-    smooth field of differences (as seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already.
+    smooth field of differences (as seamless cloning does: Pérez et al. 2003). `taken`: level places that were made anew already;
+    `only_open`: only cells that would be see-through.
     """
     beside = float(actor.half_m[1]) + 6.5
     grid = Grid.over(actor.way, 14.0, 45.0, beside, _CELL_M)
@@ -70,7 +71,7 @@ def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: T
     looks = seen.rgb.T.view(3, *shape)
     good = seen.seen.view(shape) & (looks.sum(dim=0) > 0.02)
     hole = (seen.exposed.view(shape) | (under & ~seen.seen.view(shape))) & ~_taken(grid, taken)
-    ring = spread(under, round(_CONTACT_M / grid.cell_m)) if not actor.moved else under
+    ring = spread(under, round(_CONTACT_M / grid.cell_m)) if actor.slow else under
     source = good & ~ring & (seen.distance_m.view(shape) < _SEEN_FROM_M)
     wanted = hole | ring & good
     quality = source * (_WELL_SEEN_M / seen.distance_m.view(shape)).clamp(0, 1)
@@ -78,6 +79,8 @@ def near_ground(actor: RemovedActor, ground: GroundField, views: Views, taken: T
     corrected = (copied + _difference(looks, copied, good & ~ring & has, grid)).clamp(0, 1)
     dark = ring & good & has & (_smooth(looks.mean(dim=0)) < _SHADED * _smooth(corrected.mean(dim=0)))
     hole = _connected(hole, dark) & ~_taken(grid, taken)
+    if only_open:
+        hole &= seen.open.view(shape)
     return _new(grid, hole, corrected, looks, has, points, good)
 
 

@@ -27,6 +27,8 @@ _BEHIND, _BEHIND_M = 1.06, 0.25
 """A place is behind a surface if it is farther than its depth by this factor and length."""
 _SOLID = 0.5
 """Pixels of less opacity are see-through."""
+_ACTOR, _AROUND_PX = 0.02, 2
+"""Where actors have no more of any pixel around, none of them is before what is seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ class _View:
     shot: Shot
     camera_from_level: Float[Tensor, "3 4"]
     eye: Float[Tensor, "3"]
-    recorded: Float[Tensor, "1 5 H W"]
-    """rgb, depth (infinite where see-through) and opacity."""
+    recorded: Float[Tensor, "1 6 H W"]
+    """rgb, depth (infinite where see-through), opacity, and the largest share that actors have around."""
     emptied: Float[Tensor, "1 2 H W"]
     """Depth and opacity without the removed actors."""
 
@@ -79,6 +81,8 @@ class Views:
                 pose = actor.pose_at(view.shot.mid_us)
                 if pose is not None:
                     hidden |= actor.hides(pose, view.eye, points)
+            # Past the corners of a box, where nothing of its actor is drawn, one sees what lies behind.
+            hidden &= drawn[5] > _ACTOR
             saw = inside & ~hidden & (depth < drawn[3] * _BEHIND + _BEHIND_M)
             # Pixels of open sky show no place; nothing was drawn there to take a colour from.
             weight = saw * (drawn[4] > _SOLID) * depth.clamp_min(1).pow(-4)
@@ -93,10 +97,11 @@ class Views:
 
     def _drawn(self, scene: Scene, emptied: Scene, shot: Shot) -> _View:
         shot = _pinhole(shot)
-        full = render(scene, shot, ("rgb", "depth"), exposure=None)
+        full = render(scene, shot, ("rgb", "depth", "actors"), exposure=None)
         assert full.rgb is not None
         assert full.depth_m is not None
-        recorded = torch.cat([full.rgb, _depth(full.depth_m, full.opacity)[..., None], full.opacity[..., None]], dim=2)
+        around = functional.max_pool2d(full.extra["actors"][None], 2 * _AROUND_PX + 1, stride=1, padding=_AROUND_PX)[0]
+        recorded = torch.cat([full.rgb, torch.stack([_depth(full.depth_m, full.opacity), full.opacity, around], dim=2)], dim=2)
         level_from_camera = self._level_from_world @ shot.world_from_camera
         return _View(
             shot=shot,

@@ -63,6 +63,13 @@ def healed(scene: Scene) -> Scene:
     return heal(scene, ["box"], HealConfig(shots=4))
 
 
+def _with_road(scene: Scene, xyz: np.ndarray, rgb: np.ndarray, scale: Tensor) -> Scene:
+    """The scene with more on the road; `scale` is relative to 0.14 m."""
+    more = tiny_log.gaussians(xyz, rgb, 0.14)
+    more = replace(more, log_scales=more.log_scales + scale.log())
+    return scene.with_gaussians(concatenate([scene.background.gaussians, more]))
+
+
 def _from_above(scene: Scene, x_m: float, y_m: float) -> Tensor:
     """What is drawn of a place of the road, seen from straight above, `[3]`; no sky."""
     turned = np.array([[0.0, -1, 0], [-1, 0, 0], [0, 0, -1]])
@@ -95,6 +102,32 @@ def test_stripe_goes_on_under_the_box(scene: Scene, healed: Scene) -> None:
         assert float((beside - 0.3).abs().max()) < 0.15
 
 
+def test_shadow_of_a_slow_actor_is_neither_left_nor_copied(scene: Scene) -> None:
+    box = scene.actors["box"]
+    times_us = box.track.track.times_us
+    poses = [pose(np.eye(3), tiny_log.ORIGIN_M + BOX_M + [0.3 * number, 0, 0]) for number in range(len(times_us))]
+    track = replace(box.track, track=PoseTrack(times_us=times_us, world_from_body=np.stack(poses)))
+    x, y = np.meshgrid(np.arange(3.9, 4.75, 0.1), np.arange(-0.8, 0.81, 0.1))
+    shade = np.stack([x.ravel(), y.ravel(), np.full(x.size, 0.01)], axis=1)
+    shaded = _with_road(scene, shade, np.full((x.size, 3), 0.03), torch.tensor([0.6, 0.6, 0.08]))
+    shaded = replace(shaded, actors={"box": replace(box, track=track)})
+    assert float(_from_above(shaded, 4.3, 0.7).max()) < 0.1
+    healed = heal(shaded, ["box"], HealConfig(shots=6))
+    for x_m in (4.5, 4.7, 6.0, 6.6, 7.4):
+        assert float((_from_above(healed, x_m, 0.0) - torch.tensor([0.9, 0.7, 0.1])).abs().max()) < 0.15
+
+
+def test_ground_behind_what_gives_way_to_ground_is_made_too(scene: Scene) -> None:
+    means = scene.background.gaussians.means
+    bare = scene.with_gaussians(scene.background.gaussians.select((means[:, 0] < 7.2) | (means[:, 0] > 9.5)))
+    y = np.arange(-1.2, 1.21, 0.1)
+    curtain = np.stack([np.full(len(y), 6.9), y, np.full(len(y), 0.15)], axis=1)
+    hung = _with_road(bare, curtain, np.full((len(y), 3), 0.1), torch.tensor([0.2, 1.0, 3.0]))
+    healed = heal(hung, ["box"], HealConfig(shots=6))
+    for x_m in (7.6, 8.2, 8.8):
+        assert float((_from_above(healed, x_m, 0.0) - torch.tensor([0.9, 0.7, 0.1])).abs().max()) < 0.15
+
+
 def test_what_was_seen_stays_to_the_bit(scene: Scene, healed: Scene) -> None:
     old, new = scene.background.gaussians, healed.background.gaussians
     far = ((old.means[:, 0] > 0) & (old.means[:, 0] < 4.0)) | (old.means[:, 1].abs() > 2.4) & (old.means[:, 0] < 4.0)
@@ -103,6 +136,19 @@ def test_what_was_seen_stays_to_the_bit(scene: Scene, healed: Scene) -> None:
     assert (place.values == 0).all()
     for name in ("means", "quats_wxyz", "log_scales", "opacity_logits", "sh"):
         assert torch.equal(getattr(new.select(place.indices), name), getattr(kept, name))
+
+
+def test_what_is_seen_through_a_box_but_past_its_actor_stays(scene: Scene) -> None:
+    box = scene.actors["box"]
+    flat = replace(box, gaussians=box.gaussians.select(box.gaussians.means[:, 2] < -0.5))
+    old = scene.background.gaussians.means
+    behind = old[(old[:, 0] > 10) & (old[:, 2] < 0.1)]
+
+    def lost(actor: RigidActor) -> int:
+        new = heal(replace(scene, actors={"box": actor}), ["box"], HealConfig(shots=6)).background.gaussians.means
+        return int((torch.cdist(behind, new, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1).values > 0).sum())
+
+    assert 0 < 2 * lost(flat) < lost(box)
 
 
 def test_nothing_removed_changes_nothing(scene: Scene) -> None:
