@@ -15,6 +15,7 @@ from splatmend.datasets.clip import ClipFrame, ClipWriter, Encoding
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.readers.registry import open_log
+from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, is_street, load_street, street_log
 from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth, TrueFrame, Truth
 from splatmend.recon.trajectory import Trajectory
@@ -39,6 +40,10 @@ class PairSource:
     @cached_property
     def truth(self) -> Truth:
         return self.open_truth()
+
+    def shots(self, camera: str) -> list[Shot]:
+        """The recorded shots of a camera as the log has them."""
+        return [Shot.of(frame, self.log.cameras[camera]) for frame in self.log.frames_of(camera)]
 
     def write_target(self, trajectory: Trajectory, out: Path, encoding: Encoding) -> None:
         """The true pictures of a trajectory's shots, as a clip. `UserError` where the truth does not know one of them."""

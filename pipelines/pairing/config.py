@@ -22,7 +22,7 @@ class PairsConfig:
     """Which pairs to make."""
 
     strategies: tuple[Strategy, ...] = ("sparse", "underfit")
-    """sparse, underfit, cycle, cross-camera, low-resolution, inpaint, and for procedural streets shift and reinsert."""
+    """sparse, underfit, cycle, cross-camera, low-resolution, inpaint, reinsert, and for procedural streets shift."""
     every: tuple[int, ...] = (8,)
     """sparse: fit only every n-th frame; one fit for each number."""
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -40,7 +40,8 @@ class PairsConfig:
     """reinsert: how vehicles are put back, under quite another light and without a shadow (naive), or under an almost right light with the
     shadow that it casts (relit)."""
     grounds: tuple[Ground, ...] = ("truth",)
-    """reinsert: what vehicles are put back into, the true frames without them (truth) or a fit to those (fit; one fit for each camera)."""
+    """reinsert: what vehicles are put back into, the true frames without them (truth) or a fit to those (fit; one fit for each camera); in
+    recorded logs the recorded frames, mended around them (truth), or the scene's own pictures (fit)."""
     cameras: tuple[str, ...] = ()
     """Cameras to render; none means all."""
     validation_share: float = 0.1

@@ -3,12 +3,12 @@
 `naive` takes them from quite another sun, weather and exposure and gives them no shadow. `relit` takes them from a light that is right but
 for an error, with the shadow that this light would cast, as an insertion does that estimated the light of a scene. The target is the
 oracle's frame. Mask `inserted` of the degraded clip says where the pasted pixels are. Vehicles are put back into the true frames without
-them, which needs no fit, or into a fit to those frames, which is as blurred as the scenes that insertions are made in.
+them, which needs no fit, or into a fit to those frames, which is as blurred as the scenes that insertions are made in. What
+`reinsert_recorded` does for logs that were driven, where no oracle is.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,6 @@ import torch
 
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import Clip, ClipWriter, open_clip
-from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import read_image, to_uint8
 from splatmend.datasets.log import LidarPoints, SceneLog
 from splatmend.datasets.shot import Shot
@@ -28,15 +27,15 @@ from splatmend.enhance.insertion import INSERTED, change_region
 from splatmend.pipelines.boxes import actor_outline_px, filled
 from splatmend.pipelines.evaluation.truth import StreetTruth
 from splatmend.pipelines.pair_sources import PairSource
+from splatmend.pipelines.pairing import reinsert_recorded
 from splatmend.pipelines.pairing.config import Ground, PairsConfig, Reinsertion
+from splatmend.pipelines.pairing.vehicles import drawn_vehicles, generator, no_vehicle, vehicles_seen
 from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
 from splatmend.recon.light.colour import linear_from_srgb, srgb_from_linear
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene_files import file_name
 from splatmend.recon.trajectory import Trajectory
 
-_LEAST_SHARE, _MOST_SHARE, _MOST_VEHICLES = 0.003, 0.4, 4
-"""A vehicle is put back if its box fills so much of a picture on average, and of none more than that; of those the so many largest."""
 _WEAKEST = 0.03
 """Light below which a ratio of two pictures says nothing of a shadow."""
 
@@ -51,17 +50,11 @@ class WrongLight:
 
 
 def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan]:
-    """A pair for each way of putting back; `UserError` for a source that is no street, or a camera that sees no vehicle well."""
+    """A pair for each way of putting back; `UserError` where a camera sees no vehicle well."""
     if not isinstance(source.truth, StreetTruth):
-        raise UserError(
-            f"{source.name}: the strategy reinsert needs the truth without a vehicle, which only streets have (street:SEED, or a folder "
-            "that `splatmend street` wrote); leave it out."
-        )
-    if not vehicles_seen(source, camera):
-        raise UserError(
-            f"{source.name}: {camera} sees no vehicle whose box fills between {100 * _LEAST_SHARE:g} and {100 * _MOST_SHARE:g} % of its "
-            "pictures; leave reinsert out, or take another street."
-        )
+        return reinsert_recorded.plans(config, source, camera)
+    if not vehicles_seen(source.log.actors, source.shots(camera)):
+        raise no_vehicle(source.name, camera)
     return [
         PairPlan(
             name=f"{camera}-reinsert-{way}" + ("-fit" if ground == "fit" else ""),
@@ -78,8 +71,9 @@ def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion, ground:
     """The recorded path of a camera with vehicles put back wrongly. Which ones follows from scene and camera, how from the way too."""
     truth = shop.source.truth
     assert isinstance(truth, StreetTruth)
-    names = drawn_vehicles(vehicles_seen(shop.source, camera), _generator(shop.source.scene, camera))
-    light = drawn_light(truth.street, way, _generator(shop.source.scene, camera, way))
+    seen = vehicles_seen(shop.source.log.actors, shop.source.shots(camera))
+    names = drawn_vehicles(seen, generator(shop.source.scene, camera))
+    light = drawn_light(truth.street, way, generator(shop.source.scene, camera, way))
     trajectory = shop.recorded(camera)
     bare = without(shop, camera, names, trajectory)
     if ground == "fit":
@@ -135,25 +129,6 @@ def _points_without(street: Street, frame: int, names: Sequence[str]) -> LidarPo
     return street.lidar_turn(frame, names).points()
 
 
-def vehicles_seen(source: PairSource, camera: str) -> list[str]:
-    """Vehicles of a fit size in a camera's pictures, the largest first."""
-    shots = [Shot.of(frame, source.log.cameras[camera]) for frame in source.log.frames_of(camera)]
-    found: list[tuple[float, str]] = []
-    for actor in source.log.actors:
-        if actor.actor_class != "vehicle":
-            continue
-        shares = [float(filled(actor_outline_px(shot, actor), (shot.camera.height, shot.camera.width)).mean()) for shot in shots]
-        if np.mean(shares) >= _LEAST_SHARE and max(shares) <= _MOST_SHARE:
-            found.append((sum(shares), actor.actor_id))
-    return [name for _, name in sorted(found, reverse=True)[:_MOST_VEHICLES]]
-
-
-def drawn_vehicles(seen: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """One of the vehicles, and each of the others with a probability of a half: several cost no more than one."""
-    first = int(rng.integers(len(seen)))
-    return [name for number, name in enumerate(seen) if number == first or rng.random() < 0.5]
-
-
 def drawn_light(street: Street, way: Reinsertion, rng: np.random.Generator) -> WrongLight:
     """The light that vehicles are put back with."""
     if way == "naive":
@@ -205,10 +180,6 @@ def _window(street: Street, shot: Shot, names: Sequence[str], *, with_shadow: bo
     (top, bottom), (left, right) = (np.nonzero(boxes.any(axis=axis))[0][[0, -1]] for axis in (1, 0))
     # Boxes are tight.
     return slice(max(top - 2, 0), bottom + 3), slice(max(left - 2, 0), right + 3)
-
-
-def _generator(*of: str) -> np.random.Generator:
-    return np.random.default_rng(list(hashlib.sha256(" ".join(of).encode()).digest()[:8]))
 
 
 def _linear(srgb: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from splatmend.datasets.images import to_uint8
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig
 from splatmend.enhance.insertion import INSERTED
-from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth
+from splatmend.pipelines.evaluation.truth import StreetTruth
 from splatmend.pipelines.pair_sources import PairSource, open_source
 from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, reinsert, shift, sparse, underfit
 from splatmend.pipelines.pairing.config import PairsConfig
@@ -253,8 +253,6 @@ def test_vehicles_are_put_back_into_a_fit_that_never_saw_them(sunny: PairSource,
         np.testing.assert_array_equal(rgb[~mask], seen[~mask])
 
 
-def test_only_streets_with_vehicles_in_sight_have_some_to_put_back(source: PairSource) -> None:
-    with pytest.raises(UserError, match="needs the truth without a vehicle"):
-        reinsert.plans(CONFIG, replace(source, open_truth=lambda: LogTruth(log=source.log)), "FRONT")
-    with pytest.raises(UserError, match="FRONT sees no vehicle whose box"):
+def test_a_camera_without_vehicles_in_sight_has_none_to_put_back(source: PairSource) -> None:
+    with pytest.raises(UserError, match="FRONT sees no vehicle well whose box"):
         reinsert.plans(CONFIG, replace(source, log=replace(source.log, actors=())), "FRONT")
