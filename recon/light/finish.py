@@ -60,11 +60,17 @@ class FinishConfig:
     """The environment is looked up anew so often along a body's way, and what of the scene is before the sun."""
     ground_m: float = 0.3
     """What lies less than this above or below the plane that a body stands on is ground that faces up."""
+    pits_m: float = 1.5
+    """What is seen through that plane, down to so far below it, is a pit in what was reconstructed of the ground."""
 
     def __post_init__(self) -> None:
         if not (4 <= self.sky_directions <= 1024 and 16 <= self.map_rows <= 1024):
             raise UserError(f"light: {self.sky_directions} directions of {self.map_rows} rows; give 4 to 1024 and 16 to 1024.")
-        if not 0 < min(self.own_bias_m, self.scene_bias_m, self.longest_shadow_m, self.probe_step_m, self.ground_m) < float("inf"):
+        if (
+            not 0
+            < min(self.own_bias_m, self.scene_bias_m, self.longest_shadow_m, self.probe_step_m, self.ground_m, self.pits_m)
+            < float("inf")
+        ):
             raise UserError("light: the distances of shadows must be positive.")
 
 
@@ -122,7 +128,7 @@ class Finisher:
             scene_from_body = self._scene_from_world @ frame.world_from_actor[name]
             light = self._light_on(name, shot.mid_us)
             lighting = BodyLight.of(shape, scene_from_body, light, self._scene_open(name, frame))
-            kept = self._less(kept, seen, lighting)
+            kept = self._less(kept, seen, eye, lighting)
             if name in frame.in_sight and asset is not None and asset.material is not None:
                 lit[name] = relit(
                     scene.actors[name].gaussians,
@@ -244,14 +250,14 @@ class Finisher:
         centre = upload(centre_m, scene.device)
         return cast(together, self.light.to_sun[None], centre, reach_m, self.config.map_rows, backend=self._backend)
 
-    def _less(self, kept: Float[Tensor, "H W 3"], seen: Receivers, lighting: BodyLight) -> Float[Tensor, "H W 3"]:
+    def _less(self, kept: Float[Tensor, "H W 3"], seen: Receivers, eye: Float[Tensor, "3"], lighting: BodyLight) -> Float[Tensor, "H W 3"]:
         """The share of the background's light that is kept, pixel by pixel, less what one body takes of it."""
         reach_m = self._shaded_m(lighting.shape)
         near = seen.valid & ((seen.points - lighting.centre).square().sum(dim=-1) < reach_m**2)
         # Indices, since each look-up by a mask would wait for the device.
         pixels = near.flatten().nonzero().squeeze(1)
         points, normals = (values.flatten(0, 1).index_select(0, pixels) for values in (seen.points, seen.normals))
-        left = lighting.kept_beside(points, normals, self.config.ground_m)
+        left = lighting.kept_beside(points, normals, eye, self.config.ground_m, self.config.pits_m)
         flat = kept.flatten(0, 1)
         return flat.index_copy(0, pixels, flat.index_select(0, pixels) * left).view(kept.shape)
 

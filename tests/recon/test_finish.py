@@ -148,6 +148,30 @@ def test_borders_are_those_of_a_picture_whose_ground_is_darker(others: dict[str,
         assert torch.equal(lit.rgb[other > 0.99], frame.rgb[other > 0.99])
 
 
+def test_the_shadow_lies_evenly_over_pits_in_what_was_reconstructed_of_the_ground() -> None:
+    """Moving shadows make fits dig below the road; what is seen there is drawn at its place in the picture and has no surface."""
+    asset = replace(lit_world.ball(), material=None)
+    even = beside(asset, {})
+    ground = even.scene.background.gaussians
+    random = np.random.default_rng(0).uniform(0.3, 0.8, (200, 120)).astype(np.float32)
+    cells = ((ground.means[:, :2] + torch.tensor([8.0, 6.0])) / 0.3).long()
+    dug = (ground.means[:, 0] < -0.9) & (ground.means[:, 0] > -2.4) & (ground.means[:, 1].abs() < 1.5)
+    depth_m = torch.where(dug, torch.from_numpy(random)[cells[:, 0], cells[:, 1]], 0.0)
+    # Along the ray to the camera at 7 m, so that the picture stays as it was.
+    eye = torch.tensor([0.0, 0.0, 7.0])
+    pits = replace(ground, means=eye + (ground.means - eye) * (1 + depth_m / 7)[:, None])
+    kept = []
+    for background in (ground, pits):
+        edited = replace(even, scene=even.scene.with_gaussians(background))
+        frame = draw_insertion(edited, lit_world.from_above())
+        kept.append(Finisher(edited.scene, {"ball": asset}, lit_world.light()).finish(frame).kept[..., 1])
+    assert float((frame.background_depth_m > 7.3).float().mean()) > 0.02
+    assert float((kept[0] < 0.3).float().mean()) > 0.02
+    off = (kept[1] - kept[0]).abs()
+    assert float(off.max()) < 0.1
+    assert float(off.mean()) < 2e-3
+
+
 def test_a_finished_picture_takes_no_pass_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies behind a body is a pass, and bodies that are lit are one."""
     passes = []
