@@ -28,8 +28,6 @@ _CLOSE, _CLOSE_M = 12, 0.12
 """Gaussians so close together, at most so many, are layers of one place."""
 SUN_STEP = 1 / 512
 """The sun's direction in a body's frame is rounded to this, which is up to 0.1 degrees; its disc is 0.53 wide."""
-SINK_M = 0.05
-"""The ground lies up to so much below the plane that a body stands on: that is where the centres of its lowest Gaussians are."""
 _UNDERSIDE = 0.2
 """Share of the ground's light that a surface facing straight down gets: it sees the ground that the body itself keeps dark."""
 
@@ -173,10 +171,10 @@ class BodyLight:
         return (left + 1e-6) / (sun + sky + 1e-6)
 
     def _out_of_pits(self, points: Float[Tensor, "P 3"], eye: Float[Tensor, "3"], deepest_m: float) -> Float[Tensor, "P 3"]:
-        """Points below the ground that the body stands on, brought to where it is met on the way to them. Fits dig pits below the road
-        where shadows moved over it. None is taken for so deep that it would lie more than twice as far away as the ground."""
+        """Points below the plane that the body stands on, brought to where it is met on the way to them. Fits dig pits below the road where
+        shadows moved over it. None is taken for so deep that it would lie more than twice as far away as the plane."""
         up = self.turn[:, 2]
-        foot = self.centre - (self.shape.half_height_m + SINK_M) * up
+        foot = self.centre - self.shape.half_height_m * up
         height_m, eye_m = (points - foot) @ up, (eye - foot) @ up
         pits = (height_m < 0) & (height_m > -eye_m.clamp(0, deepest_m))
         return torch.where(pits[:, None], torch.lerp(points, eye, (height_m / (height_m - eye_m))[:, None]), points)

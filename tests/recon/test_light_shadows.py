@@ -13,7 +13,7 @@ from lit_world import GROUND_ALBEDO, RADIUS_M, SKY, SUN, TO_SUN
 
 from splatmend.datasets.geometry import yaw_pose
 from splatmend.recon.gaussians import Gaussians
-from splatmend.recon.light.body_light import SINK_M, SUN_STEP, BodyLight, BodyShape
+from splatmend.recon.light.body_light import SUN_STEP, BodyLight, BodyShape
 from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, dome, far_axes, may_shade
 from splatmend.recon.light.probe import light_at
@@ -132,7 +132,7 @@ def test_the_shadow_falls_where_the_sun_throws_it() -> None:
     long = RADIUS_M / TO_SUN[2]
     points = torch.tensor([[landing, 0, 0], [landing - 0.9 * long, 0, 0], [landing - 1.15 * long, 0, 0], [landing, 1.15 * RADIUS_M, 0]])
     up = torch.tensor([[0.0, 0, 1]]).expand(4, 3)
-    kept = lit.kept_beside(points, up, EYE, ground_m=0.3, pits_m=1.5)[:, 0]
+    kept = lit.kept_beside(points, up, torch.tensor([0.0, 0, 7]), ground_m=0.3, pits_m=1.5)[:, 0]
     sunny = SUN * TO_SUN[2]
     assert kept[0] < SKY / (sunny + SKY)
     assert kept[1] <= SKY / (sunny + SKY) + 0.02
@@ -147,7 +147,7 @@ def test_what_is_seen_through_the_ground_is_ground_and_what_lies_deeper_is_not()
     body, random = shape(), torch.Generator().manual_seed(0)
     lit, up = standing(body), torch.tensor([[0.0, 0, 1]]).expand(200, 3)
     ground = torch.rand(200, 3, generator=random) * torch.tensor([3.0, 2.0, 0.0]) - torch.tensor([2.2, 1.0, 0.0])
-    ground[:, 2] = RADIUS_M - body.half_height_m - SINK_M
+    ground[:, 2] = RADIUS_M - body.half_height_m
     walls = torch.nn.functional.normalize(torch.randn(200, 3, generator=random), dim=1)
     expected = lit.kept_beside(ground, up, EYE, ground_m=0.3, pits_m=1.5)
     assert 0.1 < float((expected < 0.3).float().mean()) < 0.9
