@@ -174,7 +174,7 @@ def test_the_shadow_lies_evenly_over_pits_in_what_was_reconstructed_of_the_groun
 
 def test_a_finished_picture_takes_no_pass_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies behind a body is a pass, and bodies that are lit are one."""
-    passes = []
+    passes: list[object] = []
     monkeypatch.setattr("splatmend.recon.insertion.frame.render", lambda *a, **k: passes.append(a[2]) or render(*a, **k))
     counts = []
     for asset, x, height_m in ((lit_world.ball(), 0, 7), (replace(lit_world.ball(), material=None), 0, 7), (lit_world.ball(), -4.5, 2)):
