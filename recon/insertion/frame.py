@@ -15,13 +15,12 @@ from torch import Tensor
 from splatmend.datasets.geometry import box_corners, inverse, transform
 from splatmend.datasets.shot import Shot
 from splatmend.recon.edits.apply import EditedScene
+from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.render import Channel, RenderOutput, drawn_actors, render
 from splatmend.recon.scene import Scene
 
 _CHANNELS: tuple[Channel, ...] = ("rgb", "depth")
-_COLOUR: tuple[Channel, ...] = ("rgb",)
-_DEPTH: tuple[Channel, ...] = ("depth",)
 _ALONE: tuple[Channel, ...] = ("opacity",)
 _MOST_SHARES = 24
 """Actors whose shares are drawn along with the colours; more take passes of their own."""
@@ -31,16 +30,17 @@ _MOST_SHARES = 24
 class InsertedFrame:
     """A naive picture, on the scene's device: what was put in shows its own colours and casts no shadow.
 
-    `rgb [H, W, 3]` is sRGB with sky and exposure, not clamped; `depth_m`, `opacity [H, W]` as those of `RenderOutput`; `background_*` are
-    the same without what was put in (what was taken out is not there either), drawn when they are first asked for. `exposure [3, 4]` is the
-    affine map that was applied. `shares` has, for each body that was put in and is there, its share of each pixel `[H, W]` in [0, 1], less
-    what is hidden by others; `other_shares` likewise for the other actors, where it was asked for. `world_from_actor` are the poses at
-    which all actors were drawn, `in_sight` names those that may reach into the picture.
+    `rgb [H, W, 3]` is sRGB with sky and exposure, `unexposed_rgb` without the exposure, neither clamped; `depth_m`, `opacity [H, W]` as
+    those of `RenderOutput`; `background_*` are the same without what was put in (what was taken out is not there either), drawn together
+    when one of them is first asked for. `exposure [3, 4]` is the affine map that `rgb` has. `shares` has, for each body that was put in and
+    is there, its share of each pixel `[H, W]` in [0, 1], less what is hidden by others; `other_shares` likewise for the other actors,
+    where it was asked for. `world_from_actor` are the poses at which all actors were drawn, `in_sight` names those that may reach into the
+    picture.
     """
 
     edited: EditedScene
     shot: Shot
-    rgb: Float[Tensor, "H W 3"]
+    unexposed_rgb: Float[Tensor, "H W 3"]
     depth_m: Float[Tensor, "H W"]
     opacity: Float[Tensor, "H W"]
     exposure: Float[Tensor, "3 4"]
@@ -51,40 +51,49 @@ class InsertedFrame:
     backend: Backend | None
 
     @cached_property
+    def rgb(self) -> Float[Tensor, "H W 3"]:
+        return apply_exposure(self.unexposed_rgb, self.exposure)
+
+    @cached_property
     def background_rgb(self) -> Float[Tensor, "H W 3"]:
-        if self.in_sight.isdisjoint(self.edited.inserted):
-            return self.rgb
-        rgb = self.draw(self.edited.scene, _COLOUR, exposure=self.exposure, without=tuple(self.edited.inserted)).rgb
-        assert rgb is not None
-        return rgb
+        return self.rgb if self._nothing_put_in else apply_exposure(self.background_unexposed_rgb, self.exposure)
+
+    @property
+    def background_unexposed_rgb(self) -> Float[Tensor, "H W 3"]:
+        if self._nothing_put_in:
+            return self.unexposed_rgb
+        assert self._behind.rgb is not None
+        return self._behind.rgb
 
     @property
     def background_depth_m(self) -> Float[Tensor, "H W"]:
-        return self._behind[0]
+        if self._nothing_put_in:
+            return self.depth_m
+        assert self._behind.depth_m is not None
+        return self._behind.depth_m
 
     @property
     def background_opacity(self) -> Float[Tensor, "H W"]:
-        return self._behind[1]
+        return self.opacity if self._nothing_put_in else self._behind.opacity
 
-    def draw(
-        self, scene: Scene, channels: Collection[Channel], *, exposure: Tensor | None = None, without: Collection[str] = ()
-    ) -> RenderOutput:
-        """Another picture of the shot, of a scene with the same actors, where they are in this one. Errors: those of `render`."""
+    def draw(self, scene: Scene, channels: Collection[Channel], *, without: Collection[str] = ()) -> RenderOutput:
+        """Another picture of the shot, without exposure, of a scene with the same actors, where they are in this one. Errors: those of
+        `render`."""
         poses = {name: self.world_from_actor[name] for name in self.in_sight}
-        return render(scene, self.shot, channels, backend=self.backend, exposure=exposure, actor_poses=poses, without=without)
+        return render(scene, self.shot, channels, backend=self.backend, exposure=None, actor_poses=poses, without=without)
 
     def may_show(self, name: str, radius_m: float) -> bool:
         """Whether something that lies within a radius of an actor's centre may be in the picture."""
         return bool(may_be_seen((2 * radius_m,) * 3, self.world_from_actor[name], self.shot))
 
+    @property
+    def _nothing_put_in(self) -> bool:
+        """Nothing that was put in reaches into the picture."""
+        return self.in_sight.isdisjoint(self.edited.inserted)
+
     @cached_property
-    def _behind(self) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
-        """Depth and opacity, without the colours: shadows need no more."""
-        if self.in_sight.isdisjoint(self.edited.inserted):
-            return self.depth_m, self.opacity
-        drawn = self.draw(self.edited.scene, _DEPTH, without=tuple(self.edited.inserted))
-        assert drawn.depth_m is not None
-        return drawn.depth_m, drawn.opacity
+    def _behind(self) -> RenderOutput:
+        return self.draw(self.edited.scene, _CHANNELS, without=tuple(self.edited.inserted))
 
 
 def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None = None, others: bool = False) -> InsertedFrame:
@@ -98,8 +107,7 @@ def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None =
     inside = _in_sight(scene, there, shot)
     poses = {name: there[name] for name in inside}
     wanted = [name for name in inside if others or name in edited.inserted]
-    exposure = scene.exposure.at(shot.camera.name, shot.mid_us)
-    full = render(scene, shot, _CHANNELS, backend=backend, exposure=exposure, actor_poses=poses, shares=wanted[:_MOST_SHARES])
+    full = render(scene, shot, _CHANNELS, backend=backend, exposure=None, actor_poses=poses, shares=wanted[:_MOST_SHARES])
     shares = _named(full, wanted[:_MOST_SHARES])
     for start in range(_MOST_SHARES, len(wanted), _MOST_SHARES):
         some = wanted[start : start + _MOST_SHARES]
@@ -110,10 +118,10 @@ def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None =
     return InsertedFrame(
         edited=edited,
         shot=shot,
-        rgb=full.rgb,
+        unexposed_rgb=full.rgb,
         depth_m=full.depth_m,
         opacity=full.opacity,
-        exposure=exposure,
+        exposure=scene.exposure.at(shot.camera.name, shot.mid_us),
         shares={name: shares.get(name, nothing) for name in there if name in edited.inserted},
         other_shares={name: shares.get(name, nothing) for name in there if name not in edited.inserted} if others else {},
         world_from_actor=there,

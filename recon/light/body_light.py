@@ -147,10 +147,14 @@ class BodyLight:
         below = luminance(self.light.ambient(-self.turn[:, 2][None]))[0]
         return self.shape.sky_on(normals, self.radiance, below)
 
-    def kept_beside(self, points: Float[Tensor, "P 3"], normals: Float[Tensor, "P 3"], ground_m: float) -> Float[Tensor, "P 3"]:
-        """Share of the light of surfaces of the scene (points and unit normals in its frame) that is left once the body stands there.
-        What lies within `ground_m` of the plane that the body stands on is taken to be ground."""
+    def kept_beside(
+        self, points: Float[Tensor, "P 3"], normals: Float[Tensor, "P 3"], eye: Float[Tensor, "3"], ground_m: float, pits_m: float
+    ) -> Float[Tensor, "P 3"]:
+        """Share of the light of surfaces of the scene (points and unit normals in its frame, seen from `eye`) that is left once the body
+        stands there. What lies within `ground_m` of the plane that the body stands on is taken to be ground, and what is seen through it,
+        down to `pits_m` below, to be ground where it is seen through."""
         half_height_m = self.shape.half_height_m
+        points = self._out_of_pits(points, eye, pits_m)
         own = (points - self.centre) @ self.turn
         flat = (own[:, 2] + half_height_m).abs() < ground_m
         # What is drawn of the ground lies a little above or below it; the shadow begins at the wheels.
@@ -165,3 +169,12 @@ class BodyLight:
             + sky * self.shape.sky_beside(own, normals @ self.turn, self.radiance)[:, None]
         )
         return (left + 1e-6) / (sun + sky + 1e-6)
+
+    def _out_of_pits(self, points: Float[Tensor, "P 3"], eye: Float[Tensor, "3"], deepest_m: float) -> Float[Tensor, "P 3"]:
+        """Points below the plane that the body stands on, brought to where it is met on the way to them. Fits dig pits below the road where
+        shadows moved over it. None is taken for so deep that it would lie more than twice as far away as the plane."""
+        up = self.turn[:, 2]
+        foot = self.centre - self.shape.half_height_m * up
+        height_m, eye_m = (points - foot) @ up, (eye - foot) @ up
+        pits = (height_m < 0) & (height_m > -eye_m.clamp(0, deepest_m))
+        return torch.where(pits[:, None], torch.lerp(points, eye, (height_m / (height_m - eye_m))[:, None]), points)

@@ -53,3 +53,10 @@ def picture_from_light(light: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batc
     """The inverse of `light_from_picture`."""
     light = light.clamp_min(0.0)
     return srgb_from_linear(light / (1 + SHOULDER * light))
+
+
+def taken_by_shade(rgb: Float[Tensor, "*batch 3"], kept: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """What colours of a picture (without exposure) lose where that share of their light is kept; nothing where all of it is."""
+    light = light_from_picture(rgb)
+    left = picture_from_light(light * kept) / picture_from_light(light).clamp_min(1e-6)
+    return rgb.clamp_min(0.0) * (1 - left)

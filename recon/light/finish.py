@@ -16,9 +16,9 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.exposure import apply_exposure
-from splatmend.recon.gaussians import empty
+from splatmend.recon.gaussians import Gaussians, empty
 from splatmend.recon.light.body_light import BodyLight, BodyShape, SceneOpen
-from splatmend.recon.light.colour import light_from_picture, luminance, picture_from_light
+from splatmend.recon.light.colour import luminance, taken_by_shade
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, may_shade
 from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.receivers import Receivers, receivers
@@ -60,11 +60,17 @@ class FinishConfig:
     """The environment is looked up anew so often along a body's way, and what of the scene is before the sun."""
     ground_m: float = 0.3
     """What lies less than this above or below the plane that a body stands on is ground that faces up."""
+    pits_m: float = 1.5
+    """What is seen through that plane, down to so far below it, is a pit in what was reconstructed of the ground."""
 
     def __post_init__(self) -> None:
         if not (4 <= self.sky_directions <= 1024 and 16 <= self.map_rows <= 1024):
             raise UserError(f"light: {self.sky_directions} directions of {self.map_rows} rows; give 4 to 1024 and 16 to 1024.")
-        if not 0 < min(self.own_bias_m, self.scene_bias_m, self.longest_shadow_m, self.probe_step_m, self.ground_m) < float("inf"):
+        if (
+            not 0
+            < min(self.own_bias_m, self.scene_bias_m, self.longest_shadow_m, self.probe_step_m, self.ground_m, self.pits_m)
+            < float("inf")
+        ):
             raise UserError("light: the distances of shadows must be positive.")
 
 
@@ -116,15 +122,15 @@ class Finisher:
             return FinishedFrame(rgb=frame.rgb, kept=kept)
         seen = receivers(shot, scene.camera_model, frame.background_depth_m, frame.background_opacity, scene.origin_world_m)
         eye = upload(shot.world_from_camera[:3, 3] - scene.origin_world_m, scene.device)
-        actors = dict(scene.actors)
+        lit: dict[str, Gaussians] = {}
         for name in near:
             shape, asset = self._shape_of(name), self.assets[name]
             scene_from_body = self._scene_from_world @ frame.world_from_actor[name]
             light = self._light_on(name, shot.mid_us)
             lighting = BodyLight.of(shape, scene_from_body, light, self._scene_open(name, frame))
-            kept = self._less(kept, seen, lighting)
+            kept = self._less(kept, seen, eye, lighting)
             if name in frame.in_sight and asset is not None and asset.material is not None:
-                lit = relit(
+                lit[name] = relit(
                     scene.actors[name].gaussians,
                     asset.material,
                     lighting.scene_from_body,
@@ -134,16 +140,23 @@ class Finisher:
                     sky_seen=lighting.sky_on_body(asset.material.normals),
                     near=shape.near,
                 )
-                actors[name] = replace(scene.actors[name], gaussians=lit)
-        rgb = frame.draw(replace(scene, actors=actors), _COLOUR).rgb
-        assert rgb is not None
         kept = torch.where(kept > 1 - _UNSEEN, 1.0, kept)
         inserted = sum(frame.shares.values(), torch.zeros_like(frame.opacity)).clamp(0, 1)
-        factor = 1 - (1 - kept) * (1 - inserted)[..., None]
-        rgb = apply_exposure(picture_from_light(light_from_picture(rgb) * factor), frame.exposure)
+        # Splats blend colours of pictures, so a body's border keeps its own part of the pixel and the rest is shaded as if it were whole.
+        taken = (1 - inserted)[..., None] * taken_by_shade(frame.background_unexposed_rgb, kept)
+        rgb = apply_exposure(self._with_lit(frame, lit) - taken, frame.exposure)
         # What is neither a body nor its shadow stays the same number.
         changed = (inserted > 0) | (kept < 1).any(dim=-1)
         return FinishedFrame(rgb=torch.where(changed[..., None], rgb, frame.rgb), kept=kept)
+
+    def _with_lit(self, frame: InsertedFrame, lit: Mapping[str, Gaussians]) -> Float[Tensor, "H W 3"]:
+        """The frame without exposure, with some bodies in other colours."""
+        if not lit:
+            return frame.unexposed_rgb
+        actors = {name: replace(self.scene.actors[name], gaussians=gaussians) for name, gaussians in lit.items()}
+        rgb = frame.draw(replace(self.scene, actors={**self.scene.actors, **actors}), _COLOUR).rgb
+        assert rgb is not None
+        return rgb
 
     def _shaded_m(self, shape: BodyShape) -> float:
         """How far from a body's centre it may keep light off."""
@@ -237,14 +250,14 @@ class Finisher:
         centre = upload(centre_m, scene.device)
         return cast(together, self.light.to_sun[None], centre, reach_m, self.config.map_rows, backend=self._backend)
 
-    def _less(self, kept: Float[Tensor, "H W 3"], seen: Receivers, lighting: BodyLight) -> Float[Tensor, "H W 3"]:
+    def _less(self, kept: Float[Tensor, "H W 3"], seen: Receivers, eye: Float[Tensor, "3"], lighting: BodyLight) -> Float[Tensor, "H W 3"]:
         """The share of the background's light that is kept, pixel by pixel, less what one body takes of it."""
         reach_m = self._shaded_m(lighting.shape)
         near = seen.valid & ((seen.points - lighting.centre).square().sum(dim=-1) < reach_m**2)
         # Indices, since each look-up by a mask would wait for the device.
         pixels = near.flatten().nonzero().squeeze(1)
         points, normals = (values.flatten(0, 1).index_select(0, pixels) for values in (seen.points, seen.normals))
-        left = lighting.kept_beside(points, normals, self.config.ground_m)
+        left = lighting.kept_beside(points, normals, eye, self.config.ground_m, self.config.pits_m)
         flat = kept.flatten(0, 1)
         return flat.index_copy(0, pixels, flat.index_select(0, pixels) * left).view(kept.shape)
 

@@ -15,9 +15,11 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.edits.apply import EditedScene, Inserted
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.gaussians import concatenate
+from splatmend.recon.harmonics import colours, from_rgb
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
-from splatmend.recon.light.colour import light_from_picture
+from splatmend.recon.light.colour import light_from_picture, picture_from_light
 from splatmend.recon.light.finish import FinishConfig, FinishedFrame, Finisher
+from splatmend.recon.render import render
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +119,72 @@ def beside(asset: Asset, others: dict[str, np.ndarray]) -> EditedScene:
         actors[name] = replace(own, track=replace(own.track, actor_id=name, track=replace(own.track.track, world_from_body=poses)))
     inserted = {"ball": Inserted(actor_id="ball", edit=0, asset=asset)}
     return EditedScene(scene=replace(scene, actors=actors), recorded=lit_world.scene(), inserted=inserted, removed=(), notes=())
+
+
+@pytest.mark.parametrize("others", [{}, {"other": np.array([-0.5, -1.0, 1.0])}], ids=["alone", "behind another actor"])
+def test_borders_are_those_of_a_picture_whose_ground_is_darker(others: dict[str, np.ndarray]) -> None:
+    """Ground Gaussians in the colours that the shadow leaves them, drawn with the body: no line of other colours around it."""
+    asset = replace(lit_world.ball(), material=None)
+    edited = beside(asset, others)
+    frame = draw_insertion(edited, lit_world.from_above(height_m=4.0), others=True)
+    lit = Finisher(edited.scene, {"ball": asset}, lit_world.light()).finish(frame)
+    ground = edited.scene.background.gaussians
+    height, width = frame.opacity.shape
+    rows, columns = (torch.tensor(at) for at in zip(*(pixel_of(x, y, 4.0) for x, y in ground.means[:, :2].tolist()), strict=True))
+    kept = lit.kept[rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
+    shaded = picture_from_light(light_from_picture(colours(ground.sh, ground.means, 0)) * kept)
+    darker = draw_insertion(
+        replace(edited, scene=edited.scene.with_gaussians(replace(ground, sh=from_rgb(shaded)[:, None]))), frame.shot, others=True
+    )
+    share = frame.shares["ball"]
+    # The shadow's own edge is blurred by the size of the ground's Gaussians, so away from it.
+    deep = torch.nn.functional.max_pool2d(lit.kept[None, ..., 1], 5, stride=1, padding=2)[0] < 0.3
+    border = deep & (share > 0.1) & (share < 0.9)
+    assert int(border.sum()) > 10
+    assert float((darker.rgb - frame.rgb)[border].abs().mean()) > 0.08
+    assert float((darker.rgb - lit.rgb)[border].abs().mean()) < 0.006
+    for other in frame.other_shares.values():
+        assert float((other * share).max()) > 0.1, "the other actor covers a part of the border"
+        assert torch.equal(lit.rgb[other > 0.99], frame.rgb[other > 0.99])
+
+
+def test_the_shadow_lies_evenly_over_pits_in_what_was_reconstructed_of_the_ground() -> None:
+    """Moving shadows make fits dig below the road; what is seen there is drawn at its place in the picture and has no surface."""
+    asset = replace(lit_world.ball(), material=None)
+    even = beside(asset, {})
+    ground = even.scene.background.gaussians
+    random = np.random.default_rng(0).uniform(0.3, 0.8, (200, 120)).astype(np.float32)
+    cells = ((ground.means[:, :2] + torch.tensor([8.0, 6.0])) / 0.3).long()
+    dug = (ground.means[:, 0] < -0.9) & (ground.means[:, 0] > -2.4) & (ground.means[:, 1].abs() < 1.5)
+    depth_m = torch.where(dug, torch.from_numpy(random)[cells[:, 0], cells[:, 1]], 0.0)
+    # Along the ray to the camera at 7 m, so that the picture stays as it was.
+    eye = torch.tensor([0.0, 0.0, 7.0])
+    pits = replace(ground, means=eye + (ground.means - eye) * (1 + depth_m / 7)[:, None])
+    kept = []
+    for background in (ground, pits):
+        edited = replace(even, scene=even.scene.with_gaussians(background))
+        frame = draw_insertion(edited, lit_world.from_above())
+        kept.append(Finisher(edited.scene, {"ball": asset}, lit_world.light()).finish(frame).kept[..., 1])
+    assert float((frame.background_depth_m > 7.3).float().mean()) > 0.02
+    assert float((kept[0] < 0.3).float().mean()) > 0.02
+    off = (kept[1] - kept[0]).abs()
+    assert float(off.max()) < 0.1
+    assert float(off.mean()) < 2e-3
+
+
+def test_a_finished_picture_takes_no_pass_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies behind a body is a pass, and bodies that are lit are one."""
+    passes: list[object] = []
+    monkeypatch.setattr("splatmend.recon.insertion.frame.render", lambda *a, **k: passes.append(a[2]) or render(*a, **k))
+    counts = []
+    for asset, x, height_m in ((lit_world.ball(), 0, 7), (replace(lit_world.ball(), material=None), 0, 7), (lit_world.ball(), -4.5, 2)):
+        passes.clear()
+        edited = beside(asset, {})
+        frame = draw_insertion(edited, lit_world.from_above(x, height_m))
+        shaded = Finisher(edited.scene, {"ball": asset}, lit_world.light().with_sun(0.0, 20.0)).finish(frame)
+        assert float(shaded.shadow.max()) > 0.5
+        counts.append(len(passes))
+    assert counts == [3, 2, 1], "lit, in its own colours, and out of sight"
 
 
 def test_an_actor_before_the_sun_shades_a_body_and_one_elsewhere_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,9 @@ from splatmend.recon.light.relight import mirrored_surroundings, relit, sun_high
 from splatmend.recon.light.scene_sun import SceneSun
 from splatmend.recon.render import render
 
+EYE = torch.tensor([-6.0, -4.0, 1.6])
+"""A camera on a car's roof."""
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
@@ -129,7 +132,7 @@ def test_the_shadow_falls_where_the_sun_throws_it() -> None:
     long = RADIUS_M / TO_SUN[2]
     points = torch.tensor([[landing, 0, 0], [landing - 0.9 * long, 0, 0], [landing - 1.15 * long, 0, 0], [landing, 1.15 * RADIUS_M, 0]])
     up = torch.tensor([[0.0, 0, 1]]).expand(4, 3)
-    kept = lit.kept_beside(points, up, ground_m=0.3)[:, 0]
+    kept = lit.kept_beside(points, up, torch.tensor([0.0, 0, 7]), ground_m=0.3, pits_m=1.5)[:, 0]
     sunny = SUN * TO_SUN[2]
     assert kept[0] < SKY / (sunny + SKY)
     assert kept[1] <= SKY / (sunny + SKY) + 0.02
@@ -139,10 +142,30 @@ def test_the_shadow_falls_where_the_sun_throws_it() -> None:
     assert kept[1] > 0.5 * SKY / (sunny + SKY)
 
 
+def test_what_is_seen_through_the_ground_is_ground_and_what_lies_deeper_is_not() -> None:
+    """Pits are in the shadow where the ground that hides them is, whatever their own walls look like."""
+    body, random = shape(), torch.Generator().manual_seed(0)
+    lit, up = standing(body), torch.tensor([[0.0, 0, 1]]).expand(200, 3)
+    ground = torch.rand(200, 3, generator=random) * torch.tensor([3.0, 2.0, 0.0]) - torch.tensor([2.2, 1.0, 0.0])
+    ground[:, 2] = RADIUS_M - body.half_height_m
+    walls = torch.nn.functional.normalize(torch.randn(200, 3, generator=random), dim=1)
+    expected = lit.kept_beside(ground, up, EYE, ground_m=0.3, pits_m=1.5)
+    assert 0.1 < float((expected < 0.3).float().mean()) < 0.9
+    for depth_m in (0.1, 0.5, 1.4):
+        pits = EYE + (ground - EYE) * (1 + depth_m / (EYE[2] - ground[:, 2]))[:, None]
+        torch.testing.assert_close(pits[:, 2], ground[:, 2] - depth_m)
+        torch.testing.assert_close(lit.kept_beside(pits, walls, EYE, ground_m=0.3, pits_m=1.5), expected, atol=2e-3, rtol=0)
+    # One deeper than that, one more than twice as far as the ground, and one that is looked up at: none is seen through the ground.
+    for eye, depth_m in ((EYE, 1.55), (EYE * torch.tensor([1, 1, 0.5]), 0.9), (EYE * torch.tensor([1, 1, -1]), 0.9)):
+        low = ground - depth_m * up
+        own = lit.kept_beside(low, walls, low + up, ground_m=0.3, pits_m=0.01)
+        assert torch.equal(lit.kept_beside(low, walls, eye, ground_m=0.3, pits_m=1.5), own)
+
+
 def test_far_from_the_ball_nothing_is_taken_and_right_below_it_the_sky_is() -> None:
     lit = standing(shape())
     points = torch.tensor([[20.0, 20, 0], [0.0, 0, 0]])
-    kept = lit.kept_beside(points, torch.tensor([[0.0, 0, 1]]).expand(2, 3), ground_m=0.3)[:, 0]
+    kept = lit.kept_beside(points, torch.tensor([[0.0, 0, 1]]).expand(2, 3), EYE, ground_m=0.3, pits_m=1.5)[:, 0]
     assert kept[0] == pytest.approx(1.0, abs=1e-3)
     assert kept[1] < 0.1
 
