@@ -19,6 +19,7 @@ from splatmend.recon.assets.sightings import View
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.harmonics import colours
 from splatmend.recon.light.body_light import BodyLight, BodyShape
+from splatmend.recon.light.clearing import clear_of_body
 from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.relight import mirrored_surroundings, sun_highlight
@@ -77,6 +78,8 @@ def lit_views(
     scene_from_world = np.eye(4)
     scene_from_world[:3, 3] = -scene.origin_world_m
     poses = np.stack([scene_from_world @ view.world_from_actor for view in views])
+    size_m = scene.actors[actor_id].track.size_m
+    scene = scene.with_gaussians(clear_of_body(scene.background.gaussians, poses, size_m))
     standing = SceneSun(
         scene.background.gaussians,
         poses,

@@ -18,6 +18,7 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.gaussians import Gaussians, empty
 from splatmend.recon.light.body_light import BodyLight, BodyShape, SceneOpen
+from splatmend.recon.light.clearing import clear_of_body
 from splatmend.recon.light.colour import luminance, taken_by_shade
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, may_shade
 from splatmend.recon.light.probe import light_at
@@ -104,6 +105,7 @@ class Finisher:
         self.scene, self.assets, self.light = scene, dict(assets), light.to(scene.device)
         self.config, self._backend = config or FinishConfig(), backend
         self._shapes: dict[str, BodyShape] = {}
+        self._scenes: dict[str, Scene] = {}
         self._suns: dict[str, SceneSun] = {}
         self._lights: dict[tuple[str, int], SceneLight] = {}
         self._geometry: dict[str, tuple[int, OcclusionMaps]] = {}
@@ -178,13 +180,21 @@ class Finisher:
     def _probe(self, name: str, number: int) -> SceneLight:
         if (name, number) not in self._lights:
             t_us, place_world_m = self._place(name, number)
-            self._lights[name, number] = light_at(self.scene, self.light, place_world_m, t_us, backend=self._backend)
+            self._lights[name, number] = light_at(self._standing(name), self.light, place_world_m, t_us, backend=self._backend)
         return self._lights[name, number]
 
     def _place(self, name: str, number: int) -> tuple[int, Float[np.ndarray, "3"]]:
         """When a body comes by the place of that number along its way, and where in the world that is."""
         t_us = self._way_of(name).time_at(number * self.config.probe_step_m)
         return t_us, self.scene.actors[name].track.world_from_actor(t_us)[:3, 3]
+
+    def _standing(self, name: str) -> Scene:
+        """The scene without what its background shows in a body's way."""
+        if name not in self._scenes:
+            track = self.scene.actors[name].track
+            poses = self._scene_from_world @ track.track.world_from_body
+            self._scenes[name] = self.scene.with_gaussians(clear_of_body(self.scene.background.gaussians, poses, track.size_m))
+        return self._scenes[name]
 
     def _shape_of(self, name: str) -> BodyShape:
         if name not in self._shapes:
@@ -206,7 +216,7 @@ class Finisher:
         if name not in self._suns:
             track = self._scene_from_world @ self.scene.actors[name].track.track.world_from_body
             self._suns[name] = SceneSun(
-                self.scene.background.gaussians,
+                self._standing(name).background.gaussians,
                 track,
                 shape.half_height_m,
                 shape.reach_m + self.config.longest_shadow_m,

@@ -159,6 +159,22 @@ def relit_from_above(own: Gaussians, material: Material, light_there: SceneLight
     return light_from_picture(lit.sh[:, 0] * 0.28209479 + 0.5)
 
 
+def test_a_ghost_in_the_background_takes_no_light_from_the_actor(left: Asset) -> None:
+    """Fits leave some of a vehicle in the background, dark where it is dark."""
+    lit = lit_car("left")[0]
+    xyz, _, size = car_surface(500)
+    ghost = (1.03 * xyz + np.array([0, 0, size[2] / 2]))[xyz[:, 2] > 0.3 - size[2] / 2]
+    shell = blobs(ghost, np.full_like(ghost, 0.02), 0.12)
+    haunted = lit.with_gaussians(concatenate([lit.background.gaussians, shell]))
+    found = harvest_actor(haunted, "car", light()).material
+    assert found is not None
+    assert found.lit_by is not None
+    assert left.material is not None
+    assert left.material.lit_by is not None
+    assert float(found.lit_by.median() / left.material.lit_by.median()) == pytest.approx(1, abs=0.15)
+    torch.testing.assert_close(found.albedo.median(0).values, left.material.albedo.median(0).values, atol=0.03, rtol=0.15)
+
+
 def test_an_actor_lit_as_it_was_looks_as_it_did_and_by_another_sun_as_it_would(left: Asset) -> None:
     """Against the true material under the other sun: much nearer than the colours as they were."""
     scene_, normals = lit_car("left")
