@@ -48,8 +48,7 @@ def train_autoencoder(
     try:
         with building_together(accelerator, out, manifest, overwrite=overwrite, resume=resume) as folder:
             loop = TrainingLoop(config, accelerator, parameters, folder, data=clips.described())
-            if resume and (folder / CHECKPOINT).is_file():
-                loop.resume()
+            loop.begin(resume=resume)
             batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)
 
             def add_gradients(batch: Batch, loss_scale: float) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator
@@ -369,6 +370,7 @@ class TrainingClips:
             # As they are, through pipes: as tensors they would need shared memory, of which containers have little.
             # A sampler's step is a whole batch, so this gets what `__getitem__` gave and no list of it.
             collate_fn=cast(Any, _as_it_is),
+            worker_init_fn=_own_signals,
         )
         yield from loader
 
@@ -530,6 +532,12 @@ class _StepBatches(Dataset[RawBatch]):
 
 def _as_it_is(raw: RawBatch) -> RawBatch:
     return raw
+
+
+def _own_signals(_worker: int) -> None:
+    """What the training does about interruptions is not for a forked worker: it ends when it is told to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _StepsFrom(Sampler[int]):

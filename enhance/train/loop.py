@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from splatmend.datasets.artifact import plain
 from splatmend.datasets.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.interruption import interruptions_noted
 from splatmend.enhance.train.config import LoopConfig
 from splatmend.enhance.train.identity import differences
 from splatmend.enhance.train.parallel import Processes, gradient_norm, local, sharded_like, whole
@@ -106,6 +107,14 @@ class TrainingLoop:
         settings = {k: v for k, v in plain(config).items() if k not in _FREE}
         self._identity = {"sources": {}} | settings | plain(dict(data or {})) | plain(dict(model or {}))
 
+    def begin(self, *, resume: bool) -> None:
+        """Go on from the checkpoint in the folder where `resume` says so and there is one, else from nothing. Errors: those of `resume`."""
+        if resume and (self.folder / CHECKPOINT).is_file():
+            self.resume()
+        elif self.accelerator.is_main_process:
+            # Rows of a run that was killed before its first checkpoint.
+            (self.folder / CURVE).unlink(missing_ok=True)
+
     def resume(self) -> None:
         """Go on from the checkpoint in the folder; `UserError` where it belongs to another training."""
         path = self.folder / CHECKPOINT
@@ -176,13 +185,18 @@ class TrainingLoop:
     def run(self, micro_step: MicroStep, sample: Callable[[int], None]) -> None:
         """Train; `sample(step)` writes pictures (on the main process; where processes share a model all of them make them).
 
-        Raises `TrainingPaused` at `pause_seconds` and `UserError` where the loss is no finite number.
+        Raises `TrainingPaused` at `pause_seconds`, `KeyboardInterrupt` after Ctrl-C or SIGTERM, both with a checkpoint written, and
+        `UserError` where the loss is no finite number.
         """
         shown = self.config.log and self.accelerator.is_main_process
-        with TrainingBar(self.config, self.step, self.seconds) if shown else nullcontext() as bar:
-            self._run(micro_step, sample, bar)
+        several = self.accelerator.num_processes > 1
+        with (
+            TrainingBar(self.config, self.step, self.seconds) if shown else nullcontext() as bar,
+            interruptions_noted(patient=several) as interrupted,
+        ):
+            self._run(micro_step, sample, bar, interrupted)
 
-    def _run(self, micro_step: MicroStep, sample: Callable[[int], None], bar: TrainingBar | None) -> None:
+    def _run(self, micro_step: MicroStep, sample: Callable[[int], None], bar: TrainingBar | None, interrupted: Callable[[], bool]) -> None:
         config, began, before = self.config, time.monotonic(), self.seconds
         gathered: dict[str, list[torch.Tensor]] = {}
         while self.step < config.steps and not self._time_is_up(config.max_seconds, self.seconds):
@@ -206,10 +220,19 @@ class TrainingLoop:
                 self.save()
             if self.step % config.sample_every == 0:
                 self._sample(sample)
+            if self.step < config.steps and self._stops(interrupted):
+                self.save()
+                raise KeyboardInterrupt
             if self._time_is_up(config.pause_seconds, self.seconds - before) and self.step < config.steps:
                 self.save()
                 raise TrainingPaused
         self._sample(sample)
+
+    def _stops(self, interrupted: Callable[[], bool]) -> bool:
+        """Whether any process was interrupted; several ask each other only where a row is written."""
+        if self.accelerator.num_processes == 1:
+            return interrupted()
+        return self.step % self.config.log_every == 0 and self._agreed(float(interrupted())) > 0
 
     def finish(self) -> None:
         """Put the average in place of the weights and drop the checkpoint: the artefact is about to be written."""

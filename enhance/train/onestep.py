@@ -325,8 +325,7 @@ def train_onestep(
     try:
         with building_together(accelerator, out, manifest, overwrite=overwrite, resume=resume) as folder:
             loop = TrainingLoop(config, accelerator, parameters, folder, processes, data=clips.described(), model=began_as)
-            if resume and (folder / CHECKPOINT).is_file():
-                loop.resume()
+            loop.begin(resume=resume)
             first = loop.step * config.accumulation
             batches = clips.batches(first, processes.index, accelerator.device, on_host=config.host_clips)
 

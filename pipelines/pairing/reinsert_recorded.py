@@ -8,7 +8,7 @@ an enhancer may change around them are the scene's, everything else is the recor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import file_name
 from splatmend.recon.trajectory import Trajectory, TrajectoryConfig, build_trajectory
+from splatmend.recon.transfer import upload
 
 _LEAST_QUALITY = 0.3
 """Assets below this quality are rags, which teach nothing of light."""
@@ -46,6 +47,8 @@ _WHOLE = 0.3
 """Vehicles that fewer of the pictures show whole are left alone."""
 _LEAST_SHARE = 0.5
 """A pixel is a vehicle's where it has this share of it."""
+_OVERCAST_SUN = 4.0
+"""The sun over the ambient light that scenes under a covered sky are given for a wrong light."""
 _COVERED = 0.25
 """Share of naive lights without a sun."""
 
@@ -61,17 +64,17 @@ class WrongLight:
 def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan]:
     """A pair for each way of putting back. `UserError` where lengths are not metres, the camera sees no labelled vehicle well, or
     there are no labels and nothing to find vehicles by."""
-    log = source.log
+    log, movers = source.log, config.fit.movers
     if not log.metric:
         raise UserError(f"{source.name}: its lengths are not metres, which light and shadows need; leave reinsert out.")
-    if log.actors and config.fit.movers in ("auto", "labels"):
-        if not vehicles_seen(log.actors, source.shots(camera), whole=_WHOLE):
-            raise no_vehicle(source.name, camera)
-    elif config.fit.movers in ("off", "labels") or not log.sweeps:
+    labelled = bool(log.actors) and movers in ("auto", "labels")
+    if not labelled and (movers in ("off", "labels") or not log.sweeps):
         raise UserError(
-            f"{source.name}: it labels no vehicles, and none are found without LiDAR sweeps and with movers {config.fit.movers}; leave "
-            "reinsert out, or let movers be found (auto)."
+            f"{source.name}: with movers {movers}, {len(log.actors)} labelled actors and {len(log.sweeps)} LiDAR sweeps no vehicle becomes "
+            "an actor of its fit; leave reinsert out, or let movers be found (auto)."
         )
+    if labelled and not vehicles_seen(log.actors, source.shots(camera), whole=_WHOLE):
+        raise no_vehicle(source.name, camera)
     return [
         PairPlan(
             name=f"{camera}-reinsert-{way}" + ("-fit" if ground == "fit" else ""),
@@ -140,16 +143,25 @@ def assets_of(source: PairSource, scene: Scene, camera: str, light: SceneLight) 
     """The vehicles that are put back, harvested. `UserError` where the camera sees none that was seen well enough."""
     shots = [recorded.shot for recorded in scene.shots_of(camera)]
     tracks = [actor.track for actor in scene.actors.values()]
-    found = {}
-    for name in vehicles_seen(tracks, shots, whole=_WHOLE):
+    seen = vehicles_seen(tracks, shots, whole=_WHOLE)
+    if not seen:
+        raise no_vehicle(source.name, camera)
+    found, poor = {}, []
+    for name in seen:
         try:
             asset = harvest_actor(scene, name, light)
-        except UserError:  # too little of it is left, or no shot saw it
+        except UserError as fault:
+            poor.append(str(fault).rstrip("."))
             continue
         if asset.quality >= _LEAST_QUALITY:
             found[name] = asset
+        else:
+            poor.append(f"{name} has a quality of {asset.quality:.2f}, below {_LEAST_QUALITY:g}")
     if not found:
-        raise no_vehicle(source.name, camera)
+        raise UserError(
+            f"{source.name}: the fit shows no vehicle of {camera} well enough to be put back ({'; '.join(poor)}); fit larger pictures or "
+            "more iterations into another --out, or leave reinsert out."
+        )
     return {name: found[name] for name in drawn_vehicles(list(found), generator(source.scene, camera))}
 
 
@@ -163,6 +175,9 @@ def with_assets(scene: Scene, assets: Mapping[str, Asset]) -> EditedScene:
 def drawn_light(right: SceneLight, way: Reinsertion, rng: np.random.Generator) -> WrongLight:
     """The light that vehicles are put back with."""
     if way == "naive":
+        if not any(right.sun):
+            # Under a covered sky the wrong light is that of a sun.
+            right = replace(right, sun=_times(_OVERCAST_SUN, right.ambient(upload(right.up_world, right.device)[None])[0].tolist()))
         light = right.with_sun(float(rng.uniform(-180, 180)), float(rng.uniform(10, 65)))
         strength = 0.0 if rng.random() < _COVERED else float(2 ** rng.uniform(-1, 1))
         return WrongLight(light=_sun_times(light, strength), gain=float(2 ** rng.uniform(-0.8, 0.8)))
@@ -173,5 +188,9 @@ def drawn_light(right: SceneLight, way: Reinsertion, rng: np.random.Generator) -
 
 
 def _sun_times(light: SceneLight, factor: float) -> SceneLight:
-    red, green, blue = (factor * value for value in light.sun)
-    return replace(light, sun=(red, green, blue))
+    return replace(light, sun=_times(factor, light.sun))
+
+
+def _times(factor: float, colour: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = (factor * value for value in colour)
+    return red, green, blue

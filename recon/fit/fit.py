@@ -16,6 +16,7 @@ import torch
 from splatmend.datasets.artifact import Manifest, building, partial_folder, plain
 from splatmend.datasets.checkpoint import load_checkpoint, save_checkpoint
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.interruption import interruptions_noted
 from splatmend.datasets.launch import launched_rank
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
@@ -23,7 +24,6 @@ from splatmend.datasets.readers.registry import on_disk
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
-from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.fit.processes import joined_processes
 from splatmend.recon.fit.progress import FitBar

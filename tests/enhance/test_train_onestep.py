@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from splatmend.enhance.artifact import load_enhancer
 from splatmend.enhance.losses import PixelLoss
 from splatmend.enhance.model import Enhancer, LoraInfo
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
+from splatmend.enhance.train import onestep
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig
 from splatmend.enhance.train.onestep import OneStepObjective, choose_parameters, train_onestep
@@ -169,6 +172,34 @@ def test_it_learns_one_pair(data: DataConfig, tmp_path: Path, truncation: int | 
     spec = load_enhancer(out).spec
     assert spec.window == 3
     assert spec.provenance["steps"] == 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_a_checkpoint_to_go_on_from(
+    data: DataConfig, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(steps=5, sample_every=2, ema=0.9)
+    whole = train_onestep(settings, data, tiny(), tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(onestep, "write_strip", lambda *_: os.kill(os.getpid(), number))
+        with pytest.raises(KeyboardInterrupt):
+            train_onestep(settings, data, tiny(), tmp_path / "parts")
+    assert [row["step"] for row in rows(tmp_path / "parts.partial")] == [1, 2]
+    parts = train_onestep(settings, data, tiny(), tmp_path / "parts", resume=True)
+    assert whole is not None
+    assert parts is not None
+    assert [row["step"] for row in rows(parts)] == [1, 2, 3, 4, 5]
+    same, other = (load_enhancer(folder).state_dict() for folder in (whole, parts))
+    assert all(torch.equal(same[name], other[name]) for name in same)
+
+
+def test_rows_of_a_run_that_left_no_checkpoint_are_not_gone_on_with(data: DataConfig, tmp_path: Path) -> None:
+    killed = tmp_path / "out.partial"
+    killed.mkdir()
+    (killed / "curve.jsonl").write_text('{"step": 20, "loss": 1.0}\n')
+    out = train_onestep(config(steps=2), data, tiny(), tmp_path / "out", resume=True)
+    assert out is not None
+    assert [row["step"] for row in rows(out)] == [1, 2]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(data: DataConfig, tmp_path: Path) -> None:

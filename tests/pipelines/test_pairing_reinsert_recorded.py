@@ -16,7 +16,7 @@ from splatmend.datasets.street import StreetConfig
 from splatmend.enhance.insertion import INSERTED, change_region
 from splatmend.pipelines.evaluation.truth import LogTruth
 from splatmend.pipelines.pair_sources import PairSource, open_source
-from splatmend.pipelines.pairing import reinsert
+from splatmend.pipelines.pairing import reinsert, reinsert_recorded
 from splatmend.pipelines.pairing.config import PairsConfig
 from splatmend.pipelines.pairing.reinsert_recorded import drawn_light
 from splatmend.pipelines.pairing.vehicles import generator, vehicles_seen
@@ -121,6 +121,10 @@ def test_lights_follow_from_names_and_differ_as_they_should() -> None:
     assert spread(near) < 30 < 60 < spread(far)
     assert all(light[2] > 0 for light in near)
     assert 0 < sum(light[2] == 0 for light in far) < 25
+    covered = replace(LIGHT, sun=(0.0, 0.0, 0.0))
+    suns = [max(drawn_light(covered, "naive", generator(str(number), "naive")).light.sun) for number in range(40)]
+    assert sum(sun > 0.5 for sun in suns) > 20, "under a covered sky a sun is the wrong light"
+    assert max(drawn_light(covered, "relit", generator("a", "relit")).light.sun) == 0
 
 
 def test_who_cannot_be_served(driven: PairSource) -> None:
@@ -128,7 +132,14 @@ def test_who_cannot_be_served(driven: PairSource) -> None:
         reinsert.plans(CONFIG, replace(driven, log=replace(driven.log, metric=False)), "FRONT")
     unlabelled = replace(driven.log, actors=())
     assert reinsert.plans(CONFIG, replace(driven, log=unlabelled), "FRONT")
-    for log, movers in ((replace(unlabelled, sweeps=()), "auto"), (unlabelled, "off")):
+    for log, movers in ((replace(unlabelled, sweeps=()), "auto"), (unlabelled, "off"), (driven.log, "off"), (unlabelled, "labels")):
         config = replace(CONFIG, fit=replace(CONFIG.fit, movers=movers))  # type: ignore[arg-type]
-        with pytest.raises(UserError, match="labels no vehicles"):
+        with pytest.raises(UserError, match="no vehicle becomes an actor"):
             reinsert.plans(config, replace(driven, log=log), "FRONT")
+
+
+def test_a_fit_that_shows_vehicles_poorly_says_so(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reinsert_recorded, "_LEAST_QUALITY", 0.99)
+    with pytest.raises(UserError, match=r"shows no vehicle of FRONT well enough to be put back \(.* has a quality of 0\."):
+        made(shop, tmp_path / "clip", 0)
+    assert not (tmp_path / "clip").exists()

@@ -17,6 +17,7 @@ from tiny_log import tiny_log
 
 from splatmend.datasets.artifact import content_key, plain
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.interruption import interruptions_noted
 from splatmend.recon.fit import (
     CoarseConfig,
     CorrectionConfig,
@@ -29,7 +30,6 @@ from splatmend.recon.fit import (
     fit,
 )
 from splatmend.recon.fit.data import recorded_shots
-from splatmend.recon.fit.interruption import interruptions_noted
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.scene_files import load_scene
 
