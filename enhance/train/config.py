@@ -231,12 +231,20 @@ class OneStepTrainConfig(FlickerConfig):
             raise UserError("training: spatial_chunks belong to the truncated gradient; give a truncation or leave them out.")
         if self.decoder_block < 1 or (self.decoder_block > 1 and self.spatial_chunks != (1, 1)):
             raise UserError(f"training: decoder_block is {self.decoder_block}; give a number of groups, 1 with spatial_chunks.")
-        settings = (self.truncation is None, self.decoder_block > 1, self.spatial_chunks != (1, 1), self.context_parallel > 1)
-        if self.pixel_gradient != "truncated" and any(settings):
+        not_known = {
+            "truncation": self.truncation is None,
+            "decoder_block": self.decoder_block > 1,
+            "spatial_chunks": self.spatial_chunks != (1, 1),
+            "context_parallel": self.context_parallel > 1,
+        }
+        if self.pixel_gradient != "truncated" and any(not_known.values()):
+            name = next(name for name, set_so in not_known.items() if set_so)
             raise UserError(
-                f"training: pixel_gradient {self.pixel_gradient} knows no blocks, spatial chunks or shared clips and is no exact gradient; "
-                "give a truncation, and leave decoder_block, spatial_chunks and context_parallel at 1."
+                f"training: with pixel_gradient {self.pixel_gradient} there is no {name} of {getattr(self, name)}; set it to "
+                f"{'0 or more' if name == 'truncation' else 'its default'}."
             )
+        if self.pixel_gradient == "first-latent" and self.flow_warping:
+            raise UserError("training: pixel_gradient first-latent sees one frame, in which nothing flickers; set flow_warping to 0.")
         if self.context_parallel < 1:
             raise UserError(f"training: context_parallel is {self.context_parallel}; give the number of processes per clip, 1 or more.")
         if self.context_parallel > 1 and (self.truncation is None or self.encoder == "full" or self.cuda_graph):

@@ -179,6 +179,8 @@ def _list(options: ListOptions) -> None:
     from splatmend.recon.assets.library import AssetLibrary
 
     library = AssetLibrary(options.library)
+    if not library.ids():
+        raise UserError(f"{options.library}: it holds no asset; give a folder that `splatmend assets harvest` or `import` wrote to.")
     table = Table(title=str(options.library))
     for column in ("name", "class", "size (m)", "Gaussians", "material", "quality", "from"):
         table.add_column(column, no_wrap=column == "name")

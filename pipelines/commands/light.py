@@ -55,9 +55,17 @@ def run(options: Options) -> int:
 
     refuse_existing(options.out, options.overwrite)
     up_and_place = _sun_of_time(options)
+    sun = None if options.sun is None else _checked(options.sun)
+    if options.hdr_scale is not None and options.hdr is None:
+        raise UserError("light: hdr_scale is the scale of a panorama; give --hdr as well, or leave it out.")
+    if options.east_deg and up_and_place is None:
+        raise UserError("light: east_deg belongs to the sun of a time and place; give --time, --latitude and --longitude, or leave it out.")
     scene = load_scene(options.scene, device=torch_device(options.device))
     to_sun = None if up_and_place is None else _in_world(up_and_place, options.east_deg, scene.up_world)
     facts: dict[str, Any] = {"scene": str(options.scene)}
+    if options.hdr is not None:
+        # Read before the estimate, so that nobody waits for a refusal.
+        light_from_hdr(options.hdr, scene.up_world, heading_deg=options.heading_deg, scale=options.hdr_scale or 1.0)
     if options.hdr is not None and options.hdr_scale is not None:
         light = light_from_hdr(options.hdr, scene.up_world, heading_deg=options.heading_deg, scale=options.hdr_scale)
     else:
@@ -66,8 +74,8 @@ def run(options: Options) -> int:
         facts |= {"confidence": found.confidence, "gain": found.gain, "used": dict(found.used)}
         if options.hdr is not None:
             light = light_from_hdr(options.hdr, scene.up_world, heading_deg=options.heading_deg, like=light)
-    if options.sun is not None:
-        light = light.with_sun(*_checked(options.sun))
+    if sun is not None:
+        light = light.with_sun(*sun)
     save_light(options.out, light, facts=facts, config=plain(options), overwrite=options.overwrite)
     print(f"sun: azimuth {light.sun_azimuth_deg:.1f} degrees from x, elevation {light.sun_elevation_deg:.1f} degrees ({light.made_by})")
     red, green, blue = light.sun

@@ -145,6 +145,8 @@ def test_other_pixel_gradients_take_no_settings_of_the_truncated_one() -> None:
     for more in ({"truncation": None}, {"decoder_block": 2}, {"spatial_chunks": (2, 1)}):
         with pytest.raises(UserError, match="frame-wise"):
             config(pixel_gradient="frame-wise", **more)
+    with pytest.raises(UserError, match="sees one frame, in which nothing flickers"):
+        config(pixel_gradient="first-latent", flow_warping=1.0)
 
 
 def test_loss_scale_reaches_every_gradient_once() -> None:

@@ -67,6 +67,7 @@ def test_import_of_a_mesh_and_of_what_was_exported(tmp_path: Path, capsys: pytes
         (["harvest", "{scene}", "--out", "{tmp}/l", "--min-quality", "1"], "good enough"),
         (["harvest", "{tmp}", "--out", "{tmp}/l"], "no splatmend artefact"),
         (["list", "{tmp}/none"], "no such library"),
+        (["list", "{tmp}"], "it holds no asset"),
         (["export", "{tmp}/none/car", "--out", "{tmp}/x.ply"], "no such library"),
         (["export", "{tmp}/none/car", "--out", "{tmp}/x.obj"], "must end in .ply"),
         (["import", "{tmp}/none.glb", "--out", "{tmp}/l"], "no such file"),
