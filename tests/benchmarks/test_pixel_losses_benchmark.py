@@ -43,7 +43,7 @@ def line(tmp_path: Path) -> list[str]:
     pairs = str(tmp_path / "pairs")
     return [
         *("--toy", "--autoencoder", str(tmp_path / "autoencoder"), "--pairs", pairs, "--held-out", pairs, "--out", str(tmp_path / "out")),
-        *("--steps", "2", "--batch", "1", "--seeds", "2", "--jobs", "2", "--metrics", "psnr", "lpips_squeeze"),
+        *("--steps", "2", "--batch", "1", "--seeds", "2", "--jobs", "2", "--metrics", "psnr", "ssim"),
     ]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +176,15 @@ def test_it_learns_one_pair(data: DataConfig, tmp_path: Path, truncation: int | 
     assert spec.provenance["steps"] == 60
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """As in a terminal, whatever the tests run in: scripts start what runs in their background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_a_checkpoint_to_go_on_from(
     data: DataConfig, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -183,7 +192,7 @@ def test_an_interruption_leaves_a_checkpoint_to_go_on_from(
     settings = config(steps=5, sample_every=2, ema=0.9)
     whole = train_onestep(settings, data, tiny(), tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(onestep, "write_strip", lambda *_: os.kill(os.getpid(), number))
+        patched.setattr(onestep, "write_strip", lambda *_: signal.raise_signal(number))
         with pytest.raises(KeyboardInterrupt):
             train_onestep(settings, data, tiny(), tmp_path / "parts")
     assert [row["step"] for row in rows(tmp_path / "parts.partial")] == [1, 2]
