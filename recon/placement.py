@@ -116,7 +116,7 @@ def place(
         scales=joined([part.log_scales for part in parts]).exp(),
         opacities=joined([part.opacity_logits for part in parts]).sigmoid(),
         rgb=colours(joined_harmonics([part.sh for part in parts]), seen_along, sh_degree) if coloured else None,
-        depths_m=torch.addmv(view[3], means, view[:3]),
+        depths_m=means @ view[:3] + view[3],
         directions=seen_along,
         camera_from_scene=camera_from_scene,
     )
