@@ -29,8 +29,8 @@ from splatmend.pipelines.evaluation.truth import StreetTruth
 from splatmend.pipelines.pair_sources import PairSource
 from splatmend.pipelines.pairing import reinsert_recorded
 from splatmend.pipelines.pairing.config import Ground, PairsConfig, Reinsertion
-from splatmend.pipelines.pairing.vehicles import drawn_vehicles, generator, no_vehicle, vehicles_seen
-from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
+from splatmend.pipelines.pairing.vehicles import drawn_vehicles, generator, no_vehicle, plans_of, vehicles_seen
+from splatmend.pipelines.pairing.workshop import PairPlan, Workshop
 from splatmend.recon.light.colour import linear_from_srgb, srgb_from_linear
 from splatmend.recon.render_clip import render_clip
 from splatmend.recon.scene_files import file_name
@@ -55,16 +55,7 @@ def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan
         return reinsert_recorded.plans(config, source, camera)
     if not vehicles_seen(source.log.actors, source.shots(camera)):
         raise no_vehicle(source.name, camera)
-    return [
-        PairPlan(
-            name=f"{camera}-reinsert-{way}" + ("-fit" if ground == "fit" else ""),
-            kind="reinsert",
-            target=recorded_target(camera),
-            degrade=partial(degrade, camera=camera, way=way, ground=ground),
-        )
-        for ground in config.grounds
-        for way in config.reinsertions
-    ]
+    return plans_of(config, camera, degrade)
 
 
 def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion, ground: Ground = "truth") -> Trajectory:

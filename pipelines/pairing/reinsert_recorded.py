@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,8 @@ from splatmend.datasets.images import to_uint8
 from splatmend.enhance.insertion import INSERTED, change_region
 from splatmend.pipelines.pair_sources import PairSource
 from splatmend.pipelines.pairing.config import Ground, PairsConfig, Reinsertion
-from splatmend.pipelines.pairing.vehicles import drawn_vehicles, generator, no_vehicle, vehicles_seen
-from splatmend.pipelines.pairing.workshop import PairPlan, Workshop, recorded_target
+from splatmend.pipelines.pairing.vehicles import drawn_vehicles, generator, no_vehicle, plans_of, vehicles_seen
+from splatmend.pipelines.pairing.workshop import PairPlan, Workshop
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.edits.apply import EditedScene, Inserted
@@ -75,16 +74,7 @@ def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan
         )
     if labelled and not vehicles_seen(log.actors, source.shots(camera), whole=_WHOLE):
         raise no_vehicle(source.name, camera)
-    return [
-        PairPlan(
-            name=f"{camera}-reinsert-{way}" + ("-fit" if ground == "fit" else ""),
-            kind="reinsert",
-            target=recorded_target(camera),
-            degrade=partial(degrade, camera=camera, way=way, ground=ground),
-        )
-        for ground in config.grounds
-        for way in config.reinsertions
-    ]
+    return plans_of(config, camera, degrade)
 
 
 def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion, ground: Ground = "truth") -> Trajectory:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import ActorTrack
 from splatmend.datasets.shot import Shot
 from splatmend.pipelines.boxes import actor_outline_px, filled
+from splatmend.pipelines.pairing.config import PairsConfig
+from splatmend.pipelines.pairing.workshop import PairPlan, recorded_target
+from splatmend.recon.trajectory import Trajectory
 
 LEAST_SHARE, MOST_SHARE = 0.003, 0.4
 """A vehicle is put back if its box fills so much of a picture on average, and of none more than that."""
@@ -50,3 +54,17 @@ def no_vehicle(source: str, camera: str) -> UserError:
         f"{source}: {camera} sees no vehicle well whose box fills between {100 * LEAST_SHARE:g} and {100 * MOST_SHARE:g} % of its "
         "pictures; leave reinsert out, or take another source."
     )
+
+
+def plans_of(config: PairsConfig, camera: str, degrade: Callable[..., Trajectory]) -> list[PairPlan]:
+    """A pair for each way of putting back and each ground; `degrade` is given camera, way and ground."""
+    return [
+        PairPlan(
+            name=f"{camera}-reinsert-{way}" + ("-fit" if ground == "fit" else ""),
+            kind="reinsert",
+            target=recorded_target(camera),
+            degrade=partial(degrade, camera=camera, way=way, ground=ground),
+        )
+        for ground in config.grounds
+        for way in config.reinsertions
+    ]
