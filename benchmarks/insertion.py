@@ -113,7 +113,7 @@ def measure(
     """A row per scored frame and region."""
     edits = Edits(file=Path("edits.yaml"), edits=(Insert(asset="car", new_id="inserted", path=path),))
     edited = apply_edits(scene, edits, lambda _: asset)
-    finisher = Finisher(edited.scene, {"inserted": asset}, light)
+    finisher = Finisher(edited.scene, {"inserted": asset}, light, recorded=edited.recorded)
     track = edited.scene.actors["inserted"].track.track
     recorded = scene.shots_of(scene.front_camera)
     # A harmoniser sees a video, and flicker needs each frame's neighbour.

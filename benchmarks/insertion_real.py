@@ -115,7 +115,7 @@ class Trial:
         edits = self.work / "lead.yaml"
         edits.write_text(f"edits:\n  - move: {self.lead}\n    path: {{follow: {{actor: {self.lead}}}}}\n")
         itself = apply_edits(self.scene, read_edits(edits), asset_loader(None, self.work, self.scene.device))
-        finisher = Finisher(itself.scene, {self.lead: None}, self.light)
+        finisher = Finisher(itself.scene, {self.lead: None}, self.light, recorded=itself.recorded)
         return [(to_uint8(finisher.finish(draw_insertion(itself, shot)).shadow.cpu().numpy()) > 0) for shot in self.trajectory]
 
     def edited(self, file: Path, *, mended: bool) -> EditedScene:
@@ -126,7 +126,7 @@ class Trial:
 
     def rendered(self, edited: EditedScene, name: str) -> Path:
         """Naive and finished clips of an edited scene; their folder."""
-        finisher = Finisher(edited.scene, {one: body.asset for one, body in edited.inserted.items()}, self.light)
+        finisher = Finisher(edited.scene, {one: body.asset for one, body in edited.inserted.items()}, self.light, recorded=edited.recorded)
         return render_insertion(edited, self.trajectory, self.work / name, finisher=finisher, overwrite=True)
 
 

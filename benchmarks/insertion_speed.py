@@ -174,7 +174,7 @@ def main() -> None:
         lit = with_materials(edited, given, light)
         for note in lit.notes:
             print(note)
-        finisher = Finisher(lit.scene, {name: one.asset for name, one in lit.inserted.items()}, light)
+        finisher = Finisher(lit.scene, {name: one.asset for name, one in lit.inserted.items()}, light, recorded=lit.recorded)
         camera = shots[0].camera
         for kind, drawn, finishing in (("naive", edited, None), ("finished", lit, finisher)):
             rate, host_ms = measure(drawn, shots, chosen.device, finishing)

@@ -81,7 +81,7 @@ def measure(folder: Path, how: str, most_cars: int, pictures: Path | None) -> It
             if not in_the_sun(truth, street, car, sun):
                 continue
             moved = light.with_sun(azimuth_deg, elevation_deg)
-            lit = Finisher(edited.scene, {car: asset}, moved).finish(frame).rgb.numpy()
+            lit = Finisher(edited.scene, {car: asset}, moved, recorded=edited.recorded).finish(frame).rgb.numpy()
             mine = (truth.ids == street.actor_label(car)) & (frame.shares[car].numpy() > 0.7)
             if mine.sum() < LEAST_PIXELS:
                 continue

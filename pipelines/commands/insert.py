@@ -106,7 +106,9 @@ def run(options: Options) -> int:
             options.out,
             finisher=None
             if light is None
-            else Finisher(edited.scene, {name: one.asset for name, one in edited.inserted.items()}, light, options.finish),
+            else Finisher(
+                edited.scene, {name: one.asset for name, one in edited.inserted.items()}, light, options.finish, recorded=edited.recorded
+            ),
             encoding=options.encoding,
             depth=options.depth,
             references=references,

@@ -85,7 +85,7 @@ def degrade(shop: Workshop, out: Path, *, camera: str, way: Reinsertion, ground:
     assets = assets_of(source, scene, camera, right)
     wrong = drawn_light(right, way, generator(source.scene, camera, way))
     edited = healed(with_assets(scene, assets))
-    finisher = Finisher(edited.scene, assets, wrong.light)
+    finisher = Finisher(edited.scene, assets, wrong.light, recorded=edited.recorded)
     facts = {"sun_azimuth_deg": wrong.light.sun_azimuth_deg, "sun_elevation_deg": wrong.light.sun_elevation_deg, "gain": wrong.gain}
     manifest = Manifest(kind="clip", config={"encoding": shop.config.encoding, "reinserted": sorted(assets), "light": facts})
     with (

@@ -22,9 +22,9 @@ from splatmend.recon.light.body_light import BodyLight, BodyShape
 from splatmend.recon.light.clearing import clear_of_body
 from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.probe import light_at
-from splatmend.recon.light.relight import mirrored_surroundings, sun_highlight
+from splatmend.recon.light.relight import blurred_highlight, mirrored_surroundings
 from splatmend.recon.light.scene_light import SceneLight
-from splatmend.recon.light.scene_sun import SceneSun
+from splatmend.recon.light.scene_sun import SceneSun, recorded_bodies
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
@@ -57,7 +57,7 @@ class LitView:
         """What the surfaces mirror towards the eye."""
         normals = material.normals @ self.turn.T
         around = mirrored_surroundings(normals, self.to_eye_world, material, self.light, self.sky_seen)
-        return around + sun_highlight(normals, self.to_eye_world, material, self.light, self.sun_seen)
+        return around + blurred_highlight(normals, self.to_eye_world, material, self.light, self.sun_seen)
 
 
 def lit_views(
@@ -87,6 +87,7 @@ def lit_views(
         2 * shape.reach_m,
         light,
         bias_m=_SCENE_BIAS_M,
+        shading=recorded_bodies(scene),
         backend=backend,
     )
     chosen = _spread_places(poses[:, :3, 3], _MOST_PLACES)

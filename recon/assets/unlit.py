@@ -1,7 +1,7 @@
 """Materials from colours and the light that made them.
 
 A Gaussian's colour along a view is its albedo times the diffuse light on it plus what it mirrors. Roughness and what is mirrored straight
-on follow a simple rule, for pictures of a drive say little about them: paint (roughness 0.4, lower where the colour changes with the
+on follow a simple rule, for pictures of a drive say little about them: paint (roughness 0.25, lower where the colour changes with the
 eye; 0.04 mirrored), windows (dark, in the upper half, of a surface that is no roof: 0.1 and 0.06), tyres and underside (dark, in the lowest
 third: 0.9).
 """
@@ -21,7 +21,7 @@ from splatmend.recon.harmonics import C0
 from splatmend.recon.light.colour import luminance
 
 LEAST, MOST = 0.02, 0.95
-_PAINT_ROUGHNESS, _PAINT_MIRRORS = 0.4, 0.04
+_PAINT_ROUGHNESS, _PAINT_MIRRORS = 0.25, 0.04
 _GLASS_ROUGHNESS, _GLASS_MIRRORS = 0.1, 0.06
 _RUBBER_ROUGHNESS = 0.9
 _DARK = 0.09
@@ -107,7 +107,7 @@ def _weighted_median(values: Float[Tensor, "N k"], weight: Float[Tensor, "N k"])
 
 
 def _paint_roughness(gaussians: Gaussians) -> Float[Tensor, "N"]:
-    """0.4, down to 0.25 where the harmonics beyond the first hold a tenth of the colour's energy or more."""
+    """0.25, down to 0.1 where the harmonics beyond the first hold a tenth of the colour's energy or more."""
     if gaussians.sh.shape[1] == 1:
         return torch.full((len(gaussians),), _PAINT_ROUGHNESS, device=gaussians.device)
     constant = (gaussians.sh[:, 0] * C0 + 0.5).clamp_min(0.05).square().sum(dim=1)

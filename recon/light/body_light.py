@@ -26,6 +26,8 @@ _SOLID = 0.1
 """Gaussians below this opacity do not count towards a body's extent."""
 _CLOSE, _CLOSE_M = 12, 0.12
 """Gaussians so close together, at most so many, are layers of one place."""
+_ALIKE, _ALIKE_M, _ALIKE_COSINE = 48, 0.4, 0.8
+"""Gaussians so close together, at most so many, whose normals are so much alike are parts of one panel."""
 SUN_STEP = 1 / 512
 """The sun's direction in a body's frame is rounded to this, which is up to 0.1 degrees; its disc is 0.53 wide."""
 _UNDERSIDE = 0.2
@@ -63,7 +65,8 @@ class BodyShape:
         self.matt = torch.full((sky_directions,), 0.5, device=gaussians.device)
         self._maps = self.seen_from(self.sky)
         self.off_surface = gaussians.means if normals is None else gaussians.means + bias_m * normals
-        self.near = _close(gaussians.means)
+        self.near = _close(gaussians.means, _CLOSE, _CLOSE_M)
+        self.alike = None if normals is None else _alike(gaussians.means, normals)
         self._own_open = self._maps.open_to(self.off_surface, bias_m)
         self._sun: tuple[tuple[int, ...], OwnSun] | None = None
 
@@ -98,10 +101,21 @@ class BodyShape:
         return self.smooth(((weights * self._own_open).sum(dim=1) + below * dark + 1e-6) / (weights.sum(dim=1) + below + 1e-6))
 
 
-def _close(means: Float[Tensor, "N 3"]) -> Int[Tensor, "N k"]:
-    near = nearest(means, _CLOSE)
+def _close(means: Float[Tensor, "N 3"], most: int, within_m: float) -> Int[Tensor, "N k"]:
+    """Nearest ones, itself in place of those that are too far away."""
+    near = nearest(means, most)
     itself = torch.arange(len(means), device=means.device)[:, None]
-    return torch.where((means[near] - means[:, None]).norm(dim=2) < _CLOSE_M, near, itself)
+    return torch.where((means[near] - means[:, None]).norm(dim=2) < within_m, near, itself)
+
+
+def _alike(means: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Int[Tensor, "N k"]:
+    """Nearby ones that face the same way, again and again up to as many as there may be."""
+    near = _close(means, _ALIKE, _ALIKE_M)
+    good = (normals[near] * normals[:, None]).sum(dim=2) > _ALIKE_COSINE
+    count = good.sum(dim=1, keepdim=True).clamp_min(1)
+    first = near.gather(1, good.byte().argsort(dim=1, descending=True, stable=True))
+    turns = torch.arange(near.shape[1], device=means.device)[None] % count
+    return first.gather(1, turns)
 
 
 @dataclass(frozen=True, kw_only=True)

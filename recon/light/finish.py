@@ -25,7 +25,7 @@ from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.receivers import Receivers, receivers
 from splatmend.recon.light.relight import relit
 from splatmend.recon.light.scene_light import SceneLight
-from splatmend.recon.light.scene_sun import SceneSun
+from splatmend.recon.light.scene_sun import SceneSun, recorded_bodies
 from splatmend.recon.placement import place
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.render import Channel
@@ -98,12 +98,16 @@ class Finisher:
         light: SceneLight,
         config: FinishConfig | None = None,
         *,
+        recorded: Scene | None = None,
         backend: Backend | None = None,
     ) -> None:
         """`scene` holds the inserted actors, `assets` their assets by actor id. An actor whose asset is None or has no material keeps its
-        own colours; it casts and takes no less shadow for it on the ground."""
+        own colours; it casts and takes no less shadow for it on the ground. `recorded` is the scene before it was edited, whose actors
+        shaded the ground in its pictures; by default those of `scene` that were not inserted did."""
         self.scene, self.assets, self.light = scene, dict(assets), light.to(scene.device)
         self.config, self._backend = config or FinishConfig(), backend
+        standing = {name: actor for name, actor in scene.actors.items() if name not in self.assets}
+        self._shading = recorded_bodies(recorded or replace(scene, actors=standing))
         self._shapes: dict[str, BodyShape] = {}
         self._scenes: dict[str, Scene] = {}
         self._suns: dict[str, SceneSun] = {}
@@ -141,6 +145,7 @@ class Finisher:
                     sun_seen=lighting.sun_on_body(),
                     sky_seen=lighting.sky_on_body(asset.material.normals),
                     near=shape.near,
+                    alike=shape.alike,
                 )
         kept = torch.where(kept > 1 - _UNSEEN, 1.0, kept)
         inserted = sum(frame.shares.values(), torch.zeros_like(frame.opacity)).clamp(0, 1)
@@ -222,6 +227,7 @@ class Finisher:
                 shape.reach_m + self.config.longest_shadow_m,
                 self.light,
                 bias_m=self.config.scene_bias_m,
+                shading=self._shading,
                 backend=self._backend,
             )
         standing, geometry = self._suns[name], self._geometry_around(name, frame.shot.mid_us)

@@ -28,6 +28,8 @@ _DARKEST = 0.02
 """sRGB below which a place counts as black, so that factors stay bounded."""
 _MOST_CHANGE = 20.0
 """Light changes by no more than this factor: what was black of night says little about noon."""
+_NORMALS_RAD = 0.3
+"""How far normals of harvested bodies are off."""
 
 
 def relit(
@@ -40,6 +42,7 @@ def relit(
     sun_seen: Float[Tensor, "N"],
     sky_seen: Float[Tensor, "N"],
     near: Int[Tensor, "N k"] | None = None,
+    alike: Int[Tensor, "N m"] | None = None,
 ) -> Gaussians:
     """The Gaussians with the colours that a light gives them for an eye.
 
@@ -55,20 +58,23 @@ def relit(
         light: what lights it.
         sun_seen: share of the sun's light that reaches each Gaussian.
         sky_seen: share of the environment's light that does.
-        near: each Gaussian's nearest ones, which are lit alike where colours change by the ratio; None leaves each alone.
+        near: each Gaussian's nearest ones, layers of one place, lit alike where colours change by the ratio; None leaves each alone.
+        alike: nearby ones that face the same way, over which the ratio is smoothed; None leaves it.
     """
     turn = world_from_body[:3, :3]
     normals = material.normals @ turn.T
     to_eye = torch.nn.functional.normalize(eye_world_m - (gaussians.means @ turn.T + world_from_body[:3, 3]), dim=1)
     matt = light.diffuse(normals, sun_seen, sky_seen)
-    highlight = sun_highlight(normals, to_eye, material, light, sun_seen)
     if material.lit_by is not None:
         near = torch.arange(len(matt), device=matt.device)[:, None] if near is None else near
         # Layers over one place face this way and that; what changes them must not.
         then = material.lit_by[near].mean(dim=1)
         little = _LITTLE * then.mean(dim=0)
         ratio = torch.maximum(matt[near].mean(dim=1), little) / torch.maximum(then, little)
-        return _changed(gaussians, ratio, highlight, near)
+        if alike is not None:
+            ratio = ratio.log()[alike].mean(dim=1).exp()
+        return _changed(gaussians, ratio, blurred_highlight(normals, to_eye, material, light, sun_seen), near)
+    highlight = sun_highlight(normals, to_eye, material, light, sun_seen)
     colour = material.albedo * matt + highlight + mirrored_surroundings(normals, to_eye, material, light, sky_seen)
     return replace(gaussians, sh=from_rgb(picture_from_light(colour))[:, None])
 
@@ -96,18 +102,47 @@ def sun_highlight(
     sun_seen: Float[Tensor, "N"],
 ) -> Float[Tensor, "N 3"]:
     """Linear radiance of the sun that surfaces mirror towards the eye; unit vectors of the world."""
+    shown = _sun_mirrored(normals, to_eye, material, _alpha(material), light)
+    return (shown * sun_seen[:, None]).clamp_max(BRIGHTEST)
+
+
+def blurred_highlight(
+    normals: Float[Tensor, "N 3"],
+    to_eye: Float[Tensor, "N 3"],
+    material: Material,
+    light: SceneLight,
+    sun_seen: Float[Tensor, "N"],
+) -> Float[Tensor, "N 3"]:
+    """`sun_highlight` as is to be expected where normals are `_NORMALS_RAD` off.
+
+    A picture shows no more than white of a small bright highlight, wherever it is, so that white is what is spread over the places where it
+    may be, and not the light, of which there is much more.
+    """
+    alpha = _alpha(material)
+    wide = _sun_mirrored(normals, to_eye, material, (alpha.square() + _NORMALS_RAD**2).sqrt(), light)
+    half = torch.nn.functional.normalize(to_eye + light.to_sun, dim=1)
+    brightest = _sun_mirrored(half, to_eye, material, alpha, light).amax(dim=1)
+    return wide * (sun_seen / brightest.clamp_min(1.0))[:, None]
+
+
+def _alpha(material: Material) -> Float[Tensor, "N"]:
+    return material.roughness.square().clamp_min(0.01)
+
+
+def _sun_mirrored(
+    normals: Float[Tensor, "N 3"], to_eye: Float[Tensor, "N 3"], material: Material, alpha: Float[Tensor, "N"], light: SceneLight
+) -> Float[Tensor, "N 3"]:
+    """Of the sun's light, without anything before it, what surfaces of a roughness alpha mirror towards the eye."""
     facing_eye = (normals * to_eye).sum(dim=1).clamp_min(0.05)
     to_sun = light.to_sun
     facing_sun = (normals @ to_sun).clamp_min(0.0)
     half = torch.nn.functional.normalize(to_eye + to_sun, dim=1)
-    alpha = material.roughness.square().clamp_min(0.01)
     facing_half = (normals * half).sum(dim=1).clamp(0, 1)
     spread = alpha.square() / (math.pi * (facing_half.square() * (alpha.square() - 1) + 1).square())
     masking = 0.5 / torch.lerp(2 * facing_sun * facing_eye, facing_sun + facing_eye, alpha).clamp_min(1e-4)
     fresnel = material.specular + (1 - material.specular) * (1 - (to_eye * half).sum(dim=1).clamp(0, 1))[:, None] ** 5
     # A matt white surface shows the sun's irradiance over pi.
-    shown = fresnel * (spread * masking * facing_sun * sun_seen * math.pi)[:, None] * light.sun_rgb
-    return shown.clamp_max(BRIGHTEST)
+    return fresnel * (spread * masking * facing_sun * math.pi)[:, None] * light.sun_rgb
 
 
 def mirrored_surroundings(

@@ -3,13 +3,18 @@
 A ray from the sun that passes a point above the ground ends on the ground. Where that ground looks sunlit in the scene's own pictures,
 the point is lit as well, however little of what keeps the sun off elsewhere was ever reconstructed (of the upper floors of houses beside
 the road mostly nothing was). Where no ground was seen, and under a light that is not the recorded one, the reconstructed geometry is asked.
+Shadows that vehicles themselves cast on it say nothing of what stands between them and the sun: there the ground around is asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from splatmend.recon.gaussians import Gaussians, joined
@@ -18,6 +23,7 @@ from splatmend.recon.light.colour import light_from_picture, luminance
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, far_axes, far_picture
 from splatmend.recon.light.scene_light import GROUND_ALBEDO, SceneLight
 from splatmend.recon.raster.api import Backend
+from splatmend.recon.scene import Scene
 from splatmend.recon.transfer import upload
 
 _PIXEL_M = 0.2
@@ -27,10 +33,34 @@ _ABOVE_M = 0.35
 _MARKING_PX = 5
 """What is lit or shaded by itself on less than this, as markings and covers of drains are, is neither."""
 _GAP_PX = 11
+_SHADOW_GAP_PX = 31
+"""Likewise where a vehicle's shadow was: as wide as that of a car under a sun of 30 degrees, and half as much again."""
 _LEAST_AROUND = 0.25
 """Ground is known where this share of what lies around it was seen."""
+_LOWEST = 0.02
+"""Sine of the sun's elevation, which counts as no lower."""
+_PENUMBRA_M = 0.2
+"""Shadows of vehicles reach so far beyond those of their boxes."""
 _SHADED, _SUNLIT = 0.35, 0.65
 """On the logarithmic way from the luminance of shaded ground to that of sunlit ground: below it is shaded, above it is sunlit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedBody:
+    """A vehicle that shaded the ground when that was recorded: sides of its box, and its poses `[T, 4, 4]` in the scene's frame."""
+
+    size_m: tuple[float, float, float]
+    scene_from_body: Float[np.ndarray, "T 4 4"]
+
+
+def recorded_bodies(scene: Scene) -> tuple[RecordedBody, ...]:
+    """Those of a scene's own actors."""
+    scene_from_world = np.eye(4)
+    scene_from_world[:3, 3] = -scene.origin_world_m
+    return tuple(
+        RecordedBody(size_m=actor.track.size_m, scene_from_body=scene_from_world @ actor.track.track.world_from_body)
+        for actor in scene.actors.values()
+    )
 
 
 class SceneSun:
@@ -45,10 +75,11 @@ class SceneSun:
         light: SceneLight,
         *,
         bias_m: float,
+        shading: Sequence[RecordedBody] = (),
         backend: Backend | None = None,
     ) -> None:
         """`scene_from_body` are poses along the body's track, whose origins lie `half_height_m` above the ground; what lies farther than
-        `margin_m` from it is not asked for."""
+        `margin_m` from it is not asked for. `shading` are bodies, not part of the background, that shaded the ground when it was seen."""
         device = background.device
         self._light, self._background, self._bias_m, self._backend = light, background, bias_m, backend
         up = scene_from_body[:, :3, 2].mean(axis=0)
@@ -58,13 +89,13 @@ class SceneSun:
         self._axes = far_axes(self._up[None])[0]
         self._centre = upload((feet_m.min(axis=0) + feet_m.max(axis=0)) / 2, device)
         self._reach_m = float((self._feet - self._centre).norm(dim=1).max()) + margin_m
-        self._ground = self._seen_ground()
+        self._ground = self._seen_ground(shading)
 
     def open_at(self, points: Float[Tensor, "P 3"], geometry: OcclusionMaps) -> Float[Tensor, "P"]:
         """Share of the sun's light that the standing scene lets through to points; `geometry` answers where no ground was seen."""
         to_sun = self._light.to_sun
         height_m = ((points - self._feet_below(points)) @ self._up).clamp_min(0.0)
-        landing = points - to_sun * (height_m / (to_sun @ self._up).clamp_min(0.02))[:, None]
+        landing = points - to_sun * (height_m / (to_sun @ self._up).clamp_min(_LOWEST))[:, None]
         at = (landing - self._centre) @ self._axes[:2].T / self._reach_m
         sunlit, known = torch.nn.functional.grid_sample(self._ground, at[None, None], align_corners=False)[0, :, 0]
         return sunlit + (1 - known) * geometry.open_to(points, self._bias_m)[:, 0]
@@ -77,7 +108,7 @@ class SceneSun:
         nearest = [torch.cdist(part, self._feet).argmin(dim=1) for part in points.split(1 << 16)]
         return self._feet[joined(nearest)] if nearest else points
 
-    def _seen_ground(self) -> Float[Tensor, "1 2 R R"]:
+    def _seen_ground(self, shading: Sequence[RecordedBody]) -> Float[Tensor, "1 2 R R"]:
         """The ground from above: how sunlit it is, 0 where it was not seen, and whether it was."""
         rows = min(max(int(2 * self._reach_m / _PIXEL_M), 16), _MOST_ROWS)
         if not self._light.recorded:
@@ -93,12 +124,42 @@ class SceneSun:
         lit = GROUND_ALBEDO * luminance(self._light.diffuse(up)).clamp_min(1e-4)
         way = (seen / shaded).clamp_min(1e-3).log() / (lit / shaded).log().clamp_min(0.05)
         sunlit = ((way - _SHADED) / (_SUNLIT - _SHADED)).clamp(0, 1)
-        known = (opacity > 0.5).float()
-        # Small gaps in what was seen of the ground are what is around them.
-        near = torch.nn.functional.avg_pool2d(torch.stack([sunlit * known, known])[None], _GAP_PX, stride=1, padding=_GAP_PX // 2)[0]
+        shaded_by_bodies = self._shaded_by(shading, rows)
+        known = ((opacity > 0.5) & ~shaded_by_bodies).float()
+        # Small gaps in what was seen of the ground are what is around them, and so are shadows that others than the scene cast.
+        near, wide = (_around(sunlit * known, known, across_px) for across_px in (_GAP_PX, _SHADOW_GAP_PX))
+        near = torch.where(shaded_by_bodies, wide, near)
         sunlit = torch.where(known > 0, sunlit, near[0] / near[1].clamp_min(1e-6))
         known = (near[1] > _LEAST_AROUND).float()
         return torch.stack([_without_small(sunlit) * known, known])[None]
+
+    def _shaded_by(self, shading: Sequence[RecordedBody], rows: int) -> Bool[Tensor, "R R"]:
+        """Where bodies kept the sun off the ground, seen as `_seen_ground` draws it."""
+        mask = np.zeros((rows, rows), np.uint8)
+        axes, centre, up, to_sun, feet = (
+            part.double().cpu().numpy() for part in (self._axes, self._centre, self._up, self._light.to_sun, self._feet)
+        )
+        for body in shading:
+            half = np.array(body.size_m) / 2 + _PENUMBRA_M
+            corners = half * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+            places = body.scene_from_body[:, :3, 3]
+            for pose in body.scene_from_body[np.concatenate([[True], np.abs(np.diff(places, axis=0)).sum(axis=1) > 0.0])]:
+                place = pose[:3, 3]
+                ground = feet[np.linalg.norm(feet - place, axis=1).argmin()]
+                points = corners @ pose[:3, :3].T + place
+                height_m = np.clip((points - ground) @ up, 0.0, None)
+                landing = points - to_sun * (height_m / max(to_sun @ up, _LOWEST))[:, None]
+                at = (landing - centre) @ axes[:2].T
+                if (np.abs(at).min(axis=0) > self._reach_m).any():
+                    continue
+                pixels = np.rint((at / self._reach_m + 1) / 2 * rows - 0.5).astype(np.int32)
+                cv2.fillConvexPoly(mask, cv2.convexHull(pixels), 1)
+        return torch.from_numpy(mask > 0).to(self._feet.device)
+
+
+def _around(values: Float[Tensor, "R R"], known: Float[Tensor, "R R"], across_px: int) -> Float[Tensor, "2 R R"]:
+    """Means of values (0 where they are not known) and of the share that is known, over squares."""
+    return torch.nn.functional.avg_pool2d(torch.stack([values, known])[None], across_px, stride=1, padding=across_px // 2)[0]
 
 
 def _without_small(picture: Float[Tensor, "R R"]) -> Float[Tensor, "R R"]:

@@ -12,14 +12,16 @@ import torch
 from lit_world import GROUND_ALBEDO, RADIUS_M, SKY, SUN, TO_SUN
 
 from splatmend.datasets.geometry import yaw_pose
+from splatmend.recon.assets.asset import Material
 from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.harmonics import from_rgb
 from splatmend.recon.light.body_light import SUN_STEP, BodyLight, BodyShape
-from splatmend.recon.light.colour import light_from_picture
+from splatmend.recon.light.colour import light_from_picture, picture_from_light
 from splatmend.recon.light.occlusion import OcclusionMaps, cast, dome, far_axes, may_shade
 from splatmend.recon.light.probe import light_at
 from splatmend.recon.light.receivers import receivers
-from splatmend.recon.light.relight import mirrored_surroundings, relit, sun_highlight
-from splatmend.recon.light.scene_sun import SceneSun
+from splatmend.recon.light.relight import blurred_highlight, mirrored_surroundings, relit, sun_highlight
+from splatmend.recon.light.scene_sun import RecordedBody, SceneSun
 from splatmend.recon.render import render
 
 EYE = torch.tensor([-6.0, -4.0, 1.6])
@@ -195,6 +197,31 @@ def test_ground_that_looks_shaded_says_that_the_sun_is_kept_off_above_it() -> No
     assert elsewhere.open_at(on_ground, geometry).tolist() == pytest.approx([1, 1, 1, 1], abs=0.02), "what the old sun shaded tells nothing"
 
 
+def test_a_shadow_that_a_vehicle_cast_does_not_shade_what_stands_in_its_place() -> None:
+    """A box in the sun, whose shadow was recorded along with the ground, and one where something else keeps the sun off."""
+    size_m, poses = (4.0, 2.0, 1.5), np.stack([np.eye(4)] * 3)
+    poses[:, 2, 3] = size_m[2] / 2
+    scene, to_sun = lit_world.scene(), np.array(TO_SUN)
+    for x_m, seen in ((0.5, 1.0), (9.5, 0.0)):
+        poses[:, 0, 3] = x_m
+        means = scene.background.gaussians.means
+        # A ray from the ground to the sun leaves the box's height so far ahead.
+        ahead_m = size_m[2] * to_sun[0] / to_sun[2]
+        shaded = (
+            ((means[:, 0] - x_m) < size_m[0] / 2) & ((means[:, 0] - x_m) > -size_m[0] / 2 - ahead_m) & (means[:, 1].abs() < size_m[1] / 2)
+        )
+        dark = from_rgb(picture_from_light(torch.full((1, 3), GROUND_ALBEDO * SKY)))
+        sh = torch.where(shaded[:, None, None], dark[:, None], scene.background.gaussians.sh)
+        ground = replace(scene.background.gaussians, sh=sh)
+        on_box = torch.tensor([[x_m, 0.0, 1.4], [x_m - 1.9, 0.5, 1.0], [x_m - 1.9, -0.5, 0.3]])
+        found = []
+        for shading in ((), (RecordedBody(size_m=size_m, scene_from_body=poses),)):
+            sun = SceneSun(ground, poses, size_m[2] / 2, 4.0, lit_world.light(), bias_m=0.3, shading=shading)
+            found.append(sun.open_at(on_box, sun.geometry_around(torch.tensor([x_m, 0, 0.7]), 3.0, 64)).tolist())
+        assert found[0] == pytest.approx([0] * 3, abs=0.05), "the test's own shadow is not there"
+        assert found[1] == pytest.approx([seen] * 3, abs=0.05)
+
+
 def test_matt_white_shows_the_light_and_follows_the_sun() -> None:
     asset = lit_world.ball()
     assert asset.material is not None
@@ -226,6 +253,63 @@ def test_highlights_stand_where_the_mirrored_sun_does_and_move_with_it(roughness
         half = torch.nn.functional.normalize(to_eye[0] + torch.tensor(light.to_sun_world), dim=0)
         assert float(brightest @ half) > math.cos(math.radians(12)), "the highlight is away from the halfway vector"
         assert float(sun_highlight(asset.material.normals, to_eye, asset.material, light, 0 * ones).max()) == 0
+
+
+def test_highlights_on_doubtful_normals_are_pale_and_move_with_the_sun() -> None:
+    """What is certain is bright in a small place, what is not is spread, and in all no more than white over the small place is."""
+    asset = lit_world.ball(roughness=0.25, specular=0.04)
+    assert asset.material is not None
+    normals, ones = asset.material.normals, torch.ones(len(asset.gaussians))
+    to_eye = torch.tensor([[0.0, -1.0, 0.0]]).expand(len(ones), 3)
+    for light in (lit_world.light(), lit_world.light().with_sun(-120.0, 30.0)):
+        half = torch.nn.functional.normalize(to_eye[0] + torch.tensor(light.to_sun_world), dim=0)
+        sharp = sun_highlight(normals, to_eye, asset.material, light, ones)[:, 0]
+        pale = blurred_highlight(normals, to_eye, asset.material, light, ones)[:, 0]
+        assert sharp.max() > 1 > 10 * pale.max() > 0.1
+        assert float(normals[pale.argmax()] @ half) > math.cos(math.radians(15)), "the highlight is away from the halfway vector"
+        assert 0.3 < float(pale.sum() / sharp.clamp(max=1.0).sum()) < 1.5
+        assert float(blurred_highlight(normals, to_eye, asset.material, light, 0 * ones).max()) == 0
+
+
+def test_what_faces_the_same_way_is_lit_alike() -> None:
+    """Single Gaussians of a panel that the light misses are no stains; across an edge nothing is smoothed."""
+    grid = torch.stack(torch.meshgrid(torch.arange(-1, 1, 0.05), torch.arange(-1, 1, 0.05), indexing="ij"), dim=-1).reshape(-1, 2)
+    top = torch.cat([grid, torch.ones(len(grid), 1)], dim=1)
+    side = torch.stack([torch.ones(len(grid)), grid[:, 0], grid[:, 1]], dim=1)
+    means = torch.cat([top, side])
+    normals = torch.cat([torch.tensor([[0.0, 0, 1]]).expand(len(grid), 3), torch.tensor([[1.0, 0, 0]]).expand(len(grid), 3)])
+    count = len(means)
+    body = Gaussians(
+        means=means,
+        quats_wxyz=torch.tensor([1.0, 0, 0, 0]).repeat(count, 1),
+        log_scales=torch.full((count, 3), math.log(0.03)),
+        opacity_logits=torch.full((count,), 4.0),
+        sh=from_rgb(torch.full((count, 3), 0.4))[:, None],
+    )
+    alike = BodyShape(body, normals, sky_directions=4, rows=32, bias_m=0.1, backend=None).alike
+    assert alike is not None
+    material = Material(
+        albedo=torch.full((count, 3), 0.3),
+        normals=normals,
+        roughness=torch.ones(count),
+        specular=torch.zeros(count, 3),
+        lit_by=torch.ones(count, 3),
+    )
+    missed = torch.rand(count, generator=torch.Generator().manual_seed(0)) < 0.1
+    sun_seen = torch.where(missed, 0.0, 1.0)
+    light = lit_world.light(sky=0.05)
+    shown = []
+    for over in (None, alike):
+        lit = relit(
+            body, material, torch.eye(4), torch.tensor([-9.0, 0, 9]), light, sun_seen=sun_seen, sky_seen=torch.ones(count), alike=over
+        )
+        shown.append(lit.sh[:, 0, 0] * 0.28209479 + 0.5)
+    tops, sides = slice(0, len(grid)), slice(len(grid), None)
+    for panel in (tops, sides):
+        assert float(shown[1][panel].std()) < 0.4 * float(shown[0][panel].std())
+    near_edge = top[:, 0] > 0.9
+    inner = (top[:, 0] < 0.5) & (top[:, 0] > -0.5)
+    assert float(shown[1][tops][near_edge].mean()) == pytest.approx(float(shown[1][tops][inner].mean()), rel=0.05)
 
 
 def test_a_smooth_mirror_shows_the_sky() -> None:
