@@ -2,11 +2,13 @@
 
     python benchmarks/pixel_losses.py --autoencoder FOLDER --pairs FOLDER... --held-out FOLDER... --out FOLDER
 
-Only the transformer learns, behind the frozen autoencoder and without skips or references, and what is decoded is what comes out: so the
-autoencoder's round trip is the upper bound, and pixel losses must reach the latents through the decoder. Every (way, seed) is a process of
-its own, `--jobs` at a time, in turn on `--devices`; it trains, then scores the held-out pairs as `enhancer.py` does. What is there is not
-made anew, and a training that `--budget-s` cuts short goes on when the same line is given again. The table has means over seeds, and in
-brackets the lowest and the highest. `--toy` is a tiny one of everything, on the CPU.
+Only the transformer learns, behind the frozen autoencoder and without skips or references; a render gets the difference between its decoded
+latents before and after, so that nothing is lost by the round trip alone and pixel losses must reach the latents through the decoder. The
+latents of the target itself are what no training can surpass by much; the round trip of the target says how good the autoencoder is.
+
+Every (way, seed) is a process of its own, `--jobs` at a time, in turn on `--devices`; it trains, then scores the held-out pairs as
+`enhancer.py` does. What is there is not made anew, and a training that `--budget-s` cuts short goes on when the same line is given again.
+The table has means over seeds, and in brackets the lowest and the highest. `--toy` is a tiny one of everything, on the CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +28,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from enhancer import METRICS, Model, Pair, drift, pairs_of, score
 from measured_on import environment
 
+from splatmend.datasets.artifact import Manifest, building
+from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.enhance.artifact import load_autoencoder, load_enhancer
-from splatmend.enhance.model import Enhancer
+from splatmend.enhance.model import Enhancer, OutputMode, decode_at_once
 from splatmend.enhance.small import small_enhancer, small_transformer
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import DataConfig
@@ -43,7 +49,8 @@ LATENT = {"latent_mse": 0.3}
 PIXELS = LATENT | {"l1": 2.0, "lpips_squeeze": 1.0}
 NETWORK_FREE = LATENT | {"l1": 2.0, "ssim": 1.0}
 UNTRAINED = "untrained"
-"""Nothing but the autoencoder: what it makes of the renders, and of the targets themselves."""
+"""Nothing but the autoencoder: the renders themselves."""
+ROUND_TRIP, PERFECT = "round trip of the target", "latents of the target"
 
 
 @dataclass(frozen=True)
@@ -92,10 +99,31 @@ def config_of(way: Way, seed: int, chosen: argparse.Namespace) -> OneStepTrainCo
     return replace(config, clip_frames=9, crop_px=(32, 32), device="cpu", losses=losses)
 
 
-def untrained(chosen: argparse.Namespace, seed: int = 0) -> Enhancer:
-    """What all begin with: it decodes what it encoded."""
+def untrained(chosen: argparse.Namespace, seed: int = 0, output: OutputMode = "difference") -> Enhancer:
+    """What all begin with: it changes nothing, or shows what it decodes ("direct")."""
     transformer = small_transformer(1, 1, 32) if chosen.toy else None
-    return small_enhancer(load_autoencoder(chosen.autoencoder), transformer, output="direct", skips=(), seed=seed)
+    return small_enhancer(load_autoencoder(chosen.autoencoder), transformer, output=output, skips=(), seed=seed)
+
+
+@torch.no_grad()
+def with_latents_of_target(enhancer: Enhancer, pair: Pair, folder: Path) -> Path:
+    """The clip that comes of a pair's render where its latents become the target's, in a folder."""
+    clips = [np.stack(list(open_clip(path).iter_rgb())) for path in (pair.degraded, pair.target)]
+    count, height, width = clips[0].shape[:3]
+    padding = (0, -width % 16, 0, -height % 16, 0, (1 - count) % 4)
+    render, target = (
+        torch.nn.functional.pad(torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1, padding, mode="replicate").to(
+            enhancer.device
+        )
+        for clip in clips
+    )
+    z_in, z_target = (enhancer.encode(clip).latents for clip in (render, target))
+    decoded = decode_at_once(enhancer.adapter(), enhancer.decoder_latents(z_in, z_target), None)
+    frames = enhancer.compose(render, decoded)[0, :, :count, :height, :width].permute(1, 2, 3, 0)
+    with building(folder, Manifest(kind="clip", config={}), overwrite=True) as made, ClipWriter(made) as writer:
+        for frame in frames:
+            writer.write(((frame + 1) / 2).clamp(0, 1).float().cpu().numpy())
+    return folder
 
 
 def name_of(way: str, seed: int) -> str:
@@ -128,8 +156,12 @@ def train_and_score(way: str, seed: int, chosen: argparse.Namespace) -> None:
             continue
         rows = score(pair, [model], device, tuple(chosen.metrics))
         if way == UNTRAINED:
-            truth = score(Pair(pair.kind, pair.scene, pair.target, pair.target), [model], device, tuple(chosen.metrics))
-            rows["round trip of the truth"] = truth["enhanced"]
+            direct = Model("enhanced", untrained(chosen, output="direct").to(device).eval(), 1.0, False)
+            truth = score(pair._replace(degraded=pair.target), [direct], device, tuple(chosen.metrics))
+            with tempfile.TemporaryDirectory() as scratch:
+                best = with_latents_of_target(enhancer, pair, Path(scratch) / "clip")
+                perfect = score(pair._replace(degraded=best), [], device, tuple(chosen.metrics))
+            rows |= {ROUND_TRIP: truth["enhanced"], PERFECT: perfect["raw"]}
         with lines.open("a") as file:
             file.write(json.dumps({"way": way, "seed": seed, "kind": pair.kind, "degraded": str(pair.degraded), "rows": rows}) + "\n")
 
@@ -179,7 +211,7 @@ def seed_means(records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, li
             moved = None if name == "raw" or None in row["lpips"] else drift(raw["lpips"], row["lpips"])
             if moved is not None:
                 kept["drift"].append(moved)
-    order = ["raw", "round trip of the truth", UNTRAINED, *WAYS]
+    order = ["raw", ROUND_TRIP, PERFECT, UNTRAINED, *WAYS]
     for kind, name in sorted(found, key=lambda key: (key[0], order.index(key[1]))):
         seeds = found[kind, name].values()
         yield kind, name, [{metric: statistics.fmean(values) for metric, values in seed.items()} for seed in seeds]

@@ -62,10 +62,14 @@ def test_ways_train_and_are_scored_once(benchmark: ModuleType, line: list[str], 
         manifest = json.loads((tmp_path / "out" / benchmark.name_of(way, 0) / "manifest.json").read_text())
         assert manifest["facts"]["steps"] == steps
     table = [text.split("|")[2].strip() for text in printed.splitlines() if text.startswith("| sparse")]
-    assert table[-5:] == ["raw", "round trip of the truth", "untrained", *ways]
+    assert table[-6:] == ["raw", "round trip of the target", "latents of the target", "untrained", *ways]
     scores = {(record["way"], record["seed"]): record["rows"]["enhanced"]["mean"]["psnr"] for record in records}
     assert scores[truncated, 0] != scores[truncated, 1], "seeds train apart"
     assert scores[longer, 0] != scores[truncated, 0]
+    rows = next(record["rows"] for record in records if record["way"] == "untrained")
+    raw, untrained, perfect = (rows[name]["mean"]["psnr"] for name in ("raw", "enhanced", "latents of the target"))
+    assert untrained == pytest.approx(raw, abs=0.05), "what begins changes nothing"
+    assert perfect != pytest.approx(raw, abs=1e-6), "the latents of the target change something"
 
 
 def test_the_table_has_means_and_ends_over_seeds(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
