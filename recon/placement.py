@@ -1,9 +1,9 @@
 """Nodes' Gaussians on their way to the rasteriser: coloured in the node's own frame, then brought into the scene's.
 
-All bodies go together: what depends on poses is small tables, made on the host with their slopes, so that the work of a picture does not
-grow with the number of bodies but with that of their Gaussians.
+All bodies go together: what depends on poses is one small table, made on the host (`splatmend.recon.pose_tables`), so that the work of a
+picture does not grow with the number of bodies but with that of their Gaussians.
 
-Shape letters: N Gaussians, M bodies (the background first, then actors).
+Shape letters: N Gaussians, n of them of actors, M bodies (the background first, then actors), T twists.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatmend.datasets.geometry import inverse
 from splatmend.recon.gaussians import Gaussians, joined, joined_harmonics
 from splatmend.recon.harmonics import colours
-from splatmend.recon.transfer import upload_together
+from splatmend.recon.pose_tables import PARTS, DeviceTables, PoseTables, own_slopes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,31 +33,25 @@ class PoseTwists:
     actors: tuple[str, ...] = ()
     camera: bool = False
 
-    def of(self, ids: tuple[str, ...]) -> tuple[Float[Tensor, "M-1 6"] | None, Float[Tensor, "6"] | None]:
-        """The twists of actors in the order of `ids`, zeros for those that have none (None where none has), and the camera's."""
-        own, of_camera = self.values.split([len(self.actors), int(self.camera)])
-        camera = of_camera.squeeze(0) if self.camera else None
-        if not set(ids) & set(self.actors):
-            return None, camera
-        if self.actors != ids:
-            rows, none = dict(zip(self.actors, own)), own.new_zeros(6)
-            own = torch.stack([rows.get(name, none) for name in ids])
-        return own, camera
-
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """Gaussians in the scene's frame: activated, with their sRGB (None where it was not asked for) and camera z."""
+    """Gaussians in the scene's frame: activated, with their sRGB (None where it was not asked for)."""
 
     means: Float[Tensor, "N 3"]
     quats_wxyz: Float[Tensor, "N 4"]
     scales: Float[Tensor, "N 3"]
     opacities: Float[Tensor, "N"]
     rgb: Float[Tensor, "N 3"] | None
-    depths_m: Float[Tensor, "N"]
     directions: Float[Tensor, "N 3"]
     """From the camera's place to the Gaussian, in the axes of its node."""
     camera_from_scene: Float[Tensor, "4 4"]
+
+    @functools.cached_property
+    def depths_m(self) -> Float[Tensor, "N"]:
+        """Camera z, in the graph; most pictures of a fit along rays do not ask for it."""
+        view = self.camera_from_scene[2]
+        return self.means @ view[:3] + view[3]
 
 
 def place(
@@ -81,144 +73,153 @@ def place(
         sh_degree: harmonics to use, None for all; colours see no twists.
         coloured: whether colours are wanted.
     """
-    device = background.device
-    own_twists, camera_twist = (None, None) if twists is None else twists.of(tuple(name for name, _, _ in actors))
     poses = [pose for _, _, pose in actors]
-    table = _BodyTable.of(poses, scene_from_camera, moved_by_camera=camera_twist is not None, moved_alone=own_twists is not None)
-    eyes = np.stack([scene_from_camera[:3, 3], *((inverse(pose) @ scene_from_camera[:, 3])[:3] for pose in poses)])
-    uploaded = [inverse(scene_from_camera), eyes, table.motions, *(a for a in (table.by_camera, table.by_actor) if a is not None)]
-    camera_from_scene, eye_of, motions, *slopes = upload_together(uploaded, device)
-    # Before they are moved: per Gaussian where it lies in its body, and which body that is; the background's first.
-    own = [(background.means, background.quats_wxyz)]
-    means, quats = own[0]
-    directions = [means - eye_of[0]]
-    body = None
-    if actors:
-        body = _bodies(tuple(len(gaussians) for _, gaussians, _ in actors), device)
-        own_means = joined([gaussians.means for _, gaussians, _ in actors])
-        own_quats = joined([gaussians.quats_wxyz for _, gaussians, _ in actors])
-        # A split, not indices: its gradients are one copy each.
-        turn, shift, left = motions.index_select(0, body).split(_PARTS, dim=1)
-        placed_means = (turn.unflatten(1, (3, 3)) * own_means[:, None, :]).sum(dim=-1) + shift
-        placed_quats = (left.unflatten(1, (4, 4)) * own_quats[:, None, :]).sum(dim=-1)
-        directions.append(own_means - eye_of[1:].index_select(0, body))
-        own.append((own_means, own_quats))
-        means, quats = torch.cat([means, placed_means]), torch.cat([quats, placed_quats])
-    if slopes:
-        by_camera, by_actor = (slopes[0] if camera_twist is not None else None), (slopes[-1] if own_twists is not None else None)
-        means, quats = _Twisted.apply(means, quats, camera_twist, own_twists, by_camera, by_actor, body, own)
-    seen_along = joined(directions)
+    tables = PoseTables.of(scene_from_camera, poses, camera_slopes=twists is not None and twists.camera)
+    return place_by(tables.to(background.device), background, actors, twists, sh_degree, coloured=coloured)
+
+
+def place_by(
+    tables: DeviceTables,
+    background: Gaussians,
+    actors: Sequence[tuple[str, Gaussians, Float[np.ndarray, "4 4"]]],
+    twists: PoseTwists | None,
+    sh_degree: int | None,
+    *,
+    coloured: bool,
+) -> Placed:
+    """The same by tables that are on the device already."""
     parts = [background, *(gaussians for _, gaussians, _ in actors)]
-    view = camera_from_scene[2]
+    frame = _Frame(tables=tables, counts=[len(part) for part in parts], names=[name for name, _, _ in actors], twists=twists)
+    given = [(part.means, part.quats_wxyz, part.log_scales, part.opacity_logits) for part in parts]
+    values = None if twists is None else twists.values
+    means, quats, scales, opacities, directions = _Placing.apply(frame, values, *(tensor for kind in zip(*given) for tensor in kind))
     return Placed(
         means=means,
         quats_wxyz=quats,
-        scales=joined([part.log_scales for part in parts]).exp(),
-        opacities=joined([part.opacity_logits for part in parts]).sigmoid(),
-        rgb=colours(joined_harmonics([part.sh for part in parts]), seen_along, sh_degree) if coloured else None,
-        depths_m=means @ view[:3] + view[3],
-        directions=seen_along,
-        camera_from_scene=camera_from_scene,
+        scales=scales,
+        opacities=opacities,
+        rgb=colours(joined_harmonics([part.sh for part in parts]), directions, sh_degree) if coloured else None,
+        directions=directions,
+        camera_from_scene=tables.camera_from_scene,
     )
 
 
-class _Twisted(torch.autograd.Function):
-    """Means and quaternions in the scene's frame as they are; going back, the gradients of the twists.
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """What placing needs beside Gaussians. `counts` are the numbers of Gaussians of the background and of each of the actors `names`."""
 
-    Twists are zero, so only their slopes count: per body the sums of outer products of what comes back and what was moved.
+    tables: DeviceTables
+    counts: list[int]
+    names: list[str]
+    twists: PoseTwists | None
+
+
+class _Placing(torch.autograd.Function):
+    """Means, quaternions, scales, opacities and directions of all bodies' Gaussians in the scene's frame.
+
+    One function with its gradients by hand: operation by operation the host takes longer to ask for each way than the device to answer.
+    Twists are zero, so only their slopes count: sums of outer products of what comes back with what was moved, times small tables.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        means: Float[Tensor, "N 3"],
-        quats: Float[Tensor, "N 4"],
-        camera_twist: Float[Tensor, "6"] | None,
-        own_twists: Float[Tensor, "M-1 6"] | None,
-        by_camera: Float[Tensor, "M 28 6"] | None,
-        by_actor: Float[Tensor, "M-1 6 28"] | None,
-        body: Int[Tensor, "n"] | None,
-        own: Sequence[tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, Tensor]:
-        """`own`: means and quaternions before they were moved, of the background and, where there are any, of all actors."""
-        ctx.slopes, ctx.body = (by_camera, by_actor), body
-        ctx.save_for_backward(*(tensor for pair in own for tensor in pair))
-        return means.view_as(means), quats.view_as(quats)
+    def forward(ctx: Any, frame: _Frame, values: Float[Tensor, "T 6"] | None, *given: Tensor) -> tuple[Tensor, ...]:
+        """`given`: of each body the means, then of each the quaternions, the logarithms of scales and the logits of opacities."""
+        count = len(frame.counts)
+        means, quats, log_scales, logits = (given[start : start + count] for start in range(0, 4 * count, count))
+        directions = means[0] - frame.tables.eye
+        body = rows = own_means = own_quats = None
+        if count > 1:
+            body = _bodies(tuple(frame.counts[1:]), means[0].device)
+            own_means, own_quats = joined(means[1:]), joined(quats[1:])
+            rows = frame.tables.motions.index_select(0, body)
+            turn, shift, left, eyes = rows.split_with_sizes(PARTS, dim=1)
+            placed_means = torch.mul(turn.view(-1, 3, 3), own_means[:, None]).sum(dim=2).add_(shift)
+            placed_quats = torch.mul(left.view(-1, 4, 4), own_quats[:, None]).sum(dim=2)
+            directions = torch.cat([directions, own_means - eyes])
+            placed = torch.cat([means[0], placed_means]), torch.cat([quats[0], placed_quats])
+        else:
+            placed = means[0].view_as(means[0]), quats[0].view_as(quats[0])
+        scales = torch.cat(log_scales).exp_() if count > 1 else log_scales[0].exp()
+        opacities = torch.cat(logits).sigmoid_() if count > 1 else logits[0].sigmoid()
+        ctx.frame, ctx.body = frame, body
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*placed, scales, opacities, rows, own_means, own_quats)
+        return *placed, scales, opacities, directions
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_means: Tensor, g_quats: Tensor) -> tuple[Tensor | None, ...]:
-        (by_camera, by_actor), (means, quats, *of_actors) = ctx.slopes, ctx.saved_tensors
-        by_numbers = []
-        if by_camera is not None:
-            g, q = g_means[: len(means)], g_quats[: len(means)]
-            by_numbers.append(torch.cat([(g.T @ means).flatten(), g.sum(dim=0), (q.T @ quats).flatten()])[None])
-        if of_actors:
-            own_means, own_quats = of_actors
-            g, q = g_means[len(means) :], g_quats[len(means) :]
-            products = (g[:, :, None] * own_means[:, None, :]).flatten(1), g, (q[:, :, None] * own_quats[:, None, :]).flatten(1)
-            count = (len(by_camera) - 1) if by_actor is None else len(by_actor)
-            by_numbers.append(g.new_zeros(count, sum(_PARTS)).index_add_(0, ctx.body, torch.cat(products, dim=1)))
-        of_camera = None if by_camera is None else torch.cat(by_numbers).flatten() @ by_camera.flatten(0, 1)
-        alone = None if by_actor is None else (by_actor @ by_numbers[-1][:, :, None]).squeeze(2)
-        return g_means, g_quats, of_camera, alone, None, None, None, None
+    def backward(
+        ctx: Any,
+        g_means: Tensor | None,
+        g_quats: Tensor | None,
+        g_scales: Tensor | None,
+        g_opacities: Tensor | None,
+        g_directions: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        means, quats, scales, opacities, turned, own_means, own_quats = ctx.saved_tensors
+        counts, twists = ctx.frame.counts, ctx.frame.twists
+        g_means = torch.zeros_like(means) if g_means is None else g_means
+        g_quats = torch.zeros_like(quats) if g_quats is None else g_quats
+        of_actors: tuple[Tensor, Tensor] | None = None
+        if len(counts) > 1:
+            turn, _, left, _ = turned.split_with_sizes(PARTS, dim=1)
+            own_g = torch.mul(turn.view(-1, 3, 3), g_means[counts[0] :, :, None]).sum(dim=1)
+            own_q = torch.mul(left.view(-1, 4, 4), g_quats[counts[0] :, :, None]).sum(dim=1)
+            of_actors = own_g, own_q
+        of_values = None
+        if twists is not None and ctx.needs_input_grad[1]:
+            rows = []
+            if twists.actors:
+                rows.append(_of_actors(ctx.frame, of_actors, ctx.body, own_means, own_quats, like=means))
+            if twists.camera:
+                numbers = torch.cat([(g_means.T @ means).view(-1), g_means.sum(dim=0), (g_quats.T @ quats).view(-1)])
+                rows.append((numbers @ ctx.frame.tables.by_camera)[None])
+            of_values = joined(rows)
+        grads: list[Sequence[Tensor | None]] = [_by_node(g_means, of_actors and of_actors[0], counts, g_directions)]
+        grads.append(_by_node(g_quats, of_actors and of_actors[1], counts))
+        grads.append([None] * len(counts) if g_scales is None else (g_scales * scales).split_with_sizes(counts))
+        faded = None if g_opacities is None else torch.ops.aten.sigmoid_backward(g_opacities, opacities)
+        grads.append([None] * len(counts) if faded is None else faded.split_with_sizes(counts))
+        return None, of_values, *(grad for kind in grads for grad in kind)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _BodyTable:
-    """Per actor the rotation matrix, the shift and the matrix that multiplies quaternions, flattened (9 + 3 + 16); with the slopes of these
-    numbers by the camera's twist (of the background's, too) and by the actor's own, where they are wanted."""
-
-    motions: Float[np.ndarray, "M-1 28"]
-    by_camera: Float[np.ndarray, "M 28 6"] | None
-    by_actor: Float[np.ndarray, "M-1 6 28"] | None
-
-    @staticmethod
-    def of(poses: Sequence[np.ndarray], scene_from_camera: np.ndarray, *, moved_by_camera: bool, moved_alone: bool) -> _BodyTable:
-        count = len(poses) + 1
-        scene_from_body = np.stack([np.eye(4), *poses])
-        rotations, shifts = scene_from_body[:, :3, :3], scene_from_body[:, :3, 3]
-        lefts = np.zeros((count, 4, 4))
-        lefts[0] = np.eye(4)
-        if poses:
-            lefts[1:] = (Rotation.from_matrix(rotations[1:]).as_quat(scalar_first=True) @ _LEFT.reshape(4, 16)).reshape(-1, 4, 4)
-        motions = np.concatenate([rotations[1:].reshape(-1, 9), shifts[1:], lefts[1:].reshape(-1, 16)], axis=1)
-        by_camera = by_actor = None
-        if moved_by_camera:
-            # The picture of a camera that turns by a about its axes is that of Gaussians which turn by -a about its place.
-            axes, place = scene_from_camera[:3, :3], scene_from_camera[:3, 3]
-            turns = (-axes.T @ _CROSS.reshape(3, 9)).reshape(3, 3, 3)  # a matrix for each axis of the camera
-            by_camera = np.zeros((count, 6, 28))
-            by_camera[:, :3, :9] = (turns @ rotations[:, None]).reshape(count, 3, 9)
-            by_camera[:, :3, 9:12] = ((shifts - place) @ turns.reshape(9, 3).T).reshape(count, 3, 3)
-            by_camera[:, :3, 12:] = ((-axes.T / 2 @ _LEFT[1:].reshape(3, 16)).reshape(3, 4, 4) @ lefts[:, None]).reshape(count, 3, 16)
-            by_camera[:, 3:, 9:12] = -axes.T
-            by_camera = by_camera.transpose(0, 2, 1)
-        if moved_alone:
-            by_actor = np.zeros((count - 1, 6, 28))
-            by_actor[:, :3, :9] = (rotations[1:, None] @ _CROSS).reshape(-1, 3, 9)
-            by_actor[:, :3, 12:] = (lefts[1:, None] @ (_LEFT[1:] / 2)).reshape(-1, 3, 16)
-            by_actor[:, 3:, 9:12] = rotations[1:].transpose(0, 2, 1)
-        return _BodyTable(motions=motions, by_camera=by_camera, by_actor=by_actor)
+def _of_actors(
+    frame: _Frame,
+    grads: tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"]] | None,
+    body: Int[Tensor, "n"] | None,
+    means: Float[Tensor, "n 3"] | None,
+    quats: Float[Tensor, "n 4"] | None,
+    *,
+    like: Tensor,
+) -> Float[Tensor, "A 6"]:
+    """Gradients of the twists of `frame.twists.actors`, from those of means and quaternions in the actors' own frames."""
+    assert frame.twists is not None
+    wanted = frame.twists.actors
+    if grads is None or body is None or means is None or quats is None or not set(wanted) & set(frame.names):
+        return like.new_zeros(len(wanted), 6)
+    g, q = grads
+    products = torch.cat([(g[:, :, None] * means[:, None]).flatten(1), g, (q[:, :, None] * quats[:, None]).flatten(1)], dim=1)
+    found = g.new_zeros(len(frame.names), products.shape[1]).index_add_(0, body, products) @ own_slopes(g.device)
+    if list(wanted) == frame.names:
+        return found
+    rows = dict(zip(frame.names, found))
+    return torch.stack([rows[name] if name in rows else like.new_zeros(6) for name in wanted])
 
 
-_PARTS = [9, 3, 16]
-_CROSS = np.swapaxes(np.cross(np.eye(3)[:, None, :], np.eye(3)), -1, -2)
-"""`[3, 3, 3]`: per axis the matrix that makes of a vector v the cross product of the axis with it."""
-_LEFT = np.array(
-    [
-        [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
-        [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -1], [0, 0, 1, 0]],
-        [[0, 0, -1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, -1, 0, 0]],
-        [[0, 0, 0, -1], [0, 0, -1, 0], [0, 1, 0, 0], [1, 0, 0, 0]],
-    ],
-    dtype=np.float64,
-)
-"""`[4, 4, 4]`: per number w, x, y, z of a quaternion what it adds to the matrix that makes of another one their Hamilton product. A turn
-by `a` has the quaternion (1, a / 2)."""
+def _by_node(
+    in_scene: Tensor, of_actors: Tensor | None, counts: list[int], more: Float[Tensor, "N 3"] | None = None
+) -> Sequence[Tensor | None]:
+    """Gradients of each node's own tensor: of the background's from those in the scene, `more` beside them in each node's frame."""
+    background = in_scene if of_actors is None else in_scene[: counts[0]]
+    if more is not None:
+        background = background + more[: counts[0]]
+    if of_actors is None:
+        return [background]
+    of_actors = of_actors if more is None else of_actors + more[counts[0] :]
+    return [background, *of_actors.split_with_sizes(counts[1:])]
 
 
 @functools.lru_cache(maxsize=32)
-def _bodies(counts: tuple[int, ...], device: torch.device) -> Int[Tensor, "N"]:
+def _bodies(counts: tuple[int, ...], device: torch.device) -> Int[Tensor, "n"]:
     """Which actor each Gaussian belongs to, where they stand one after the other."""
     return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(counts)).to(device)

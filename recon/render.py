@@ -7,7 +7,7 @@ a channel of our own (camera z of each Gaussian), so that it gives gradients to 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -23,10 +23,11 @@ from splatmend.datasets.point_projection import readout_fraction
 from splatmend.datasets.shot import Shot
 from splatmend.recon.exposure import apply_exposure
 from splatmend.recon.nodes import RigidActor
-from splatmend.recon.placement import PoseTwists, place
+from splatmend.recon.placement import Placed, PoseTwists, place_by
+from splatmend.recon.pose_tables import PoseTables
 from splatmend.recon.raster import RasterStats, rasterize
 from splatmend.recon.raster.api import Backend
-from splatmend.recon.raster.camera_rays import PixelLines, RayCamera, depth_rays, ray_directions
+from splatmend.recon.raster.camera_rays import PixelLines, RayCamera, depth_rays, line_views, ray_directions
 from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_camera_of
 from splatmend.recon.transfer import upload
@@ -60,18 +61,25 @@ class SplatPicture:
     """What the rasteriser draws of a scene: channels blended by their share of the pixel, without sky and exposure. `named` says which
     channels of `blended` are what: "rgb", "actors", "log_depth" (two), "shares" and "depth", for which see `RenderOutput`, and "probes".
     `ray_camera` says how the pixels look, in the world; `directions` are those from the camera to each Gaussian, in the axes of its node,
-    and `depths_m` their camera z; nodes follow each other as `nodes` says: the background (None), then actors. `probes` are the channels
-    of zeros that were asked for: by the gradients that they take one learns which pixels show a Gaussian."""
+    and `placed` where they are; nodes follow each other as `nodes` says: the background (None), then actors. `probes` are the channels
+    of zeros that were asked for: by the gradients that they take one learns which pixels show a Gaussian. `along` is what was sent to the
+    device beside the poses."""
 
     blended: Float[Tensor, "H W C"]
     opacity: Float[Tensor, "H W"]
     named: Mapping[str, slice]
     ray_camera: RayCamera
     directions: Float[Tensor, "N 3"]
-    depths_m: Float[Tensor, "N"]
+    placed: Placed
     nodes: tuple[str | None, ...]
     stats: RasterStats
     probes: Float[Tensor, "N P"] | None = None
+    along: tuple[Tensor, ...] = ()
+
+    @property
+    def depths_m(self) -> Float[Tensor, "N"]:
+        """Camera z of each Gaussian, outside the graph."""
+        return self.placed.depths_m.detach()
 
     def __getitem__(self, name: str) -> Float[Tensor, "H W c"]:
         return self.blended[..., self.named[name]]
@@ -162,9 +170,16 @@ def draw_splats(
     sh_degree: int | None = None,
     shares: Sequence[str] = (),
     probes: int = 0,
+    ray_camera: RayCamera | None = None,
+    along: Sequence[np.ndarray] = (),
 ) -> SplatPicture:
-    """The part of `render` before sky, exposure and what depends on a pixel's own time; see there. `probes` asks for so many channels of
-    zeros."""
+    """The part of `render` before sky, exposure and what depends on a pixel's own time; see there.
+
+    Args:
+        probes: asks for so many channels of zeros.
+        ray_camera: what `ray_camera_of` says of the shot, where somebody asked already.
+        along: arrays that go to the device by the copy that brings the poses there, as float32.
+    """
     camera = shot.camera
     model = scene.camera_model
     if camera.distortion_model != "none" and model == "ewa":
@@ -174,13 +189,21 @@ def draw_splats(
         )
     if unknown := set(without) - set(scene.actors):
         raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {_listed(scene.actors)}.")
-    scene_from_world = _translation(-scene.origin_world_m)
-    background = scene.background.gaussians_at(shot.mid_us)
+    origin_m, t_us = scene.origin_world_m, shot.mid_us
+    background = scene.background.gaussians_at(t_us)
     actors = [
-        (name, actor.gaussians_at(shot.mid_us), scene_from_world @ pose)
+        (name, actor.gaussians_at(t_us), _from_origin(pose, origin_m))
         for name, actor, pose in drawn_actors(scene, shot, without, actor_poses)
     ]
-    placed = place(background, actors, scene_from_world @ shot.world_from_camera, twists, sh_degree, coloured="rgb" in channels)
+    ray_camera = ray_camera_of(shot, model) if ray_camera is None else ray_camera
+    lens = _in_scene(ray_camera, origin_m) if model == "ray" else None
+    # All that depends on poses goes to the device by one copy.
+    tables = PoseTables.of(
+        _from_origin(shot.world_from_camera, origin_m), [pose for _, _, pose in actors], camera_slopes=twists is not None and twists.camera
+    )
+    lines = () if lens is None else line_views(lens)
+    on_device, others = tables.with_others([*lines, *along], scene.device)
+    placed = place_by(on_device, background, actors, twists, sh_degree, coloured="rgb" in channels)
     stacked: dict[str, Tensor] = {}
     if placed.rgb is not None:
         stacked["rgb"] = placed.rgb
@@ -197,7 +220,6 @@ def draw_splats(
         stacked["probes"] = probing
     if "depth" in channels or not stacked:
         stacked["depth"] = placed.depths_m[:, None]
-    ray_camera = ray_camera_of(shot, model)
     raster = rasterize(
         placed.means,
         placed.quats_wxyz,
@@ -211,7 +233,8 @@ def draw_splats(
         model=model,
         backend=backend,
         near_m=NEAR_M,
-        ray_camera=_in_scene(ray_camera, scene) if model == "ray" else None,
+        ray_camera=lens,
+        line_views=None if lens is None else (others[0], others[1]),
     )
     named, start = {}, 0
     for name, values in stacked.items():
@@ -222,10 +245,11 @@ def draw_splats(
         named=named,
         ray_camera=ray_camera,
         directions=placed.directions.detach(),
-        depths_m=placed.depths_m.detach(),
+        placed=placed,
         nodes=(None, *(name for name, _, _ in actors)),
         stats=raster.stats,
         probes=probing,
+        along=tuple(others[len(lines) :]),
     )
 
 
@@ -254,13 +278,10 @@ def depth_of_rows(
     return torch.where(opacity > 0, (depth_m - starts) / slopes, depth_m)
 
 
-def _in_scene(ray_camera: RayCamera, scene: Scene) -> RayCamera:
-    scene_from_world = _translation(-scene.origin_world_m)
-    return replace(
-        ray_camera,
-        world_from_first=scene_from_world @ ray_camera.world_from_first,
-        world_from_last=scene_from_world @ ray_camera.world_from_last,
-    )
+def _in_scene(ray_camera: RayCamera, origin_m: Float[np.ndarray, "3"]) -> RayCamera:
+    first = _from_origin(ray_camera.world_from_first, origin_m)
+    last = first if not ray_camera.rolls else _from_origin(ray_camera.world_from_last, origin_m)
+    return RayCamera(camera=ray_camera.camera, world_from_first=first, world_from_last=last)
 
 
 def _actor_rows(background_count: int, counts: Sequence[tuple[str, int]], ids: Sequence[str], device: torch.device) -> Float[Tensor, "N S"]:
@@ -313,9 +334,10 @@ def _when_seen(place: ActorPoses, poses: Mapping[str, np.ndarray], shot: Shot) -
     return seen
 
 
-def _translation(offset_m: np.ndarray) -> np.ndarray:
-    out = np.eye(4)
-    out[:3, 3] = offset_m
+def _from_origin(world_from_body: Float[np.ndarray, "4 4"], origin_m: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
+    """A pose in the world as one in the frame with the world's axes at `origin_m`."""
+    out = world_from_body.copy()
+    out[:3, 3] -= origin_m
     return out
 
 

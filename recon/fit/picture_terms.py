@@ -21,11 +21,10 @@ from splatmend.recon.exposure import apply_exposure, exposure_map
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
 from splatmend.recon.fit.losses import below_horizon, bending, line_of_sight, photometric, relative_depth
-from splatmend.recon.raster.camera_rays import PixelLines, turned_lines
+from splatmend.recon.raster.camera_rays import PixelLines, RayCamera, turned_lines
 from splatmend.recon.render import SplatPicture, depth_of_rows, normalised_depth
 from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_camera_of, sky_colours
-from splatmend.recon.transfer import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +86,32 @@ def plan_of(
 
 @dataclass(frozen=True, kw_only=True)
 class PictureView:
-    """How a picture's pixels look; see `PictureTensors`."""
+    """How a picture's pixels look; see `PictureTensors`. `lines` float64 are on the host yet."""
 
+    ray_camera: RayCamera
     lens: Float[Tensor, "H W 3"]
-    lines: Float[Tensor, "L 21"]
+    lines: Float[np.ndarray, "L 21"]
 
 
 def view_of(scene: Scene, shot: Shot) -> PictureView:
-    """The view of a shot. It needs no drawing: made before, its way to the device costs no time."""
-    lines = PixelLines.of(ray_camera_of(shot, scene.camera_model), scene.device)
-    sky_from_world = np.eye(3) if scene.sky is None else scene.sky.sky_from_world
-    sky_from_line = sky_from_world @ lines.world_from_line[:, :3, :3]
-    camera_from_line = (inverse(shot.world_from_camera) @ lines.world_from_line)[:, :3]
-    numbers = np.concatenate([sky_from_line.reshape(-1, 9), camera_from_line.reshape(-1, 12)], axis=1)
-    return PictureView(lens=lines.lens, lines=upload(numbers, scene.device))
+    """The view of a shot. `draw_splats` takes its lines `along` to the device."""
+    ray_camera = ray_camera_of(shot, scene.camera_model)
+    lines = PixelLines.of(ray_camera, scene.device)
+    rotations = lines.world_from_line[:, :3, :3]
+    sky_from_line = rotations if scene.sky is None else scene.sky.sky_from_world @ rotations
+    numbers = np.empty((len(rotations), 21))
+    numbers[:, :9] = sky_from_line.reshape(-1, 9)
+    # One line for all looks from the middle of the exposure.
+    numbers[:, 9:] = (inverse(shot.world_from_camera) @ lines.world_from_line)[:, :3].reshape(-1, 12) if ray_camera.rolls else _UNMOVED
+    return PictureView(ray_camera=ray_camera, lens=lines.lens, lines=numbers)
+
+
+_UNMOVED = np.eye(3, 4).reshape(12)
 
 
 def tensors_of(scene: Scene, drawn: SplatPicture, view: PictureView, exposure_row: Tensor, sample: Sample) -> PictureTensors:
-    """The tensors for a picture of a scene; `exposure_row` says which of the scene's exposures is the picture's."""
+    """The tensors for a picture of a scene that was drawn with the view's lines `along`; `exposure_row` says which of the scene's exposures
+    is the picture's."""
     return PictureTensors(
         blended=drawn.blended,
         opacity=drawn.opacity,
@@ -112,7 +119,7 @@ def tensors_of(scene: Scene, drawn: SplatPicture, view: PictureView, exposure_ro
         exposure_row=exposure_row,
         sky_logits=None if scene.sky is None else scene.sky.logits,
         lens=view.lens,
-        lines=view.lines,
+        lines=drawn.along[0],
         rgb=sample.rgb,
         valid=sample.valid,
         sky_mask=sample.sky,

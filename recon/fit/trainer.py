@@ -196,6 +196,8 @@ class Trainer:
             actor_poses=poses.actor_poses,
             twists=poses.twists,
             sh_degree=self.sh_degree,
+            ray_camera=view.ray_camera,
+            along=[view.lines],
         )
         drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
         given = tensors_of(scene, picture, view, self.exposure_rows[number], sample)

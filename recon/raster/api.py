@@ -48,6 +48,7 @@ def rasterize(
     eps2d: float = 0.3,
     background: Float[Tensor, "C"] | None = None,
     ray_camera: RayCamera | None = None,
+    line_views: tuple[Float[Tensor, "3"], Float[Tensor, "V 4 4"]] | None = None,
 ) -> RasterOutput:
     """Draw 3D Gaussians with one camera (x right, y down, z forward).
 
@@ -73,6 +74,7 @@ def rasterize(
         background: value of each channel behind everything; zero by default, `[C]`.
         ray_camera: lens and shutter of the `ray` model, in the world of the means; by default the pinhole at `camera_from_world`, which
             stays the pose that depths and planes count in.
+        line_views: its `splatmend.recon.raster.camera_rays.line_views`, where they are on the device already.
 
     Raises:
         ValueError: for a model or backend that does not exist, a shape or dtype that does not fit, or a near plane at or behind
@@ -97,6 +99,7 @@ def rasterize(
         far_m=far_m,
         eps2d=eps2d,
         ray_camera=ray_camera,
+        line_views=line_views,
     )
     _check(inputs, model, backend, background)
     if model == "ray" and ray_camera is None:

@@ -52,7 +52,18 @@ class RayCamera:
     @property
     def rolls(self) -> bool:
         """Whether lines look from different poses."""
-        return not np.array_equal(self.world_from_first, self.world_from_last)
+        first, last = self.world_from_first, self.world_from_last
+        return first is not last and not np.array_equal(first, last)
+
+
+def line_views(ray_camera: RayCamera) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "V 4 4"]]:
+    """The place half-way between the first and the last line, and the poses from which they look (V = 2, or 1 for all lines), inverted, in
+    axes of the world around that place. There float32 is finest."""
+    first, last = ray_camera.world_from_first, ray_camera.world_from_last
+    eye = (first[:3, 3] + last[:3, 3]) / 2
+    around_eye = np.stack([first, last] if ray_camera.rolls else [first])
+    around_eye[:, :3, 3] -= eye
+    return eye, inverse(around_eye)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from splatmend.datasets.geometry import inverse
 from splatmend.datasets.log import Camera
-from splatmend.recon.raster.camera_rays import RayCamera
+from splatmend.recon.raster.camera_rays import RayCamera, line_views
 from splatmend.recon.raster.types import RasterInputs, RasterOutput, RasterStats
-from splatmend.recon.transfer import upload_together
+from splatmend.recon.transfer import upload, upload_together
 
 RAY_TILE_PX = 8
 """Side of the tiles that `ray` is drawn in."""
@@ -108,10 +109,9 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
     assert inputs.ray_camera is not None
     lens = inputs.ray_camera
     # Around the camera, where float32 is finest, and where gsplat's poses between lines leave ours the least.
-    eye = (lens.world_from_first[:3, 3] + lens.world_from_last[:3, 3]) / 2
-    eye_on_device, shutter = _eye_and_shutter(lens, eye, inputs.means.device)
+    eye, views = upload_together(line_views(lens), inputs.means.device) if inputs.line_views is None else inputs.line_views
     picture, opacity, meta = rasterization(
-        inputs.means - eye_on_device,
+        inputs.means - eye,
         inputs.quats_wxyz,
         inputs.scales,
         inputs.opacities,
@@ -131,7 +131,7 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
         channel_chunk=3,
         tile_size=RAY_TILE_PX,
         **lens_arguments(lens.camera, inputs.means.device),
-        **shutter,
+        **_shutter(lens, views),
     )
     radii_px = meta["radii"][0].amax(dim=-1).int()
     picture = picture.squeeze(0)
@@ -176,22 +176,19 @@ def lens_arguments(camera: Camera, device: torch.device) -> Mapping[str, Any]:
 def shutter_arguments(ray_camera: RayCamera, eye: np.ndarray, device: torch.device) -> dict[str, Any]:
     """gsplat's arguments for the poses, in a world around `eye`. Its start and end are those of the first and last line in time; since ours
     are ordered by the picture, two of its directions are enough."""
-    return _eye_and_shutter(ray_camera, eye, device)[1]
+    around_eye = np.stack([ray_camera.world_from_first, ray_camera.world_from_last][: 1 + ray_camera.rolls])
+    around_eye[:, :3, 3] -= eye
+    return _shutter(ray_camera, upload(inverse(around_eye), device))
 
 
-def _eye_and_shutter(ray_camera: RayCamera, eye: np.ndarray, device: torch.device) -> tuple[Tensor, dict[str, Any]]:
-    """The eye on a device and `shutter_arguments`, by one copy."""
+def _shutter(ray_camera: RayCamera, views: Float[Tensor, "V 4 4"]) -> dict[str, Any]:
+    if len(views) == 1:
+        return {"viewmats": views}
     from gsplat import RollingShutterType
 
-    around_eye = np.eye(4)
-    around_eye[:3, 3] = -eye
-    poses = [ray_camera.world_from_first, *([ray_camera.world_from_last] if ray_camera.rolls else [])]
-    *views, eye_on_device = upload_together([*(inverse(around_eye @ world_from_line)[None] for world_from_line in poses), eye], device)
-    if not ray_camera.rolls:
-        return eye_on_device, {"viewmats": views[0]}
     sideways = ray_camera.camera.shutter in ("left_to_right", "right_to_left")
     kind = RollingShutterType.ROLLING_LEFT_TO_RIGHT if sideways else RollingShutterType.ROLLING_TOP_TO_BOTTOM
-    return eye_on_device, {"viewmats": views[0], "viewmats_rs": views[1], "rolling_shutter": kind}
+    return {"viewmats": views[:1], "viewmats_rs": views[1:], "rolling_shutter": kind}
 
 
 def _nothing(inputs: RasterInputs, model: str) -> RasterOutput:

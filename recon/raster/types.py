@@ -30,6 +30,8 @@ class RasterInputs:
     far_m: float
     eps2d: float
     ray_camera: RayCamera | None
+    line_views: tuple[Float[Tensor, "3"], Float[Tensor, "V 4 4"]] | None = None
+    """What `splatmend.recon.raster.camera_rays.line_views` says of the `ray_camera`, where it is on the device already."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,9 +70,10 @@ def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str, grid:
     scene, shot = _scene_and_shot(model, shutter, grid)
     sample = _sample(shot)
     with torch.no_grad():
-        drawn = draw_splats(scene, shot, ("rgb", "depth"))
+        view = view_of(scene, shot)
+        drawn = draw_splats(scene, shot, ("rgb", "depth"), ray_camera=view.ray_camera, along=[view.lines])
         plan = plan_of(scene, drawn, shot, WEIGHTS, exposure_variation=0.3)
-        terms, squared_error = picture_terms(plan, tensors_of(scene, drawn, view_of(scene, shot), torch.tensor([1]), sample))
+        terms, squared_error = picture_terms(plan, tensors_of(scene, drawn, view, torch.tensor([1]), sample))
         out = render(scene, shot, ("rgb", "depth"), exposure=scene.exposure.row(1))
     assert out.rgb is not None
     assert out.depth_m is not None
@@ -113,9 +114,10 @@ def test_a_graph_gives_what_the_kernels_give_one_by_one(model: str, shutter: str
             means = background.means.detach().clone().requires_grad_()
             now = replace(scene.with_gaussians(replace(background, means=means)), sky=scene.sky.with_logits(sky))
             now = replace(now, exposure=scene.exposure.with_deltas(deltas))
-            drawn = draw_splats(now, shot, ("rgb", "depth"))
+            view = view_of(now, shot)
+            drawn = draw_splats(now, shot, ("rgb", "depth"), ray_camera=view.ray_camera, along=[view.lines])
             row = torch.tensor([picture], device="cuda")
-            given = tensors_of(now, drawn, view_of(now, shot), row, sample)
+            given = tensors_of(now, drawn, view, row, sample)
             seen = of_picture(plan_of(now, drawn, shot, WEIGHTS, exposure_variation=0.3), given)
             seen.total.backward()
             results[graphs] = (seen.names, seen.terms, seen.squared_error, means.grad, sky.grad, deltas.grad.clone())
