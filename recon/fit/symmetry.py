@@ -58,8 +58,10 @@ class MirroredDraws:
 
     def of(self, scene: Scene, iteration: int) -> Scene:
         """The scene as it is drawn in an iteration, in the graph."""
+        if not self.sides:
+            return scene
         chance = torch.rand((), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)).item()
-        if not self.sides or chance >= self.share:
+        if chance >= self.share:
             return scene
         drawn = {
             actor_id: replace(scene.actors[actor_id], gaussians=mirrored(_without_half(scene.actors[actor_id].gaussians, side)))
