@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
-from splatmend.datasets.geometry import pose
 from splatmend.recon.fit.config import CorrectionConfig
 
 _BETAS = (0.9, 0.99)
@@ -27,7 +26,17 @@ _RATE_END = 0.02
 
 def matrix(correction: Float[np.ndarray, "6"]) -> Float[np.ndarray, "4 4"]:
     """`measured_from_true` of a body."""
-    return pose(Rotation.from_rotvec(correction[:3]).as_matrix(), correction[3:])
+    return matrices(correction[None])[0]
+
+
+def matrices(corrections: Float[np.ndarray, "B 6"]) -> Float[np.ndarray, "B 4 4"]:
+    """`matrix` of several corrections."""
+    out = np.zeros((len(corrections), 4, 4))
+    out[:] = np.eye(4)
+    if corrections.any():
+        out[:, :3, :3] = Rotation.from_rotvec(corrections[:, :3]).as_matrix()
+        out[:, :3, 3] = corrections[:, 3:]
+    return out
 
 
 class Corrections:
@@ -49,6 +58,8 @@ class Corrections:
         self.rate = np.repeat([np.radians(config.rate_deg), config.rate_m * unit], 3)
         self.spread = np.repeat([np.radians(config.spread_deg), config.spread_m * unit], 3)
         self._rows = lru_cache(maxsize=8192)(self._found_rows)
+        self._places = lru_cache(maxsize=8192)(self._found_places)
+        self._before, self._after = self._neighbours()
 
     def rows(self, name: str, t_us: int) -> tuple[tuple[int, float], ...]:
         """Rows that make up a body's correction at a time, with their shares; none of a body that is not corrected."""
@@ -68,56 +79,95 @@ class Corrections:
 
     def at(self, name: str, t_us: int) -> Float[np.ndarray, "4 4"]:
         """`measured_from_true` of a body at a time; identity for a body that is not corrected."""
-        return matrix(sum((part * self.values[row] for row, part in self.rows(name, t_us)), np.zeros(6)))
+        return matrix(self.values_at((name,), t_us)[0])
+
+    def values_at(self, names: tuple[str, ...], t_us: int) -> Float[np.ndarray, "B 6"]:
+        """Corrections of several bodies at a time; zeros for one that is not corrected."""
+        out = np.zeros((len(names), 6))
+        for bodies, rows, parts in self._places(names, t_us):
+            out[bodies] += parts * self.values[rows]
+        return out
+
+    def touched(self, names: tuple[str, ...], t_us: int) -> frozenset[int]:
+        """All rows that make up the corrections of bodies at a time."""
+        return frozenset(row for _, rows, _ in self._places(names, t_us) for row in rows.tolist())
 
     def prior(self, row: int) -> tuple[float, Float[np.ndarray, "6"]]:
         """Value and gradient of a row's prior, the rows beside it taken as given."""
-        away = self.values[row] / self.spread
-        value, gradient = float(away @ away), 2 * away / self.spread
-        beside = self._beside(row)
-        if beside:
-            width = self.spread * self.config.smooth_share
-            bend = (self.values[row] - self.values[beside].mean(axis=0)) / width
-            value, gradient = value + float(bend @ bend), gradient + 2 * bend / width
-        return self.config.weight * value, self.config.weight * gradient
+        away, bend = (part[0] for part in self._strains(np.array([row])))
+        return self.config.weight * (float(away @ away) + float(bend @ bend)), self._prior_gradients(np.array([row]))[0]
+
+    def _strains(self, rows: Int[np.ndarray, "R"]) -> tuple[Float[np.ndarray, "R 6"], Float[np.ndarray, "R 6"]]:
+        """How far rows are from zero and from the mean of those beside them, over how far that is expected."""
+        values = self.values[rows]
+        beside = (self.values[self._before[rows]] + self.values[self._after[rows]]) / 2
+        return values / self.spread, (values - beside) / (self.spread * self.config.smooth_share)
+
+    def _prior_gradients(self, rows: Int[np.ndarray, "R"]) -> Float[np.ndarray, "R 6"]:
+        away, bend = self._strains(rows)
+        return self.config.weight * (2 * away / self.spread + 2 * bend / (self.spread * self.config.smooth_share))
 
     def prior_value(self, name: str, t_us: int) -> float:
         """What the priors of a body's rows at a time add to the loss."""
         return sum((part * self.prior(row)[0] for row, part in self.rows(name, t_us)), 0.0)
 
     def step(self, name: str, t_us: int, gradient: Float[np.ndarray, "6"], progress: float) -> None:
-        """Move what a picture has shown.
+        """Move what a picture has shown; see `step_all`."""
+        self.step_all((name,), t_us, gradient[None], progress)
+
+    def step_all(self, names: tuple[str, ...], t_us: int, gradients: Float[np.ndarray, "B 6"], progress: float) -> None:
+        """Move what a picture has shown of several bodies.
 
         Args:
-            gradient: of the loss with respect to a turn of the body about its own axes and a shift along them.
+            gradients: of the loss with respect to a turn of each body about its own axes and a shift along them.
             progress: share of the fit that is done.
 
         Raises:
             ValueError: for a gradient that is not finite.
         """
-        if not np.isfinite(gradient).all():
+        if not np.isfinite(gradients).all():
+            name = names[int(np.isfinite(gradients).all(axis=1).argmin())]
             raise ValueError(f"the gradient of the pose of {name} at {t_us} us is not finite")
         if progress < self.config.start_share:
             return
-        for row, part in self.rows(name, t_us):
-            self._move(row, part * (gradient + self.prior(row)[1]), progress)
+        for bodies, rows, parts in self._places(names, t_us):
+            self._move(rows, parts * (gradients[bodies] + self._prior_gradients(rows)), progress)
 
-    def _move(self, row: int, gradient: np.ndarray, progress: float) -> None:
-        self.visits[row] += 1
-        for moment, beta, value in zip(self.moments, _BETAS, (gradient, gradient**2)):
-            moment[row] = beta * moment[row] + (1 - beta) * value
-        mean, square = (moment[row] / (1 - beta ** self.visits[row]) for moment, beta in zip(self.moments, _BETAS))
+    def _move(self, rows: Int[np.ndarray, "R"], gradients: Float[np.ndarray, "R 6"], progress: float) -> None:
+        self.visits[rows] += 1
+        visits = self.visits[rows, None]
+        means = []
+        for moment, beta, value in zip(self.moments, _BETAS, (gradients, gradients**2)):
+            moment[rows] = now = beta * moment[rows] + (1 - beta) * value
+            means.append(now / (1 - beta**visits))
+        mean, square = means
         # A gradient far below the prior's at one spread is noise, which plain Adam would blow up to a full step.
         floor = self.config.weight / self.spread
         since = (progress - self.config.start_share) / max(1 - self.config.start_share, 1e-9)
-        self.values[row] -= self.rate * _RATE_END**since * mean / (np.sqrt(square) + floor + 1e-15)
+        self.values[rows] -= self.rate * _RATE_END**since * mean / (np.sqrt(square) + floor + 1e-15)
 
-    def _beside(self, row: int) -> list[int]:
+    def _found_places(self, names: tuple[str, ...], t_us: int) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+        """`rows` of several bodies as arrays: the numbers of bodies `[R]`, a row of each `[R]` and its share `[R, 1]`; the first rows
+        of all come together, then the second ones of those that have two. So a row is moved before the one after it looks at it."""
+        found = [self.rows(name, t_us) for name in names]
+        turns = []
+        for turn in range(max(map(len, found), default=0)):
+            bodies = [body for body, rows in enumerate(found) if len(rows) > turn]
+            rows, parts = zip(*(found[body][turn] for body in bodies))
+            turns.append((np.array(bodies), np.array(rows), np.array(parts)[:, None]))
+        return tuple(turns)
+
+    def _neighbours(self) -> tuple[Int[np.ndarray, "R"], Int[np.ndarray, "R"]]:
+        """Per row those before and after it in its body: at an end the other one twice, of one alone itself, so that half their sum is the
+        mean of those that there are."""
+        before, after = [], []
         for name, first in self.first.items():
             last = first + len(self.times_us[name]) - 1
-            if first <= row <= last:
-                return [other for other in (row - 1, row + 1) if first <= other <= last]
-        raise IndexError(row)
+            for row in range(first, last + 1):
+                beside = [other for other in (row - 1, row + 1) if first <= other <= last] or [row]
+                before.append(beside[0])
+                after.append(beside[-1])
+        return np.array(before, dtype=np.int64), np.array(after, dtype=np.int64)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.config import FitConfig
-from splatmend.recon.fit.corrections import Corrections
+from splatmend.recon.fit.corrections import Corrections, matrices
 from splatmend.recon.nodes import RigidActor
 from splatmend.recon.placement import PoseTwists
 from splatmend.recon.render import ActorPoses
@@ -79,6 +79,7 @@ class PoseRefinement:
         self._due: _Due | None = None
         self._measured = lru_cache(maxsize=4096)(lambda actor_id, t_us: scene.actors[actor_id].world_from_node(t_us))
         self._shown: dict[int, ShownPoses] = {}
+        self._held_zeros: dict[int, Tensor] = {}
         unit = 1.0 if scene.metric else scene.median_camera_step
         shots = [scene.shots[number].shot for number in train_numbers]
         self.cameras: Corrections | None = None
@@ -103,16 +104,34 @@ class PoseRefinement:
         """For the picture of a frame."""
         shot, shown = self.scene.shots[number].shot, self.shown(number)
         if self.cameras is not None:
-            if self._due is not None and _touches(self.cameras, shot.camera.name, shot.mid_us, self._due.camera_rows):
+            if self._due is not None and not self._due.camera_rows.isdisjoint(self.cameras.touched((shown.camera,), shown.t_us)):
                 self._settle()
-            shot = shot.moved(self.cameras.at(shot.camera.name, shot.mid_us))
+            shot = shot.moved(self.cameras.at(shown.camera, shown.t_us))
         count = len(shown.actors) + (self.cameras is not None)
         twists = None
         if count:
-            values = torch.zeros(count, 6, device=self.device, requires_grad=True)
-            twists = PoseTwists(values=values, actors=shown.actors, camera=self.cameras is not None)
-        actor_poses = None if self.actors is None else self._world_from_actor
-        return RefinedPoses(shown=shown, shot=shot, twists=twists, actor_poses=actor_poses)
+            twists = PoseTwists(values=self._zeros(count), actors=shown.actors, camera=self.cameras is not None)
+        return RefinedPoses(shown=shown, shot=shot, twists=twists, actor_poses=self._actor_poses(shown))
+
+    def _zeros(self, count: int) -> Float[Tensor, "B 6"]:
+        """Zeros that take gradients: nothing ever changes them, so pictures share them."""
+        if count not in self._held_zeros:
+            self._held_zeros[count] = torch.zeros(count, 6, device=self.device)
+        return self._held_zeros[count].detach().requires_grad_()
+
+    def _actor_poses(self, shown: ShownPoses) -> ActorPoses | None:
+        """Where actors are. Those of the middle of the exposure, which every picture asks for, are made together."""
+        if self.actors is None:
+            return lambda actor_id, t_us: self._measured(actor_id, t_us)
+        if self._due is not None and not self._due.actor_rows.isdisjoint(self.actors.touched(shown.actors, shown.t_us)):
+            self._settle()
+        moves = matrices(self.actors.values_at(shown.actors, shown.t_us))
+        there = {name: self._measured(name, shown.t_us) @ move for name, move in zip(shown.actors, moves)}
+
+        def world_from_actor(actor_id: str, t_us: int) -> np.ndarray | None:
+            return there.get(actor_id) if t_us == shown.t_us else self._world_from_actor(actor_id, t_us)
+
+        return world_from_actor
 
     @property
     def most_twists(self) -> int:
@@ -132,8 +151,8 @@ class PoseRefinement:
                 shown=twists.shown,
                 gradients=HostCopy(twists.gradients),
                 progress=progress,
-                camera_rows=_rows(self.cameras, [(shown.camera, shown.t_us) for shown in twists.shown]),
-                actor_rows=_rows(self.actors, [(name, shown.t_us) for shown in twists.shown for name in shown.actors]),
+                camera_rows=_rows(self.cameras, [((shown.camera,), shown.t_us) for shown in twists.shown]),
+                actor_rows=_rows(self.actors, [(shown.actors, shown.t_us) for shown in twists.shown]),
             )
 
     def prior_terms(self, drawn: RefinedPoses) -> dict[str, float]:
@@ -153,9 +172,8 @@ class PoseRefinement:
         for shown, gradients in zip(due.shown, due.gradients.value().double().numpy()):
             if self.cameras is not None:
                 self.cameras.step(shown.camera, shown.t_us, gradients[len(shown.actors)], due.progress)
-            if self.actors is not None:
-                for name, gradient in zip(shown.actors, gradients):
-                    self.actors.step(name, shown.t_us, gradient, due.progress)
+            if self.actors is not None and shown.actors:
+                self.actors.step_all(shown.actors, shown.t_us, gradients[: len(shown.actors)], due.progress)
 
     def refined(self, scene: Scene) -> Scene:
         """The scene with its poses corrected: recorded shots and, where they are learnt, the actors' tracks."""
@@ -190,7 +208,7 @@ class PoseRefinement:
         measured = self._measured(actor_id, t_us)
         if measured is None:
             return None
-        if self._due is not None and _touches(self.actors, actor_id, t_us, self._due.actor_rows):
+        if self._due is not None and not self._due.actor_rows.isdisjoint(self.actors.touched((actor_id,), t_us)):
             self._settle()
         return measured @ self.actors.at(actor_id, t_us)
 
@@ -202,13 +220,9 @@ class PoseRefinement:
         return replace(actor, track=replace(actor.track, track=refined))
 
 
-def _rows(table: Corrections | None, places: Sequence[tuple[str, int]]) -> frozenset[int]:
+def _rows(table: Corrections | None, places: Sequence[tuple[tuple[str, ...], int]]) -> frozenset[int]:
     """Rows of a table that corrections of bodies at times are made up of."""
-    return frozenset() if table is None else frozenset(row for name, t_us in places for row, _ in table.rows(name, t_us))
-
-
-def _touches(table: Corrections, name: str, t_us: int, rows: frozenset[int]) -> bool:
-    return any(row in rows for row, _ in table.rows(name, t_us))
+    return frozenset() if table is None else frozenset().union(*(table.touched(names, t_us) for names, t_us in places))
 
 
 def _nearest(actor: RigidActor, seen_us: np.ndarray) -> list[int]:
