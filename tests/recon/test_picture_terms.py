@@ -13,7 +13,7 @@ from splatmend.recon.bilateral import variation
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
-from splatmend.recon.fit.graphed import PictureLosses
+from splatmend.recon.fit.graphed import PictureLosses, StaticInputs
 from splatmend.recon.fit.losses import below_horizon, bending, photometric, relative_depth
 from splatmend.recon.fit.picture_terms import picture_terms, plan_of, tensors_of, view_of
 from splatmend.recon.render import draw_splats, render
@@ -124,3 +124,22 @@ def test_a_graph_gives_what_the_kernels_give_one_by_one(model: str, shutter: str
         assert results[True][0] == results[False][0]
         for one, other in zip(results[True][1:], results[False][1:]):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(other.abs().max()))
+
+
+def test_what_a_graph_reads_is_copied_only_where_it_changed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    held = [torch.zeros(3, 2), torch.zeros(2), torch.zeros(4, dtype=torch.uint8), torch.zeros(2)]
+    inputs = StaticInputs(held)
+    lens, parameter = torch.randn(3, 2, generator=generator), torch.ones(2, requires_grad=True)
+    for picture in range(1, 4):
+        row, rgb = torch.full((2,), float(picture)), torch.full((4,), picture, dtype=torch.uint8)
+        filled = inputs.filled([lens, row, rgb, parameter])
+        assert [one is other for one, other in zip(filled, held)] == [True, True, True, False]
+        assert filled[3] is parameter
+        assert all(torch.equal(one, other) for one, other in zip(filled, (lens, row, rgb, parameter)))
+        held[0].zero_()  # seen only where it is not copied again
+        if picture == 1:
+            inputs.filled([lens, row, rgb, parameter])
+            assert not held[0].any()
+        lens.mul_(2)
+    assert not held[3].any()
