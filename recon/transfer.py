@@ -20,9 +20,12 @@ def upload(array: np.ndarray, device: str | torch.device) -> Tensor:
 def upload_together(arrays: Sequence[np.ndarray], device: str | torch.device) -> list[Tensor]:
     """Float32 copies of several arrays on a device, by one copy."""
     arrays = [np.asarray(array) for array in arrays]
-    flat = upload(np.concatenate([array.reshape(-1) for array in arrays]), device)
-    parts = flat.split([array.size for array in arrays])
-    return [part.view(array.shape) for part, array in zip(parts, arrays)]
+    sizes = [array.size for array in arrays]
+    to_gpu = torch.device(device).type != "cpu"
+    held = torch.empty(sum(sizes), dtype=torch.float32, pin_memory=to_gpu)
+    np.concatenate([array.reshape(-1) for array in arrays], out=held.numpy(), casting="unsafe")
+    flat = held.to(device, non_blocking=True) if to_gpu else held
+    return [part if array.ndim == 1 else part.view(array.shape) for part, array in zip(flat.split_with_sizes(sizes), arrays)]
 
 
 class HostCopy:

@@ -59,6 +59,9 @@ class Corrections:
         self.spread = np.repeat([np.radians(config.spread_deg), config.spread_m * unit], 3)
         self._rows = lru_cache(maxsize=8192)(self._found_rows)
         self._places = lru_cache(maxsize=8192)(self._found_places)
+        self._touched = lru_cache(maxsize=8192)(
+            lambda names, t_us: frozenset(row for _, rows, _ in self._places(names, t_us) for row in rows.tolist())
+        )
         self._before, self._after = self._neighbours()
 
     def rows(self, name: str, t_us: int) -> tuple[tuple[int, float], ...]:
@@ -90,7 +93,7 @@ class Corrections:
 
     def touched(self, names: tuple[str, ...], t_us: int) -> frozenset[int]:
         """All rows that make up the corrections of bodies at a time."""
-        return frozenset(row for _, rows, _ in self._places(names, t_us) for row in rows.tolist())
+        return self._touched(names, t_us)
 
     def prior(self, row: int) -> tuple[float, Float[np.ndarray, "6"]]:
         """Value and gradient of a row's prior, the rows beside it taken as given."""

@@ -103,15 +103,19 @@ class PoseRefinement:
     def of(self, number: int) -> RefinedPoses:
         """For the picture of a frame."""
         shot, shown = self.scene.shots[number].shot, self.shown(number)
+        if self._due is not None and self._moves(self._due, shown):
+            self._settle()
+        # Those of the actors, then the camera's, as matrices by one call.
+        values = [] if self.actors is None else [self.actors.values_at(shown.actors, shown.t_us)]
+        values += [] if self.cameras is None else [self.cameras.values_at((shown.camera,), shown.t_us)]
+        moves = matrices(np.concatenate(values)) if values else np.zeros((0, 4, 4))
         if self.cameras is not None:
-            if self._due is not None and not self._due.camera_rows.isdisjoint(self.cameras.touched((shown.camera,), shown.t_us)):
-                self._settle()
-            shot = shot.moved(self.cameras.at(shown.camera, shown.t_us))
+            shot = shot.moved(moves[-1])
         count = len(shown.actors) + (self.cameras is not None)
         twists = None
         if count:
             twists = PoseTwists(values=self._zeros(count), actors=shown.actors, camera=self.cameras is not None)
-        return RefinedPoses(shown=shown, shot=shot, twists=twists, actor_poses=self._actor_poses(shown))
+        return RefinedPoses(shown=shown, shot=shot, twists=twists, actor_poses=self._actor_poses(shown, moves))
 
     def _zeros(self, count: int) -> Float[Tensor, "B 6"]:
         """Zeros that take gradients: nothing ever changes them, so pictures share them."""
@@ -119,13 +123,15 @@ class PoseRefinement:
             self._held_zeros[count] = torch.zeros(count, 6, device=self.device)
         return self._held_zeros[count].detach().requires_grad_()
 
-    def _actor_poses(self, shown: ShownPoses) -> ActorPoses | None:
-        """Where actors are. Those of the middle of the exposure, which every picture asks for, are made together."""
+    def _moves(self, due: _Due, shown: ShownPoses) -> bool:
+        """Whether a pose that is shown will move when gradients are applied."""
+        of_camera = self.cameras is not None and not due.camera_rows.isdisjoint(self.cameras.touched((shown.camera,), shown.t_us))
+        return of_camera or (self.actors is not None and not due.actor_rows.isdisjoint(self.actors.touched(shown.actors, shown.t_us)))
+
+    def _actor_poses(self, shown: ShownPoses, moves: Float[np.ndarray, "B 4 4"]) -> ActorPoses | None:
+        """Where actors are. Those of the middle of the exposure, which every picture asks for, are made together by their first `moves`."""
         if self.actors is None:
             return lambda actor_id, t_us: self._measured(actor_id, t_us)
-        if self._due is not None and not self._due.actor_rows.isdisjoint(self.actors.touched(shown.actors, shown.t_us)):
-            self._settle()
-        moves = matrices(self.actors.values_at(shown.actors, shown.t_us))
         there = {name: self._measured(name, shown.t_us) @ move for name, move in zip(shown.actors, moves)}
 
         def world_from_actor(actor_id: str, t_us: int) -> np.ndarray | None:

@@ -132,6 +132,7 @@ class Trainer:
         self.mirrored = MirroredDraws(one_sided(tracks, trained, config.actors), config.actors.mirrored_share, config.seed)
         self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)
         self._drawn: dict[int, list[str]] = {}
+        self._one = torch.ones((), device=device)
 
     def _new_shared_optimizer(self) -> LeanAdam:
         rates = {"exposure": self.config.rates.exposure, "sky": self.config.rates.sky}
@@ -145,9 +146,10 @@ class Trainer:
     def current_scene(self) -> Scene:
         """The scene with the present parameters, in the graph."""
         actors = {actor_id: self.nodes[_actor_key(actor_id)].carried_by(actor) for actor_id, actor in self.scene.actors.items()}
-        scene = replace(self.scene.with_gaussians(self.nodes[BACKGROUND].gaussians), actors=actors)
-        sky = None if scene.sky is None else scene.sky.with_logits(self.shared["sky"])
-        return replace(scene, sky=sky, exposure=scene.exposure.with_deltas(self.shared["exposure"]))
+        background = replace(self.scene.background, gaussians=self.nodes[BACKGROUND].gaussians)
+        sky = None if self.scene.sky is None else self.scene.sky.with_logits(self.shared["sky"])
+        exposure = self.scene.exposure.with_deltas(self.shared["exposure"])
+        return replace(self.scene, background=background, actors=actors, sky=sky, exposure=exposure)
 
     def finished_scene(self) -> Scene:
         """The scene as it is kept: on the CPU and outside the graph, the exposure's mean taken off, with corrected poses."""
@@ -204,7 +206,7 @@ class Trainer:
         seen = self.picture_losses(self._plan(scene, picture, shot), given)
         others = self.nodes.regularisers(drawn)
         total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total
-        total.backward()
+        total.backward(self._one)
         terms = dict(zip(seen.names, seen.terms)) | {name: value.detach() for name, value in others.items()}
         wishes = self.nodes.wishes(shot, drawn, picture.directions, self.iteration + 1)
         step = self._of_all_processes(StepGradients(drawn=drawn, wishes=wishes, twists=poses.step_twists))

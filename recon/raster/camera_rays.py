@@ -60,8 +60,12 @@ def line_views(ray_camera: RayCamera) -> tuple[Float[np.ndarray, "3"], Float[np.
     """The place half-way between the first and the last line, and the poses from which they look (V = 2, or 1 for all lines), inverted, in
     axes of the world around that place. There float32 is finest."""
     first, last = ray_camera.world_from_first, ray_camera.world_from_last
+    if not ray_camera.rolls:
+        view = np.zeros((1, 4, 4))
+        view[0, :3, :3], view[0, 3, 3] = first[:3, :3].T, 1.0
+        return first[:3, 3], view
     eye = (first[:3, 3] + last[:3, 3]) / 2
-    around_eye = np.stack([first, last] if ray_camera.rolls else [first])
+    around_eye = np.stack([first, last])
     around_eye[:, :3, 3] -= eye
     return eye, inverse(around_eye)
 

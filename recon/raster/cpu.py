@@ -128,12 +128,10 @@ def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
     picture, opacity, intersections = _Blend.apply(
         means2d, conics, inputs.opacities, inputs.channels, depths, extents, radii, (inputs.width, inputs.height)
     )
-    radii_px = radii.amax(dim=1)
     return RasterOutput(
         channels=picture,
         opacity=opacity,
         means2d=means2d,
-        radii_px=radii_px,
-        visible=radii_px > 0,
+        radii=radii,
         stats=RasterStats(model="ewa", backend="cpu", intersections=intersections),
     )

@@ -30,10 +30,10 @@ def without_camera_axis(means2d: Tensor) -> Tensor:
 
     A plain index would be a branch beside the graph and never see a gradient.
     """
-    flat = means2d[0].detach()
+    flat = means2d.detach().squeeze(0)
 
     def keep(grad: Tensor) -> None:
-        flat.grad = grad[0].clone()
+        flat.grad = grad.squeeze(0)
 
     if means2d.requires_grad:
         means2d.register_hook(keep)
@@ -78,13 +78,11 @@ def rasterize_ewa(inputs: RasterInputs) -> RasterOutput:
         rasterize_mode="classic",
         camera_model="pinhole",
     )
-    radii_px = meta["radii"][0].amax(dim=-1).int()
     return RasterOutput(
         channels=picture.squeeze(0),
         opacity=opacity.squeeze((0, -1)),
         means2d=without_camera_axis(meta["means2d"]),
-        radii_px=radii_px,
-        visible=radii_px > 0,
+        radii=meta["radii"].squeeze(0),
         stats=RasterStats(model="ewa", backend="gsplat", intersections=int(meta["flatten_ids"].shape[0])),
     )
 
@@ -133,14 +131,12 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
         **lens_arguments(lens.camera, inputs.means.device),
         **_shutter(lens, views),
     )
-    radii_px = meta["radii"][0].amax(dim=-1).int()
     picture = picture.squeeze(0)
     return RasterOutput(
         channels=picture if picture.shape[-1] == inputs.channels.shape[1] else picture.narrow(-1, 0, inputs.channels.shape[1]),
         opacity=opacity.squeeze((0, -1)),
         means2d=None,
-        radii_px=radii_px,
-        visible=radii_px > 0,
+        radii=meta["radii"].squeeze(0),
         stats=RasterStats(model="ray", backend="gsplat", intersections=int(meta["flatten_ids"].shape[0])),
     )
 
@@ -198,7 +194,6 @@ def _nothing(inputs: RasterInputs, model: str) -> RasterOutput:
         channels=none + inputs.means.new_zeros(inputs.height, inputs.width, inputs.channels.shape[1]),
         opacity=none + inputs.means.new_zeros(inputs.height, inputs.width),
         means2d=inputs.means.new_zeros(0, 2) if model == "ewa" else None,
-        radii_px=torch.zeros(0, dtype=torch.int32, device=inputs.means.device),
-        visible=torch.zeros(0, dtype=torch.bool, device=inputs.means.device),
+        radii=torch.zeros(0, 2, dtype=torch.int32, device=inputs.means.device),
         stats=RasterStats(model=model, backend="gsplat", intersections=0),
     )

@@ -129,7 +129,6 @@ def rasterize_ray(inputs: RasterInputs) -> RasterOutput:
         channels=picture,
         opacity=opacity,
         means2d=None,
-        radii_px=radii_px,
-        visible=radii_px > 0,
+        radii=radii_px[:, None].expand(-1, 2),
         stats=RasterStats(model="ray", backend="cpu", intersections=intersections),
     )

@@ -6,6 +6,7 @@ Shape letters: N Gaussians, C channels, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -57,8 +58,16 @@ class RasterOutput:
     means2d: Float[Tensor, "N 2"] | None
     """Projected means in pixels (x right, y down, the first pixel's centre at 0.5). It keeps its gradient after `backward` when the
     means require one. Rows of Gaussians that are not `visible` are meaningless. None where a backend has no such gradient."""
-    radii_px: Int[Tensor, "N"]
-    """Larger half side of the box around the splat in whole pixels, 0 where it is not drawn."""
-    visible: Bool[Tensor, "N"]
-    """Gaussians whose box touches the picture, between the near and the far plane."""
+    radii: Int[Tensor, "N 2"]
+    """Half sides of the box around the splat in whole pixels, 0 where it is not drawn."""
     stats: RasterStats
+
+    @cached_property
+    def radii_px(self) -> Int[Tensor, "N"]:
+        """The larger half side."""
+        return self.radii.amax(dim=-1).int()
+
+    @cached_property
+    def visible(self) -> Bool[Tensor, "N"]:
+        """Gaussians whose box touches the picture, between the near and the far plane."""
+        return self.radii_px > 0
