@@ -4,7 +4,7 @@ and scaled."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ def import_mesh(path: Path, config: ImportConfig | None = None, *, asset_id: str
         length_m=config.length_m,
         where=str(path),
     )
-    surface = outside_surface(mesh, placing.points(vertices), faces, config.count, generator)
+    surface = outside_surface(_turned(mesh, placing.rotation), placing.points(vertices), faces, config.count, generator)
     facts = {
         "made_from": "mesh",
         "file": path.name,
@@ -137,6 +137,12 @@ def _joined(mesh: ReadMesh) -> tuple[np.ndarray, np.ndarray]:
         np.concatenate([part.vertices for part in mesh.parts]),
         np.concatenate([part.faces + start for part, start in zip(mesh.parts, starts)]),
     )
+
+
+def _turned(mesh: ReadMesh, rotation: np.ndarray) -> ReadMesh:
+    """The mesh with its normals in the frame of the body."""
+    parts = (part if part.normals is None else replace(part, normals=part.normals @ rotation.T) for part in mesh.parts)
+    return replace(mesh, parts=tuple(parts))
 
 
 def _outline(vertices: np.ndarray, faces: np.ndarray, scattered_xyz: np.ndarray) -> np.ndarray:

@@ -44,7 +44,8 @@ class Surface:
 
 
 def outside_surface(mesh: ReadMesh, vertices: np.ndarray, faces: np.ndarray, count: int, generator: np.random.Generator) -> Surface:
-    """About `count` places on the outside of a mesh; `vertices [V, 3]` (frame of the body) and `faces [F, 3]` of all parts."""
+    """About `count` places on the outside of a mesh; `vertices [V, 3]` and `faces [F, 3]` are those of all parts, in the frame of the body,
+    as the parts' normals are."""
     tries, area = scattered(vertices, faces, max(_TRIES_PER_PLACE * count, _FEWEST_TRIES), generator)
     mean_distance = math.sqrt(area / len(tries.xyz))
     front, back = seen_from_outside(tries.xyz, tries.flat_normals, mean_distance)

@@ -248,6 +248,9 @@ def _obj_material_is_said(material: Any) -> bool:
 
 def _vertex_colours(mesh: Any, gltf: bool) -> np.ndarray | None:
     raw = getattr(mesh, "vertex_attributes", {}).get("color")
+    if raw is None:
+        # Where trimesh keeps them of parts that have a material as well.
+        raw = getattr(mesh.visual, "vertex_attributes", {}).get("color")
     if raw is None and mesh.visual.kind in ("vertex", "face"):
         raw = mesh.visual.vertex_colors
     if raw is None:

@@ -52,6 +52,33 @@ def test_a_textured_box_stands_with_its_colours_where_they_were(tmp_path: Path) 
     assert float((outward * material.normals).sum(1).quantile(0.05)) > 0.9
 
 
+def test_vertex_colours_of_a_part_with_a_material_are_multiplied_by_its_factor(tmp_path: Path) -> None:
+    box = trimesh.creation.box((1.6, 1.2, 4.0)).subdivide()
+    front = box.vertices[:, 2] > 0
+    material = trimesh.visual.material.PBRMaterial(baseColorFactor=[128, 128, 128, 255], roughnessFactor=0.3, metallicFactor=0.0)
+    box.visual = trimesh.visual.TextureVisuals(material=material)
+    box.visual.vertex_attributes["color"] = np.where(front[:, None], [204, 0, 0, 255], [0, 0, 51, 255]).astype(np.uint8)
+    box.export(tmp_path / "box.glb")
+    asset = import_mesh(tmp_path / "box.glb", config())
+    assert asset.material is not None
+    for where, linear in ((asset.gaussians.means[:, 0] > 1.99, [0.4, 0.0, 0.0]), (asset.gaussians.means[:, 0] < -0.1, [0.0, 0.0, 0.1])):
+        torch.testing.assert_close(asset.material.albedo[where].mean(0), torch.tensor(linear), atol=0.01, rtol=0)
+    torch.testing.assert_close(asset.material.roughness, torch.full((len(asset.gaussians),), 0.3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("axes", [{}, {"up": "-x", "forward": "+y"}])
+def test_normals_of_a_file_turn_with_its_body(tmp_path: Path, axes: dict[str, str]) -> None:
+    """Flat triangles that are shaded as the ball that they are cut from, in a file whose axes are not those of the body."""
+    ball = trimesh.creation.icosphere(subdivisions=2)
+    ball.apply_scale((1.0, 1.0, 2.0))
+    ball = trimesh.Trimesh(ball.vertices, ball.faces, vertex_normals=ball.vertices / [1.0, 1.0, 4.0], process=False)
+    ball.export(tmp_path / "ball.glb", include_normals=True)
+    asset = import_mesh(tmp_path / "ball.glb", config(count=2000, **axes))
+    assert asset.material is not None
+    true = torch.nn.functional.normalize(asset.gaussians.means / torch.tensor(asset.size_m).square(), dim=1)
+    assert float((asset.material.normals * true).sum(1).quantile(0.02)) > 0.99
+
+
 def test_places_are_spread_evenly_whatever_the_triangles(tmp_path: Path) -> None:
     """One side in thousands of triangles, the others in two each."""
     fine = trimesh.creation.box((4, 2, 1.5))
