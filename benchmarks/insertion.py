@@ -1,12 +1,14 @@
 """Insertions on procedural streets against the oracle: naive, lit by the scene (no network), and harmonised by an enhancer.
 
     splatmend street --out A/street ... && splatmend fit A/street --out A/fit ...
-    python benchmarks/insertion.py A B C [--light known] [--harmoniser FOLDER] [--pictures OUT]
+    python benchmarks/insertion.py A B C [--light known] [--bodies both] [--harmoniser FOLDER] [--pictures OUT]
 
-Each folder holds a street's log (`street`) and a scene that was fitted to it (`fit`). Cars harvested from one street are put into the
-others: ahead in the own lane, oncoming, and standing beside the road. The oracle draws the car's own mesh at the same poses. Regions: the
-car's box in the oracle's picture with a margin of a fifth, and the pixels beside the car that it changes (its shadow). With a harmoniser
-there are rows of it from the lit clip (`harmonised`) and from the naive one (`harmonised_naive`), and warping errors along the exact flow.
+Each folder holds a street's log (`street`) and a scene that was fitted to it (`fit`). Cars of one street are put into the others: ahead in
+the own lane, oncoming, and standing beside the road. They are harvested, and so lack what no camera saw of them, or (`--bodies mesh`) the
+oracle's own, imported from a .glb file. The oracle draws the car's own mesh at the same poses. Regions: the car's box in the oracle's
+picture with a margin of a fifth, and the pixels beside the car that it changes (its shadow). `mask_iou` compares the car's pixels,
+`box_iou` the boxes around them. With a harmoniser there are rows of it from the lit clip (`harmonised`) and from the naive one
+(`harmonised_naive`), and warping errors along the exact flow.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measured_on import checked_out
+from oracle_cars import imported
 from relight import LEAST_PIXELS, best_views, in_the_sun, known_light, psnr, street_of, strip
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -41,6 +44,7 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.edits.apply import apply_edits
 from splatmend.recon.edits.types import BodyPath, Edits, EgoCourse, Insert, ParkedCourse, Profile
+from splatmend.recon.insertion.boxes import modal_box
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
 from splatmend.recon.light.estimate import estimate_light
 from splatmend.recon.light.finish import Finisher
@@ -64,6 +68,7 @@ def main() -> None:
     options.add_argument("folders", type=Path, nargs="+")
     options.add_argument("--light", choices=("estimated", "known"), default="estimated")
     options.add_argument("--cars", type=int, default=2, help="cars taken from each street")
+    options.add_argument("--bodies", choices=("harvested", "mesh", "both"), default="harvested", help="how the cars come to be assets")
     options.add_argument("--every", type=int, default=6, help="frames between those that are scored")
     options.add_argument("--harmoniser", help="folder of an enhancer that harmonises")
     options.add_argument("--pictures", type=Path)
@@ -81,29 +86,44 @@ def main() -> None:
         for name in names[: given.cars]:
             mesh = street.actor_meshes[[actor.actor_id for actor in street.actors].index(name)]
             if isinstance(mesh, Mesh):
-                cars.append((folder, name, harvest_actor(scene, name, lights[folder]), mesh))
+                if given.bodies != "mesh":
+                    cars.append(Car(folder.name, name, mesh, "harvested", harvest_actor(scene, name, lights[folder])))
+                if given.bodies != "harvested":
+                    cars.append(Car(folder.name, name, mesh, "mesh", imported(mesh, street._noise, name)))
     harmoniser = None if given.harmoniser is None else load_enhancer(given.harmoniser)
     rows = []
     for folder, (street, scene) in streets.items():
-        for origin, name, asset, mesh in cars:
-            if origin == folder:
+        for car in cars:
+            if car.origin == folder.name:
                 continue
             for where, path in PATHS.items():
-                label = f"{folder.name}-{origin.name}-{name}-{where.replace(' ', '-')}"
-                for row in measure(street, scene, lights[folder], asset, mesh, path, given.every, harmoniser, given.pictures, label):
+                label = f"{folder.name}-{car.origin}-{car.name}-{where.replace(' ', '-')}{'-mesh' if car.body == 'mesh' else ''}"
+                for row in measure(street, scene, lights[folder], car, path, given.every, harmoniser, given.pictures, label):
                     rows.append(row)
                     print(json.dumps(row), flush=True)
-    for region in ("box", "shadow"):
-        print(region, summary([row for row in rows if row["region"] == region]))
+    for body in sorted({row["body"] for row in rows}):
+        for region in ("box", "shadow"):
+            print(body, region, summary([row for row in rows if row["region"] == region and row["body"] == body]))
     print(f"{len({row['insertion'] for row in rows})} insertions; {checked_out()}")
+
+
+@dataclass(frozen=True)
+class Car:
+    """A car that is put in: the street that it comes from, its id there, the oracle's mesh and the asset, and what that was made from. Both
+    are around the middle of the mesh's box."""
+
+    origin: str
+    name: str
+    mesh: Mesh
+    body: str
+    asset: Asset
 
 
 def measure(
     street: Street,
     scene: Scene,
     light: SceneLight,
-    asset: Asset,
-    mesh: Mesh,
+    car: Car,
     path: BodyPath,
     every: int,
     harmoniser: Enhancer | None,
@@ -112,8 +132,8 @@ def measure(
 ) -> Iterator[dict]:
     """A row per scored frame and region."""
     edits = Edits(file=Path("edits.yaml"), edits=(Insert(asset="car", new_id="inserted", path=path),))
-    edited = apply_edits(scene, edits, lambda _: asset)
-    finisher = Finisher(edited.scene, {"inserted": asset}, light, recorded=edited.recorded)
+    edited = apply_edits(scene, edits, lambda _: car.asset)
+    finisher = Finisher(edited.scene, {"inserted": car.asset}, light, recorded=edited.recorded)
     track = edited.scene.actors["inserted"].track.track
     recorded = scene.shots_of(scene.front_camera)
     # A harmoniser sees a video, and flicker needs each frame's neighbour.
@@ -126,14 +146,14 @@ def measure(
         masks = [shares_of(frame) > 0.5 for frame in drawn if frame is not None]
         for name, source in (("harmonised_naive", "naive"), ("harmonised", "lit")):
             shown[name] = harmonised(harmoniser, shown[source], masks)
-    oracle = Oracle(street, mesh, track)
+    oracle = Oracle(street, car.mesh, track)
     for number, one in enumerate(recorded):
         frame = drawn[number]
         if number % every or frame is None or "inserted" not in frame.shares:
             continue
         truth, without = oracle.frame(one.shot), street.render(one.shot)
-        car = truth.ids == oracle.label
-        if car.sum() < LEAST_PIXELS:
+        true = truth.ids == oracle.label
+        if true.sum() < LEAST_PIXELS:
             continue
         now = {name: frames[number] for name, frames in shown.items()}
         if pictures is not None:
@@ -142,13 +162,17 @@ def measure(
         flow = None if harmoniser is None or number == 0 else oracle.flow(recorded[number - 1].shot, one.shot)
         before = {name: frames[number - 1] for name, frames in shown.items()} if flow is not None else {}
         own = shares_of(frame)
-        shadow = (np.abs(truth.rgb - without.rgb).max(-1) > CHANGED) & ~car & (own < 0.1)
-        box = box_around(car, 0.2)
-        inter = (car & (own > 0.5)).sum() / (car | (own > 0.5)).sum()
-        boxed = np.zeros_like(car)
+        shadow = (np.abs(truth.rgb - without.rgb).max(-1) > CHANGED) & ~true & (own < 0.1)
+        box, mask = box_around(true, 0.2), own > 0.5
+        boxed = np.zeros_like(true)
         boxed[box] = True
-        about = {"insertion": label, "frame": one.frame_index}
-        row = about | {"region": "box", "mask_iou": round(float(inter), 3)}
+        about = {"insertion": label, "frame": one.frame_index, "body": car.body}
+        overlap = (true & mask).sum() / (true | mask).sum()
+        row = about | {
+            "region": "box",
+            "mask_iou": round(float(overlap), 3),
+            "box_iou": round(box_iou(modal_box(true), modal_box(mask)), 3),
+        }
         for name, picture in now.items():
             row |= prefixed(name, {key: float(value) for key, value in frame_scores(*tensors(picture[box], truth.rgb[box])).items()})
             row |= prefixed(name, flicker(picture, before.get(name), flow, boxed))
@@ -232,6 +256,16 @@ def flicker(picture: np.ndarray, before: np.ndarray | None, flow: Flow | None, w
     return {"warping": 100 * float(change[where & flow.visible].mean())}
 
 
+def box_iou(a: list[int] | None, b: list[int] | None) -> float:
+    """Overlap of two boxes (left, top, right, bottom) over what they cover together; 0 where one is none."""
+    if a is None or b is None:
+        return 0.0
+    sides = [min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in range(2)]
+    both = max(sides[0], 0) * max(sides[1], 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return both / (sum(areas) - both)
+
+
 def box_around(mask: np.ndarray, margin: float) -> tuple[slice, slice]:
     """Rows and columns of a mask's box, wider by a share of it on each side."""
     slices = []
@@ -248,7 +282,7 @@ def summary(rows: list[dict]) -> str:
     """Means over insertions of means over their frames."""
     if not rows:
         return "none"
-    names = sorted({name for row in rows for name in row if name not in ("insertion", "frame", "region", "pixels")})
+    names = sorted({name for row in rows for name in row if name not in ("insertion", "frame", "body", "region", "pixels")})
     means = {}
     for name in names:
         having = [row for row in rows if name in row]
