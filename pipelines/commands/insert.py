@@ -14,6 +14,8 @@ from splatmend.recon.light.finish import FinishConfig
 from splatmend.recon.trajectory import TrajectoryConfig
 
 HARMONISED = "harmonised"
+_SURE = 0.5
+"""Estimates of the sun with less confidence come with a note."""
 
 if TYPE_CHECKING:
     from splatmend.recon.light.scene_light import SceneLight
@@ -91,12 +93,12 @@ def run(options: Options) -> int:
     edited = apply_edits(scene, edits, asset_loader(options.assets, options.edits.parent, scene.device), unit=unit)
     trajectory = build_trajectory(scene, options.trajectory)
     references = references_for(options.scene, scene, options.references, options.log)
-    light = _light(options, scene)
+    light, recorded_light = _lights(options, scene)
     if options.heal:
         edited = healed(edited)
-    if light is not None:
+    if light is not None and recorded_light is not None:
         print(f"light: sun at azimuth {light.sun_azimuth_deg:.1f}, elevation {light.sun_elevation_deg:.1f} degrees ({light.made_by})")
-        edited = with_materials(edited, edits, light)
+        edited = with_materials(edited, edits, recorded_light)
     for note in (*trajectory.notes, *edited.notes):
         print(f"note: {note}")
     with ConsoleBar("insert", len(trajectory)) as bar:
@@ -169,17 +171,25 @@ def _harmoniser(model: str, device: str, encoding: Encoding) -> Callable[[Path],
     return add
 
 
-def _light(options: Options, scene: Scene) -> SceneLight | None:
-    from splatmend.recon.light.estimate import estimate_light
+def _lights(options: Options, scene: Scene) -> tuple[SceneLight | None, SceneLight | None]:
+    """The light to finish in, and the one that the scene was recorded in, which its own actors show; None for either without light."""
+    from splatmend.recon.light.estimate import estimate_light, estimated_light
     from splatmend.recon.light.hdr import light_from_hdr
     from splatmend.recon.light.light_files import load_light
 
     if options.light == "none":
-        return None
+        return None, None
     if options.light == "auto":
-        light = estimate_light(scene)
+        found = estimated_light(scene)
+        light = found.light
+        if max(light.sun) and found.confidence < _SURE:
+            print(
+                f"note: where the sun stood is a guess (confidence {found.confidence:.2f} that it is within 15 degrees); "
+                "give --light a folder of `splatmend light` with --time and place, or with --recorded-sun, where it is known."
+            )
     elif Path(options.light).is_dir():
         light = load_light(Path(options.light), scene.device)
     else:
         light = light_from_hdr(Path(options.light), scene.up_world, like=estimate_light(scene)).to(scene.device)
-    return light if options.sun is None else light.with_sun(*options.sun)
+    recorded = light if light.recorded else estimate_light(scene)
+    return light if options.sun is None else light.with_sun(*options.sun), recorded

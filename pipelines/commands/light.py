@@ -28,6 +28,8 @@ class Options:
     """The scene's linear units in one unit of the panorama, instead of the level of the scene's own light."""
     sun: tuple[float, float] | None = None
     """Azimuth (as above) and elevation of the sun in degrees: moves it, and the sky with it."""
+    recorded_sun: tuple[float, float] | None = None
+    """Where the sun stood when the log was recorded, by the same angles, instead of looking for it."""
     time: str | None = None
     """When the log was recorded (ISO 8601 with its zone, as in 2011-09-26T13:02:25+02:00): with a place it says where the sun is."""
     latitude: float | None = None
@@ -55,13 +57,19 @@ def run(options: Options) -> int:
 
     refuse_existing(options.out, options.overwrite)
     up_and_place = _sun_of_time(options)
-    sun = None if options.sun is None else _checked(options.sun)
+    sun, recorded_sun = (None if angles is None else _checked(angles) for angles in (options.sun, options.recorded_sun))
+    if up_and_place is not None and recorded_sun is not None:
+        raise UserError("light: recorded_sun and time both say where the sun stood; give one of them.")
+    if options.hdr is not None and recorded_sun is not None:
+        raise UserError("light: recorded_sun and a panorama both say where the sun stood; give one of them.")
     if options.hdr_scale is not None and options.hdr is None:
         raise UserError("light: hdr_scale is the scale of a panorama; give --hdr as well, or leave it out.")
     if options.east_deg and up_and_place is None:
         raise UserError("light: east_deg belongs to the sun of a time and place; give --time, --latitude and --longitude, or leave it out.")
     scene = load_scene(options.scene, device=torch_device(options.device))
     to_sun = None if up_and_place is None else _in_world(up_and_place, options.east_deg, scene.up_world)
+    if recorded_sun is not None:
+        to_sun = _in_world(_of_angles(*recorded_sun), 0.0, scene.up_world)
     facts: dict[str, Any] = {"scene": str(options.scene)}
     if options.hdr is not None:
         # Read before the estimate, so that nobody waits for a refusal.
@@ -125,6 +133,13 @@ def _in_world(
     level = Rotation.from_euler("z", east_deg, degrees=True).apply(east_north_up)
     x, y, z = (rotation_to_z(np.asarray(up_world, dtype=np.float64)).T @ level).tolist()
     return x, y, z
+
+
+def _of_angles(azimuth_deg: float, elevation_deg: float) -> tuple[float, float, float]:
+    import math
+
+    azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
+    return math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
 
 
 def _checked(sun: tuple[float, float]) -> tuple[float, float]:

@@ -56,6 +56,7 @@ def save_light(
             "sun_azimuth_deg": light.sun_azimuth_deg,
             "sun_elevation_deg": light.sun_elevation_deg,
             "made_by": light.made_by,
+            "recorded": light.recorded,
         }
     return Path(out)
 
@@ -88,6 +89,7 @@ def load_light(path: Path, device: str | torch.device = "cpu") -> SceneLight:
             environment=environment,
             environment_from_world=rotation,
             made_by=str(facts["made_by"]),
+            recorded=bool(facts.get("recorded", True)),
         )
     except (KeyError, TypeError, ValueError) as fault:
         raise UserError(f"{path}: an entry of the light is missing or broken ({fault}); make the light again.") from fault

@@ -27,6 +27,8 @@ from splatmend.pipelines.clip_sets import members
 from splatmend.pipelines.evaluation.truth import LogTruth
 from splatmend.recon.assets.asset import save_asset
 from splatmend.recon.fit import DensifyConfig, FitConfig, InitConfig, fit
+from splatmend.recon.light.light_files import save_light
+from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.scene_files import save_scene
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recon"))
@@ -85,6 +87,27 @@ def test_edits_are_rendered_and_the_scene_is_left_alone(work: Path, capsys: pyte
     rows = [json.loads(line) for line in (work / "clips" / "boxes.jsonl").read_text().splitlines()]
     assert {(row["frame"], row["actor_id"]) for row in rows} == {(frame, name) for frame in (0, 1) for name in ("new", "parked")}
     assert {path.name for path in work.iterdir()} == {"scene", "library", "edits.yaml", "clips"}
+
+
+def test_a_moved_sun_lights_recorded_actors_anew(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recorded car shows the light of the recording, not the one asked for: its rear, in the sun then, is dark where the sun is ahead."""
+    (work / "edits.yaml").write_text("edits:\n  - duplicate: car/1\n    as: parked\n    path: {parked: {ahead: 5}}\n")
+    elevation = np.radians(25.0)
+    light = SceneLight(
+        to_sun_world=(-float(np.cos(elevation)), 0.0, float(np.sin(elevation))),
+        sun=(1.2, 1.2, 1.2),
+        environment=torch.full((16, 32, 3), 0.15),
+        environment_from_world=np.eye(3),
+        made_by="a test",
+    )
+    save_light(work / "light", light)
+    shown = []
+    for name, sun in (("as-it-was", ()), ("moved", ("--sun", 0, 25))):
+        arguments = _arguments(work, "--trajectory.frames", 1, "--light", work / "light", "--overwrite", *sun)
+        assert main([*arguments[:4], "--out", str(work / name), *arguments[6:]]) == 0
+        finished = next(clip for clip in (open_clip(one) for one in members(work / name)) if clip.path.name == "finished")
+        shown.append(next(finished.iter_rgb())[finished.read_channel("masks/parked", 0)].astype(float).mean())
+    assert shown[1] < 0.75 * shown[0]
 
 
 def test_a_harmoniser_makes_a_third_clip(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

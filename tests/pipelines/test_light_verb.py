@@ -16,6 +16,12 @@ from splatmend.pipelines.cli import main
         (["--sun", "nan", "30"], "does not shine"),
         (["--hdr-scale", "2"], "give --hdr as well"),
         (["--east-deg", "5"], "give --time, --latitude and --longitude"),
+        (["--recorded-sun", "10", "0"], "does not shine"),
+        (["--recorded-sun", "10", "40", "--hdr", "a.hdr"], "a panorama both say"),
+        (
+            ["--recorded-sun", "10", "40", "--time", "2011-09-26T13:02:25+02:00", "--latitude", "49", "--longitude", "8"],
+            "recorded_sun and time both say",
+        ),
         (["--time", "2011-09-26T13:02:25+02:00"], "give all three or none"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from splatmend.datasets.artifact import read_manifest
 from splatmend.datasets.errors import UserError
 from splatmend.pipelines.cli import main
+from splatmend.recon.light.colour import luminance
 from splatmend.recon.light.hdr import light_from_hdr
 from splatmend.recon.light.light_files import load_light, preview, save_light
 from splatmend.recon.light.scene_light import SceneLight
@@ -34,12 +36,12 @@ def _light(up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> SceneLight:
 
 
 def test_a_light_comes_back_as_it_was(tmp_path: Path) -> None:
-    light = _light((0.0, -1.0, 0.0))
+    light = replace(_light((0.0, -1.0, 0.0)), recorded=False)
     save_light(tmp_path / "light", light, facts={"confidence": 0.5})
     again = load_light(tmp_path / "light")
     assert torch.equal(again.environment, light.environment)
     assert np.array_equal(again.environment_from_world, light.environment_from_world)
-    assert (again.sun, again.made_by) == (light.sun, light.made_by)
+    assert (again.sun, again.made_by, again.recorded) == (light.sun, light.made_by, False)
     assert np.allclose(again.to_sun_world, light.to_sun_world)
     assert read_manifest(tmp_path / "light").facts["confidence"] == 0.5
 
@@ -83,6 +85,13 @@ def test_the_verb_writes_the_light_of_a_scene(tmp_path: Path, capsys: pytest.Cap
     assert "confidence" in capsys.readouterr().out
     assert main(["light", scene, "--out", str(out), "--overwrite", "--sun", "30", "20", *quick]) == 0
     assert np.allclose(load_light(out).to_sun_world, direction(30.0, 20.0), atol=1e-4)
+    assert not load_light(out).recorded, "a sun that was moved is not the one of the recording"
+    assert main(["light", scene, "--out", str(out), "--overwrite", "--recorded-sun", "140", "40", *quick]) == 0
+    assert np.allclose(load_light(out).to_sun_world, direction(140.0, 40.0), atol=1e-4)
+    assert load_light(out).recorded
+    given = load_light(out)
+    strength = float(luminance(torch.tensor(given.sun)) / luminance(given.ambient(torch.tensor([[0.0, 0, 1]])))[0])
+    assert strength == pytest.approx(3.0, rel=0.3), "where the sun is says how strong it is"
     place = ["--time", "2011-09-26T13:02:25+02:00", "--latitude", "49.01", "--longitude", "8.43"]
     assert main(["light", scene, "--out", str(out), "--overwrite", *place, *quick]) == 0
     # A little before noon: south (azimuth -90 of a world whose x is east), a little to the east.
