@@ -8,7 +8,7 @@ Shadows that vehicles themselves cast on it say nothing of what stands between t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -39,6 +39,8 @@ _LEAST_AROUND = 0.25
 """Ground is known where this share of what lies around it was seen."""
 _LOWEST = 0.02
 """Sine of the sun's elevation, which counts as no lower."""
+_MUCH = 0.25
+"""What a vehicle shades for a smaller share of the recording shows what it is without it: traffic that passes leaves no shadow."""
 _PENUMBRA_M = 0.2
 """Shadows of vehicles reach so far beyond those of their boxes."""
 _SHADED, _SUNLIT = 0.35, 0.65
@@ -134,27 +136,40 @@ class SceneSun:
         return torch.stack([_without_small(sunlit) * known, known])[None]
 
     def _shaded_by(self, shading: Sequence[RecordedBody], rows: int) -> Bool[Tensor, "R R"]:
-        """Where bodies kept the sun off the ground, seen as `_seen_ground` draws it."""
-        mask = np.zeros((rows, rows), np.uint8)
+        """Where bodies kept the sun off the ground for much of the time, seen as `_seen_ground` draws it."""
+        times = np.zeros((rows, rows), np.int32)
         axes, centre, up, to_sun, feet = (
             part.double().cpu().numpy() for part in (self._axes, self._centre, self._up, self._light.to_sun, self._feet)
         )
         for body in shading:
             half = np.array(body.size_m) / 2 + _PENUMBRA_M
             corners = half * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-            places = body.scene_from_body[:, :3, 3]
-            for pose in body.scene_from_body[np.concatenate([[True], np.abs(np.diff(places, axis=0)).sum(axis=1) > 0.0])]:
-                place = pose[:3, 3]
-                ground = feet[np.linalg.norm(feet - place, axis=1).argmin()]
-                points = corners @ pose[:3, :3].T + place
+            for pose, count in _stays(body.scene_from_body):
+                ground = feet[np.linalg.norm(feet - pose[:3, 3], axis=1).argmin()]
+                points = corners @ pose[:3, :3].T + pose[:3, 3]
                 height_m = np.clip((points - ground) @ up, 0.0, None)
                 landing = points - to_sun * (height_m / max(to_sun @ up, _LOWEST))[:, None]
-                at = (landing - centre) @ axes[:2].T
-                if (np.abs(at).min(axis=0) > self._reach_m).any():
+                at = (landing - centre) @ axes[:2].T / self._reach_m
+                if (np.abs(at).min(axis=0) > 1).any():
                     continue
-                pixels = np.rint((at / self._reach_m + 1) / 2 * rows - 0.5).astype(np.int32)
-                cv2.fillConvexPoly(mask, cv2.convexHull(pixels), 1)
-        return torch.from_numpy(mask > 0).to(self._feet.device)
+                pixels = np.rint((at + 1) / 2 * rows - 0.5).astype(np.int32)
+                low, high = pixels.min(axis=0).clip(0, rows - 1), pixels.max(axis=0).clip(0, rows - 1)
+                shadow = np.zeros(high[::-1] - low[::-1] + 1, np.uint8)
+                cv2.fillConvexPoly(shadow, cv2.convexHull(pixels - low), 1)
+                times[low[1] : high[1] + 1, low[0] : high[0] + 1] += count * shadow
+        most = max((len(body.scene_from_body) for body in shading), default=1)
+        return torch.from_numpy(times > _MUCH * most).to(self._feet.device)
+
+
+def _stays(poses: Float[np.ndarray, "T 4 4"]) -> Iterator[tuple[Float[np.ndarray, "4 4"], int]]:
+    """Poses less than a pixel apart as one, and how many they are."""
+    first, count = poses[0], 0
+    for pose in poses:
+        if np.linalg.norm(pose[:3, 3] - first[:3, 3]) > _PIXEL_M:
+            yield first, count
+            first, count = pose, 0
+        count += 1
+    yield first, count
 
 
 def _around(values: Float[Tensor, "R R"], known: Float[Tensor, "R R"], across_px: int) -> Float[Tensor, "2 R R"]:
