@@ -17,7 +17,7 @@ import argparse
 import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,7 @@ def main() -> None:
     options.add_argument("--cars", type=int, default=2, help="cars taken from each street")
     options.add_argument("--bodies", choices=("harvested", "mesh", "both"), default="harvested", help="how the cars come to be assets")
     options.add_argument("--every", type=int, default=6, help="frames between those that are scored")
+    options.add_argument("--scale", type=float, default=1.0, help="size of the pictures that are drawn, in that of the log's")
     options.add_argument("--harmoniser", help="folder of an enhancer that harmonises")
     options.add_argument("--pictures", type=Path)
     given = options.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
                 continue
             for where, path in PATHS.items():
                 label = f"{folder.name}-{car.origin}-{car.name}-{where.replace(' ', '-')}{'-mesh' if car.body == 'mesh' else ''}"
-                for row in measure(street, scene, lights[folder], car, path, given.every, harmoniser, given.pictures, label):
+                for row in measure(street, scene, lights[folder], car, path, given.every, given.scale, harmoniser, given.pictures, label):
                     rows.append(row)
                     print(json.dumps(row), flush=True)
     for body in sorted({row["body"] for row in rows}):
@@ -126,6 +127,7 @@ def measure(
     car: Car,
     path: BodyPath,
     every: int,
+    scale: float,
     harmoniser: Enhancer | None,
     pictures: Path | None,
     label: str,
@@ -135,7 +137,7 @@ def measure(
     edited = apply_edits(scene, edits, lambda _: car.asset)
     finisher = Finisher(edited.scene, {"inserted": car.asset}, light, recorded=edited.recorded)
     track = edited.scene.actors["inserted"].track.track
-    recorded = scene.shots_of(scene.front_camera)
+    recorded = [replace(one, shot=scaled(one.shot, scale)) for one in scene.shots_of(scene.front_camera)]
     # A harmoniser sees a video, and flicker needs each frame's neighbour.
     drawn = [draw_insertion(edited, one.shot) if harmoniser or number % every == 0 else None for number, one in enumerate(recorded)]
     shown: dict[str, list[np.ndarray | None]] = {
@@ -183,6 +185,12 @@ def measure(
                 row |= prefixed(name, {"psnr": psnr(picture, truth.rgb, shadow)} | scores_at(picture, truth.rgb, shadow))
                 row |= prefixed(name, flicker(picture, before.get(name), flow, shadow))
             yield row
+
+
+def scaled(shot: Shot, scale: float) -> Shot:
+    """The shot with so many times the pixels along each side."""
+    camera = shot.camera
+    return shot if scale == 1 else replace(shot, camera=camera.resized(round(camera.width * scale), round(camera.height * scale)))
 
 
 @dataclass(frozen=True)

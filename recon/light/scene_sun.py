@@ -33,8 +33,10 @@ _ABOVE_M = 0.35
 _MARKING_PX = 5
 """What is lit or shaded by itself on less than this, as markings and covers of drains are, is neither."""
 _GAP_PX = 11
-_SHADOW_GAP_PX = 31
-"""Likewise where a vehicle's shadow was: as wide as that of a car under a sun of 30 degrees, and half as much again."""
+_SHADOW_GAPS_PX = (31, 61)
+"""Likewise where a vehicle's shadow was, the first of these with enough around: half as wide again as a car's under a sun of 30 degrees, or
+as a lane that one drove along is long."""
+_LEAST_AROUND_SHADOW = 0.1
 _LEAST_AROUND = 0.25
 """Ground is known where this share of what lies around it was seen."""
 _LOWEST = 0.02
@@ -129,10 +131,12 @@ class SceneSun:
         shaded_by_bodies = self._shaded_by(shading, rows)
         known = ((opacity > 0.5) & ~shaded_by_bodies).float()
         # Small gaps in what was seen of the ground are what is around them, and so are shadows that others than the scene cast.
-        near, wide = (_around(sunlit * known, known, across_px) for across_px in (_GAP_PX, _SHADOW_GAP_PX))
-        near = torch.where(shaded_by_bodies, wide, near)
-        sunlit = torch.where(known > 0, sunlit, near[0] / near[1].clamp_min(1e-6))
-        known = (near[1] > _LEAST_AROUND).float()
+        value, enough = _around(sunlit * known, known, _GAP_PX, _LEAST_AROUND)
+        for across_px in _SHADOW_GAPS_PX:
+            wider, found = _around(sunlit * known, known, across_px, _LEAST_AROUND_SHADOW)
+            fill = shaded_by_bodies & found & ~enough
+            value, enough = torch.where(fill, wider, value), enough | fill
+        sunlit, known = torch.where(known > 0, sunlit, value), enough.float()
         return torch.stack([_without_small(sunlit) * known, known])[None]
 
     def _shaded_by(self, shading: Sequence[RecordedBody], rows: int) -> Bool[Tensor, "R R"]:
@@ -172,9 +176,12 @@ def _stays(poses: Float[np.ndarray, "T 4 4"]) -> Iterator[tuple[Float[np.ndarray
     yield first, count
 
 
-def _around(values: Float[Tensor, "R R"], known: Float[Tensor, "R R"], across_px: int) -> Float[Tensor, "2 R R"]:
-    """Means of values (0 where they are not known) and of the share that is known, over squares."""
-    return torch.nn.functional.avg_pool2d(torch.stack([values, known])[None], across_px, stride=1, padding=across_px // 2)[0]
+def _around(
+    values: Float[Tensor, "R R"], known: Float[Tensor, "R R"], across_px: int, least: float
+) -> tuple[Float[Tensor, "R R"], Bool[Tensor, "R R"]]:
+    """Means over squares of values (0 where they are not known), and whether more than the `least` share of a square is known."""
+    total, share = torch.nn.functional.avg_pool2d(torch.stack([values, known])[None], across_px, stride=1, padding=across_px // 2)[0]
+    return total / share.clamp_min(1e-6), share > least
 
 
 def _without_small(picture: Float[Tensor, "R R"]) -> Float[Tensor, "R R"]:
