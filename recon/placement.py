@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from splatmend.recon.gaussians import Gaussians, joined, joined_harmonics
 from splatmend.recon.harmonics import colours
 from splatmend.recon.pose_tables import PARTS, DeviceTables, PoseTables, own_slopes
+from splatmend.recon.split_harmonics import split_colours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +87,25 @@ def place_by(
     sh_degree: int | None,
     *,
     coloured: bool,
+    higher: Sequence[Float[Tensor, "n K-1 3"]] | None = None,
 ) -> Placed:
-    """The same by tables that are on the device already."""
+    """The same by tables that are on the device already. `higher` are harmonics of all bodies above degree 0, where their Gaussians have
+    those of degree 0 alone."""
     parts = [background, *(gaussians for _, gaussians, _ in actors)]
     frame = _Frame(tables=tables, counts=[len(part) for part in parts], names=[name for name, _, _ in actors], twists=twists)
     given = [(part.means, part.quats_wxyz, part.log_scales, part.opacity_logits) for part in parts]
     values = None if twists is None else twists.values
     means, quats, scales, opacities, directions = _Placing.apply(frame, values, *(tensor for kind in zip(*given) for tensor in kind))
+    rgb = None
+    if coloured:
+        sh = [part.sh for part in parts]
+        rgb = colours(joined_harmonics(sh), directions, sh_degree) if higher is None else split_colours(sh, higher, directions, sh_degree)
     return Placed(
         means=means,
         quats_wxyz=quats,
         scales=scales,
         opacities=opacities,
-        rgb=colours(joined_harmonics([part.sh for part in parts]), directions, sh_degree) if coloured else None,
+        rgb=rgb,
         directions=directions,
         camera_from_scene=tables.camera_from_scene,
     )

@@ -172,6 +172,7 @@ def draw_splats(
     probes: int = 0,
     ray_camera: RayCamera | None = None,
     along: Sequence[np.ndarray] = (),
+    higher: Mapping[str | None, Float[Tensor, "n K-1 3"]] | None = None,
 ) -> SplatPicture:
     """The part of `render` before sky, exposure and what depends on a pixel's own time; see there.
 
@@ -179,6 +180,8 @@ def draw_splats(
         probes: asks for so many channels of zeros.
         ray_camera: what `ray_camera_of` says of the shot, where somebody asked already.
         along: arrays that go to the device by the copy that brings the poses there, as float32.
+        higher: harmonics above degree 0 of the background (None) and of each actor, where the scene's Gaussians have those of degree 0
+            alone, as in a fit.
     """
     camera = shot.camera
     model = scene.camera_model
@@ -203,7 +206,9 @@ def draw_splats(
     )
     lines = () if lens is None else line_views(lens)
     on_device, others = tables.with_others([*lines, *along], scene.device)
-    placed = place_by(on_device, background, actors, twists, sh_degree, coloured="rgb" in channels)
+    nodes = (None, *(name for name, _, _ in actors))
+    rest = None if higher is None else [higher[name] for name in nodes]
+    placed = place_by(on_device, background, actors, twists, sh_degree, coloured="rgb" in channels, higher=rest)
     stacked: dict[str, Tensor] = {}
     if placed.rgb is not None:
         stacked["rgb"] = placed.rgb
@@ -246,7 +251,7 @@ def draw_splats(
         ray_camera=ray_camera,
         directions=placed.directions.detach(),
         placed=placed,
-        nodes=(None, *(name for name, _, _ in actors)),
+        nodes=nodes,
         stats=raster.stats,
         probes=probing,
         along=tuple(others[len(lines) :]),

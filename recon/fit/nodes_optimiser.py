@@ -89,22 +89,28 @@ class FittedNode:
     @property
     def gaussians(self) -> Gaussians:
         """The parameters as they are rendered, in the graph."""
-        sh = torch.cat([self.params["sh0"], self.params["shN"]], dim=1) if "shN" in self.params else self.params["sh0"]
+        lowest = self.without_higher
+        return replace(lowest, sh=torch.cat([lowest.sh, self.params["shN"]], dim=1)) if "shN" in self.params else lowest
+
+    @property
+    def without_higher(self) -> Gaussians:
+        """The same with harmonics of degree 0 alone; those above are in `params["shN"]`, where there are any."""
         return Gaussians(
             means=self.params["means"],
             quats_wxyz=self.params["quats"],
             log_scales=self.params["log_scales"],
             opacity_logits=self.params["opacity_logits"],
-            sh=sh,
+            sh=self.params["sh0"],
         )
 
-    def carried_by(self, actor: RigidActor) -> RigidActor:
-        """The actor with these parameters, in the graph."""
+    def carried_by(self, actor: RigidActor, *, higher: bool = True) -> RigidActor:
+        """The actor with these parameters, in the graph; `higher` says whether with harmonics above degree 0."""
+        gaussians = self.gaussians if higher else self.without_higher
         if not isinstance(actor, DeformableActor):
-            return replace(actor, gaussians=self.gaussians)
+            return replace(actor, gaussians=gaussians)
         assert self.courses is not None
         motion = replace(actor.motion, coefficients=self.params["motion"], courses=self.courses)
-        return replace(actor, gaussians=self.gaussians, motion=motion)
+        return replace(actor, gaussians=gaussians, motion=motion)
 
     @property
     def all_params(self) -> dict[str, Parameter]:

@@ -56,12 +56,15 @@ class MirroredDraws:
         self.share = share
         self.seed = seed
 
+    def due(self, iteration: int) -> bool:
+        """Whether an iteration draws any actor mirrored."""
+        if not self.sides:
+            return False
+        return torch.rand((), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)).item() < self.share
+
     def of(self, scene: Scene, iteration: int) -> Scene:
         """The scene as it is drawn in an iteration, in the graph."""
-        if not self.sides:
-            return scene
-        chance = torch.rand((), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)).item()
-        if chance >= self.share:
+        if not self.due(iteration):
             return scene
         drawn = {
             actor_id: replace(scene.actors[actor_id], gaussians=mirrored(_without_half(scene.actors[actor_id].gaussians, side)))

@@ -143,10 +143,12 @@ class Trainer:
     def gaussian_count(self) -> int:
         return self.nodes.gaussian_count
 
-    def current_scene(self) -> Scene:
-        """The scene with the present parameters, in the graph."""
-        actors = {actor_id: self.nodes[_actor_key(actor_id)].carried_by(actor) for actor_id, actor in self.scene.actors.items()}
-        background = replace(self.scene.background, gaussians=self.nodes[BACKGROUND].gaussians)
+    def current_scene(self, *, higher: bool = True) -> Scene:
+        """The scene with the present parameters, in the graph; `higher` says whether with harmonics above degree 0."""
+        nodes = {actor_id: self.nodes[_actor_key(actor_id)] for actor_id in self.scene.actors}
+        actors = {actor_id: nodes[actor_id].carried_by(actor, higher=higher) for actor_id, actor in self.scene.actors.items()}
+        ground = self.nodes[BACKGROUND]
+        background = replace(self.scene.background, gaussians=ground.gaussians if higher else ground.without_higher)
         sky = None if self.scene.sky is None else self.scene.sky.with_logits(self.shared["sky"])
         exposure = self.scene.exposure.with_deltas(self.shared["exposure"])
         return replace(self.scene, background=background, actors=actors, sky=sky, exposure=exposure)
@@ -186,7 +188,9 @@ class Trainer:
         sample = self.source[number, halvings]
         coming = [place + self.processes.count * more for more in range(1, _AHEAD + 1)]
         self.source.expect((self.frame_number(other), self.coarse.halvings(other)) for other in coming)
-        scene = self.mirrored.of(self.current_scene(), place)
+        # The most numerous parameters are joined once, for all that is drawn; mirrored ones are made of all harmonics.
+        higher = None if self.mirrored.due(place) else self._higher()
+        scene = self.mirrored.of(self.current_scene(higher=higher is None), place)
         poses = self.poses.of(number)
         shot = halved_shot(poses.shot, halvings)
         view = view_of(scene, shot)
@@ -200,6 +204,7 @@ class Trainer:
             sh_degree=self.sh_degree,
             ray_camera=view.ray_camera,
             along=[view.lines],
+            higher=higher,
         )
         drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
         given = tensors_of(scene, picture, view, self.exposure_rows[number], sample)
@@ -239,6 +244,12 @@ class Trainer:
             poses = self.poses.of(number)
             pixels, depth_m = (torch.tensor(part, device=self.device) for part in self.source.lidar.of(number))
             yield LidarView(shot=poses.shot, actor_poses=poses.actor_poses, pixels=pixels, depth_m=depth_m)
+
+    def _higher(self) -> dict[str | None, Tensor] | None:
+        """Harmonics above degree 0 of the background (None) and the actors; None where the nodes have not as many of them."""
+        held = {None: self.nodes[BACKGROUND].params} | {name: self.nodes[_actor_key(name)].params for name in self.scene.actors}
+        found: dict[str | None, Tensor] = {name: params["shN"] for name, params in held.items() if "shN" in params}
+        return found if len(found) == len(held) and len({one.shape[1] for one in found.values()}) == 1 else None
 
     def _plan(self, scene: Scene, picture: SplatPicture, shot: Shot) -> PicturePlan:
         return plan_of(scene, picture, shot, self.config.loss, self.depth_every, self.config.exposure.variation)
