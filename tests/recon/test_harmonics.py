@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import special
 
-from splatmend.recon.harmonics import basis, colours, from_rgb, quadratic_forms
+from splatmend.recon.harmonics import C0, basis, colours, from_rgb, quadratic_forms
 
 
 def _complex_harmonic(order: int, degree: int, polar: np.ndarray, azimuth: np.ndarray) -> np.ndarray:
@@ -49,3 +49,14 @@ def test_flat_colours_come_back_from_every_side() -> None:
 
 def test_colours_are_never_negative() -> None:
     assert (colours(torch.full((2, 1, 3), -9.0), torch.ones(2, 3)) == 0).all()
+
+
+def test_a_colour_of_exactly_zero_takes_its_gradient() -> None:
+    around = torch.tensor(-0.5 / C0, dtype=torch.float32).view(torch.int32) + torch.arange(-3, 4, dtype=torch.int32)
+    sh = around.view(torch.float32)[:, None, None].repeat(1, 1, 3).requires_grad_()
+    sums = (sh * C0 + 0.5)[:, 0].detach()
+    assert (sums == 0).any()
+    assert (sums < 0).any()
+    colours(sh, torch.ones(len(sh), 3)).sum().backward()
+    assert sh.grad is not None
+    assert torch.equal(sh.grad[:, 0] > 0, sums >= 0)
