@@ -68,33 +68,27 @@ class ClassicConfig:
 
 
 def gradient_in_picture(
-    gradient: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"], focal_px: float, width_px: int
+    gradient: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"], focal_px: float, width_px: int, out: Float[Tensor, "N"] | None = None
 ) -> Float[Tensor, "N"]:
-    """Size of the gradient with respect to a Gaussian's place in the picture, in half widths, from that of its mean.
+    """Size of the gradient with respect to a Gaussian's place in the picture, in half widths, from that of its mean; written to `out`,
+    where that is given.
 
     `directions` lead from the camera to the means. A shift by `s` across the line of sight at distance `d` moves the place by `focal s / d`
     pixels, so it is the part of the gradient across the ray, times the distance: the length of their cross product.
     """
-    return torch.linalg.vector_norm(torch.linalg.cross(gradient, directions), dim=1).mul_(width_px / 2 / focal_px)
+    return torch.linalg.vector_norm(torch.linalg.cross(gradient, directions), dim=1, out=out).mul_(width_px / 2 / focal_px)
 
 
 def wishes_to_move(
     gradients: Sequence[Float[Tensor, "N 3"]], directions: Sequence[Float[Tensor, "N 3"]], focal_px: float, width_px: int
 ) -> list[Float[Tensor, "2 N"]]:
     """What a picture says of each Gaussian of several sets: `gradient_in_picture`, and 1 where that is not zero."""
-    return list(
-        wishes_of(joined(gradients), joined(directions), focal_px, width_px).split_with_sizes([len(one) for one in gradients], dim=1)
-    )
-
-
-def wishes_of(gradient: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"], focal_px: float, width_px: int) -> Float[Tensor, "2 N"]:
-    """`wishes_to_move` of one set."""
-    both = gradient.new_empty(2, len(gradient))
-    size, seen = both.unbind()
-    across = torch.linalg.cross(gradient, directions)
-    torch.linalg.vector_norm(across, dim=1, out=size).mul_(width_px / 2 / focal_px)
-    torch.gt(size, 0, out=seen)
-    return both
+    counts = [len(one) for one in gradients]
+    both = gradients[0].new_empty(2, sum(counts))
+    size, moves = both.unbind()
+    gradient_in_picture(joined(gradients), joined(directions), focal_px, width_px, out=size)
+    torch.gt(size, 0, out=moves)
+    return list(both.split_with_sizes(counts, dim=1))
 
 
 class Classic:
