@@ -77,6 +77,7 @@ def run(options: Options) -> int:
     from splatmend.recon.edits.reading import read_edits
     from splatmend.recon.insertion.clips import render_insertion
     from splatmend.recon.insertion.prepare import healed, with_materials
+    from splatmend.recon.insertion.unseen import unseen_notes
     from splatmend.recon.light.finish import Finisher
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory, length_unit
@@ -99,7 +100,7 @@ def run(options: Options) -> int:
     if light is not None and recorded_light is not None:
         print(f"light: sun at azimuth {light.sun_azimuth_deg:.1f}, elevation {light.sun_elevation_deg:.1f} degrees ({light.made_by})")
         edited = with_materials(edited, edits, recorded_light)
-    for note in (*trajectory.notes, *edited.notes):
+    for note in (*trajectory.notes, *edited.notes, *unseen_notes(edited, trajectory)):
         print(f"note: {note}")
     with ConsoleBar("insert", len(trajectory)) as bar:
         render_insertion(

@@ -15,7 +15,7 @@ from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.completion import Halves, completed, completed_material, halves
 from splatmend.recon.assets.quality import quality_of
 from splatmend.recon.assets.shape_normals import nearest, nearest_distance, outwards, shape_normals
-from splatmend.recon.assets.sightings import WELL_SEEN, View, seen_from, views_of
+from splatmend.recon.assets.sightings import SEEN_FROM, WELL_SEEN, View, azimuths_of, seen_from, views_of
 from splatmend.recon.assets.unlit import unlit_material
 from splatmend.recon.densify import rotated
 from splatmend.recon.gaussians import Gaussians
@@ -93,6 +93,7 @@ def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, back
         "fineness": quality.fineness,
         "solidity": quality.solidity,
         "px_per_m": quality.px_per_m,
+        SEEN_FROM: azimuths_of(views, weights, symmetric=symmetric),
         "light": None if light is None else light.made_by,
     }
     return Asset(

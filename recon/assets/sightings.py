@@ -30,6 +30,11 @@ _GRAZING = 0.1
 """Cosine below which a surface shows nothing of itself."""
 WELL_SEEN = 0.5
 """Sum of cosines over views from which on a place counts as seen."""
+SEEN_FROM = "seen_from_deg"
+"""The fact of an asset that says from where it was seen: see `azimuths_of`."""
+_STEP_DEG = 15
+_MUCH_OF_IT = 0.2
+"""A view that shows less than this share of what the best one shows does not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,16 @@ def seen_from(views: tuple[View, ...], points_m: Float[Tensor, "P 3"], normals: 
         cosine = (to_eye * normals).sum(dim=1)
         out[i] = torch.where(cosine > _GRAZING, cosine, 0.0) * view.shows(points_m)[0]
     return out
+
+
+def azimuths_of(views: tuple[View, ...], weights: Float[Tensor, "V P"], *, symmetric: bool) -> list[int]:
+    """From where views show much of an actor: azimuths in its frame (0 ahead of it, 90 to its left), degrees, in steps of 15. `weights`
+    as `seen_from` gives them; a `symmetric` actor looks the same from the other side."""
+    shown = weights.sum(dim=1)
+    good = (shown > _MUCH_OF_IT * shown.max()).tolist()
+    azimuths = [np.degrees(np.arctan2(view.eye_m[1], view.eye_m[0])) for view, counts in zip(views, good) if counts]
+    steps = {round(azimuth / _STEP_DEG) for azimuth in (*azimuths, *(-azimuth for azimuth in azimuths if symmetric))}
+    return sorted({step * _STEP_DEG % 360 for step in steps})
 
 
 def _seen_pose(actor: RigidActor, shot: Shot) -> np.ndarray | None:

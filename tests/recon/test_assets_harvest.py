@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from splatmend.recon.assets.asset import Asset, Material
 from splatmend.recon.assets.completion import halves
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.assets.shape_normals import shape_normals
+from splatmend.recon.assets.sightings import SEEN_FROM
 from splatmend.recon.gaussians import Gaussians, concatenate
 from splatmend.recon.light.colour import light_from_picture, picture_from_light
 from splatmend.recon.light.probe import light_at
@@ -126,6 +128,15 @@ def test_a_car_seen_from_its_left_has_a_right_side_as_well(left: Asset) -> None:
     assert 0.8 < len(left.gaussians) / len(recorded) < 1.2
     assert left.material is not None
     assert float((left.material.normals[right][:, 1] < 0).float().mean()) > 0.9
+
+
+def test_an_asset_says_from_where_it_was_seen(left: Asset) -> None:
+    from_left = left.facts[SEEN_FROM]
+    assert {30, 60, 90, 120, 150} <= set(from_left), "from its left"
+    assert {210, 240, 270, 300, 330} <= set(from_left), "and from its right, which is the mirror image"
+    assert not {0, 180} & set(from_left)
+    from_everywhere = harvest_actor(lit_car("all")[0], "car", None).facts[SEEN_FROM]
+    assert max(b - a for a, b in pairwise([*from_everywhere, from_everywhere[0] + 360])) <= 45
 
 
 def test_a_car_seen_from_all_sides_is_left_as_it_is() -> None:
