@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.actor_edits import ActorEdits
@@ -19,6 +20,9 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.render import ActorPoses
 from splatmend.recon.scene import RecordedShot, Scene
 from splatmend.recon.spline import spline_shots
+
+_FAR = 30.0
+"""Farther than so many metres (where a scene has no scale: units of length) from where anything was recorded there is little to see."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,7 @@ def build_trajectory(scene: Scene, config: TrajectoryConfig) -> Trajectory:
         rate_hz = _rate_hz(recorded)
         shots, extra = _along_recorded(recorded, config, rate_hz)
     shots = [_beside(shot, scene, config, unit, number / rate_hz) for number, shot in enumerate(shots)]
+    notes += _far_away(scene, shots, unit)
     if config.shutter == "global":
         shots = [Shot.still(replace(shot.camera, shutter="global", readout_us=0), shot.world_from_camera, shot.mid_us) for shot in shots]
     if config.max_width is not None:
@@ -185,6 +190,21 @@ def _outside_the_log(scene: Scene, shots: Sequence[Shot], tolerance_us: float) -
     return (
         f"{count} of {len(shots)} frames lie up to {max(apart_us) * 1e-6:.3g} s outside the log, which lasts from {start_us} to {end_us} "
         "us; they show no actors, and the exposure of the nearest recorded picture.",
+    )
+
+
+def _far_away(scene: Scene, shots: Sequence[Shot], unit: float) -> tuple[str, ...]:
+    """A note about shots from places that are far from every recorded one."""
+    recorded = [one.shot.world_from_camera[:3, 3] for one in scene.shots]
+    places = np.stack(recorded) if recorded else scene.ego.world_from_body[:, :3, 3]
+    eyes = np.stack([shot.world_from_camera[:3, 3] for shot in shots])
+    away = cKDTree(places).query(eyes)[0] / unit
+    count = int((away > _FAR).sum())
+    if not count:
+        return ()
+    of = "m" if scene.metric else "units of length"
+    return (
+        f"{count} of {len(shots)} frames are taken up to {away.max():,.0f} {of} from where the log was recorded; little was seen there.",
     )
 
 

@@ -103,7 +103,8 @@ def test_a_curve_goes_through_the_poses_of_a_file(tmp_path: Path) -> None:
     file.write_text(json.dumps({"poses": timed}))
     path = build_trajectory(scene, TrajectoryConfig(poses=file))
     assert path[30].mid_us == 900_000
-    assert path.notes == ()
+    (note,) = path.notes
+    assert "31 of 31 frames are taken up to" in note, "the file's places are far from the scene's"
 
 
 def test_poses_outside_the_log_are_noted_with_its_span(tmp_path: Path) -> None:
@@ -114,7 +115,8 @@ def test_poses_outside_the_log_are_noted_with_its_span(tmp_path: Path) -> None:
         ((-STEP_US, 12 * STEP_US), None),
     ):
         file.write_text(json.dumps({"poses": [{"world_from_camera": np.eye(4).tolist(), "time_us": t} for t in times]}))
-        notes = build_trajectory(scene, TrajectoryConfig(poses=file)).notes
+        *notes, far = build_trajectory(scene, TrajectoryConfig(poses=file)).notes
+        assert "from where the log was recorded" in far
         assert len(notes) == (said is not None)
         assert said is None or said in notes[0]
 
@@ -269,3 +271,10 @@ def test_a_global_shutter_reads_all_rows_in_the_middle_of_the_exposure() -> None
         assert np.linalg.norm(one.world_from_camera_end[:3, 3] - one.world_from_camera_start[:3, 3]) > 0.4
     plain = build_trajectory(scene, TrajectoryConfig(shutter="global"))
     assert not any(row["recorded"] for row in plain.extra)
+
+
+def test_a_path_far_from_all_that_was_recorded_says_so() -> None:
+    scene = true_scene()
+    assert build_trajectory(scene, TrajectoryConfig(left=20.0)).notes == ()
+    (note,) = build_trajectory(scene, TrajectoryConfig(left=1e6)).notes
+    assert "11 of 12 frames are taken up to 1,000,000 m from where the log was recorded" in note
