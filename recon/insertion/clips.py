@@ -25,7 +25,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import to_uint8, write_image
 from splatmend.recon.edits.apply import EditedScene
 from splatmend.recon.insertion.boxes import box_rows, silhouette
-from splatmend.recon.insertion.frame import InsertedFrame, draw_alone, draw_insertion
+from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
 from splatmend.recon.insertion.references import EditedReferences
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.references import References
@@ -109,7 +109,7 @@ def render_insertion(
                 with torch.no_grad():
                     frame = draw_insertion(edited, shot, backend=backend, others=True)
                     finished = None if finisher is None else finisher.finish(frame)
-                    masks, visible = _seen(edited, frame, backend)
+                    masks, visible = _seen(edited, frame)
                     layers = None if beside is None else beside.of(frame, None if finished is None else finished.shadow)
                 line = dict(row) if not changes else {**row, "recorded": False, "held_out": False, "actors": plain(changes)}
                 blank = np.zeros(tuple(frame.opacity.shape), dtype=bool)
@@ -156,7 +156,7 @@ def _about(edited: EditedScene) -> dict[str, Any]:
     return {"inserted": bodies, "removed": list(edited.removed), "notes": list(edited.notes)}
 
 
-def _seen(edited: EditedScene, frame: InsertedFrame, backend: Backend | None) -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
+def _seen(edited: EditedScene, frame: InsertedFrame) -> tuple[dict[str, np.ndarray], dict[str, float | None]]:
     """Per actor that is there its mask `[H, W]`, and which part of what the picture would show of it alone is not hidden (None where that
     is less than a pixel). Only pixels before its box count: a body's Gaussians reach into the ground, which hides them everywhere."""
     masks: dict[str, np.ndarray] = {}
@@ -168,7 +168,7 @@ def _seen(edited: EditedScene, frame: InsertedFrame, backend: Backend | None) ->
             continue
         pose, scene = frame.world_from_actor[name], edited.scene
         box = silhouette(scene.actors[name].track.size_m, pose, frame.shot, scene.camera_model)
-        alone = draw_alone(scene, name, pose, frame.shot, backend=backend).cpu().numpy()[box].sum()
+        alone = frame.draw_alone(name).cpu().numpy()[box].sum()
         if alone >= _LEAST_ALONE_PX:
             visible[name] = min(float(seen[box].sum() / alone), 1.0)
     return masks, visible

@@ -16,6 +16,7 @@ from splatmend.datasets.geometry import box_corners, inverse, transform
 from splatmend.datasets.shot import Shot
 from splatmend.recon.edits.apply import EditedScene
 from splatmend.recon.exposure import apply_exposure
+from splatmend.recon.insertion.sharp import sharp_logits
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.render import Channel, RenderOutput, drawn_actors, render
 from splatmend.recon.scene import Scene
@@ -35,7 +36,8 @@ class InsertedFrame:
     when one of them is first asked for. `exposure [3, 4]` is the affine map that `rgb` has. `shares` has, for each body that was put in and
     is there, its share of each pixel `[H, W]` in [0, 1], less what is hidden by others; `other_shares` likewise for the other actors,
     where it was asked for. `world_from_actor` are the poses at which all actors were drawn, `in_sight` names those that may reach into the
-    picture.
+    picture. `sharp` has logits of opacities for bodies that were meshes, with which they are as wide in this picture as they are
+    (`splatmend.recon.insertion.sharp`).
     """
 
     edited: EditedScene
@@ -48,6 +50,7 @@ class InsertedFrame:
     other_shares: Mapping[str, Float[Tensor, "H W"]]
     world_from_actor: Mapping[str, np.ndarray]
     in_sight: frozenset[str]
+    sharp: Mapping[str, Float[Tensor, "N"]]
     backend: Backend | None
 
     @cached_property
@@ -80,7 +83,13 @@ class InsertedFrame:
         """Another picture of the shot, without exposure, of a scene with the same actors, where they are in this one. Errors: those of
         `render`."""
         poses = {name: self.world_from_actor[name] for name in self.in_sight}
+        scene = _sharpened(scene, self.sharp)
         return render(scene, self.shot, channels, backend=self.backend, exposure=None, actor_poses=poses, without=without)
+
+    def draw_alone(self, name: str) -> Float[Tensor, "H W"]:
+        """The share of each pixel that an actor would have with nothing in front of it."""
+        scene = _sharpened(self.edited.scene, self.sharp)
+        return draw_alone(scene, name, self.world_from_actor[name], self.shot, backend=self.backend)
 
     def may_show(self, name: str, radius_m: float) -> bool:
         """Whether something that lies within a radius of an actor's centre may be in the picture."""
@@ -101,11 +110,12 @@ def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None =
 
     `others` asks for the shares of the other actors too. Errors: those of `render`.
     """
-    scene = edited.scene
-    there = {name: pose for name, _, pose in drawn_actors(scene, shot)}
+    there = {name: pose for name, _, pose in drawn_actors(edited.scene, shot)}
     # Found once, and only of what is in sight: with many actors the host would need longer for this than the device for the picture.
-    inside = _in_sight(scene, there, shot)
+    inside = _in_sight(edited.scene, there, shot)
     poses = {name: there[name] for name in inside}
+    sharp = {name: sharp_logits(edited.scene.actors[name].gaussians, poses[name], shot) for name in inside if _was_mesh(edited, name)}
+    scene = _sharpened(edited.scene, sharp)
     wanted = [name for name in inside if others or name in edited.inserted]
     full = render(scene, shot, _CHANNELS, backend=backend, exposure=None, actor_poses=poses, shares=wanted[:_MOST_SHARES])
     shares = _named(full, wanted[:_MOST_SHARES])
@@ -126,8 +136,23 @@ def draw_insertion(edited: EditedScene, shot: Shot, *, backend: Backend | None =
         other_shares={name: shares.get(name, nothing) for name in there if name not in edited.inserted} if others else {},
         world_from_actor=there,
         in_sight=frozenset(inside),
+        sharp=sharp,
         backend=backend,
     )
+
+
+def _was_mesh(edited: EditedScene, name: str) -> bool:
+    """Whether an actor is made of Gaussians that no picture was fitted with, and is drawn by the model that widens them."""
+    one = edited.inserted.get(name)
+    return edited.scene.camera_model == "ewa" and one is not None and one.asset is not None and one.asset.facts.get("made_from") == "mesh"
+
+
+def _sharpened(scene: Scene, logits: Mapping[str, Float[Tensor, "N"]]) -> Scene:
+    if not logits:
+        return scene
+    bodies = {name: scene.actors[name] for name in logits}
+    drawn = {name: replace(body, gaussians=replace(body.gaussians, opacity_logits=logits[name])) for name, body in bodies.items()}
+    return replace(scene, actors={**scene.actors, **drawn})
 
 
 def _named(drawn: RenderOutput, names: list[str]) -> dict[str, Tensor]:
