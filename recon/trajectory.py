@@ -204,7 +204,7 @@ def _far_away(scene: Scene, shots: Sequence[Shot], unit: float) -> tuple[str, ..
         return ()
     of = "m" if scene.metric else "units of length"
     return (
-        f"{count} of {len(shots)} frames are taken up to {away.max():,.0f} {of} from where the log was recorded; little was seen there.",
+        f"frames lie up to {away.max():,.0f} {of} from where the log was recorded ({count} of {len(shots)} far); little was seen there.",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +14,6 @@ from splatmend.recon.light.finish import FinishConfig
 from splatmend.recon.trajectory import TrajectoryConfig
 
 HARMONISED = "harmonised"
-_SURE = 0.5
-"""Estimates of the sun with less confidence come with a note."""
 
 if TYPE_CHECKING:
     from splatmend.recon.light.scene_light import SceneLight
@@ -94,13 +92,15 @@ def run(options: Options) -> int:
     edited = apply_edits(scene, edits, asset_loader(options.assets, options.edits.parent, scene.device), unit=unit)
     trajectory = build_trajectory(scene, options.trajectory)
     references = references_for(options.scene, scene, options.references, options.log)
-    light, recorded_light = _lights(options, scene)
+    light, recorded_light = _lights(options, scene, own_actors=any(one.asset is None for one in edited.inserted.values()))
     if options.heal:
         edited = healed(edited)
     if light is not None and recorded_light is not None:
-        print(f"light: sun at azimuth {light.sun_azimuth_deg:.1f}, elevation {light.sun_elevation_deg:.1f} degrees ({light.made_by})")
+        sun = f"sun at azimuth {light.sun_azimuth_deg:.1f}, elevation {light.sun_elevation_deg:.1f} degrees" if max(light.sun) else "no sun"
+        print(f"light: {sun} ({light.made_by})")
         edited = with_materials(edited, edits, recorded_light)
-    for note in (*trajectory.notes, *edited.notes, *unseen_notes(edited, trajectory)):
+    edited = replace(edited, notes=(*trajectory.notes, *edited.notes, *unseen_notes(edited, trajectory)))
+    for note in edited.notes:
         print(f"note: {note}")
     with ConsoleBar("insert", len(trajectory)) as bar:
         render_insertion(
@@ -146,7 +146,7 @@ def _check_light(options: Options) -> None:
         raise UserError("light: --sun belongs to a light, and --light none leaves it out; leave one of them out.")
     if not (math.isfinite(azimuth) and 0 < elevation <= 90):
         raise UserError(
-            f"light: a sun at azimuth {azimuth} and elevation {elevation} does not shine; give an elevation in 0 to 90 degrees."
+            f"light: a sun at azimuth {azimuth} and elevation {elevation} does not shine; give an elevation above 0 and up to 90 degrees."
         )
 
 
@@ -172,25 +172,36 @@ def _harmoniser(model: str, device: str, encoding: Encoding) -> Callable[[Path],
     return add
 
 
-def _lights(options: Options, scene: Scene) -> tuple[SceneLight | None, SceneLight | None]:
-    """The light to finish in, and the one that the scene was recorded in, which its own actors show; None for either without light."""
-    from splatmend.recon.light.estimate import estimate_light, estimated_light
+def _lights(options: Options, scene: Scene, *, own_actors: bool) -> tuple[SceneLight | None, SceneLight | None]:
+    """The light to finish in, and the one that the scene was recorded in, which its own actors show (wanted where there are `own_actors`
+    to be lit); None for either without light."""
+    from splatmend.datasets.artifact import read_manifest
+    from splatmend.datasets.errors import UserError
+    from splatmend.recon.light.estimate import LightEstimate, estimated_light, guess_note
     from splatmend.recon.light.hdr import light_from_hdr
     from splatmend.recon.light.light_files import load_light
 
     if options.light == "none":
         return None, None
+    found: LightEstimate | None = None
     if options.light == "auto":
         found = estimated_light(scene)
-        light = found.light
-        if max(light.sun) and found.confidence < _SURE:
-            print(
-                f"note: where the sun stood is a guess (confidence {found.confidence:.2f} that it is within 15 degrees); "
-                "give --light a folder of `splatmend light` with --time and place, or with --recorded-sun, where it is known."
-            )
+        light, confidence = found.light, found.confidence
     elif Path(options.light).is_dir():
         light = load_light(Path(options.light), scene.device)
+        confidence = float(read_manifest(Path(options.light), "light").facts.get("confidence", 1.0)) if light.recorded else 1.0
     else:
-        light = light_from_hdr(Path(options.light), scene.up_world, like=estimate_light(scene)).to(scene.device)
-    recorded = light if light.recorded else estimate_light(scene)
-    return light if options.sun is None else light.with_sun(*options.sun), recorded
+        found = estimated_light(scene)
+        light, confidence = light_from_hdr(Path(options.light), scene.up_world, like=found.light).to(scene.device), 1.0
+    recorded = light.as_recorded()
+    if recorded is None and own_actors:
+        found = found or estimated_light(scene)
+        recorded, confidence = found.light, found.confidence
+    note = guess_note(confidence)
+    if note is not None and max((recorded or light).sun):
+        print(f"note: {note}")
+    if options.sun is None:
+        return light, recorded or light
+    if not max(light.sun):
+        raise UserError(f"light: no sun shines in it ({light.made_by}), so --sun has nothing to move; leave it out or give another light.")
+    return light.with_sun(*options.sun), recorded or light

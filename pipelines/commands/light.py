@@ -47,10 +47,12 @@ class Options:
 
 
 def run(options: Options) -> int:
+    import math
+
     from splatmend.datasets.artifact import plain
     from splatmend.pipelines.commands.output import refuse_existing
     from splatmend.pipelines.device import torch_device
-    from splatmend.recon.light.estimate import estimated_light
+    from splatmend.recon.light.estimate import estimated_light, guess_note
     from splatmend.recon.light.hdr import light_from_hdr
     from splatmend.recon.light.light_files import save_light
     from splatmend.recon.scene_files import load_scene
@@ -59,11 +61,15 @@ def run(options: Options) -> int:
     up_and_place = _sun_of_time(options)
     sun, recorded_sun = (None if angles is None else _checked(angles) for angles in (options.sun, options.recorded_sun))
     if up_and_place is not None and recorded_sun is not None:
-        raise UserError("light: recorded_sun and time both say where the sun stood; give one of them.")
+        raise UserError("light: --recorded-sun and --time both say where the sun stood; give one of them.")
     if options.hdr is not None and recorded_sun is not None:
-        raise UserError("light: recorded_sun and a panorama both say where the sun stood; give one of them.")
+        raise UserError("light: --recorded-sun and a panorama both say where the sun stood; give one of them.")
     if options.hdr_scale is not None and options.hdr is None:
         raise UserError("light: hdr_scale is the scale of a panorama; give --hdr as well, or leave it out.")
+    if options.heading_deg and options.hdr is None:
+        raise UserError("light: heading_deg belongs to a panorama; give --hdr as well, or leave it out.")
+    if not math.isfinite(options.east_deg):
+        raise UserError(f"light: east_deg is {options.east_deg}; give a number of degrees.")
     if options.east_deg and up_and_place is None:
         raise UserError("light: east_deg belongs to the sun of a time and place; give --time, --latitude and --longitude, or leave it out.")
     scene = load_scene(options.scene, device=torch_device(options.device))
@@ -83,6 +89,8 @@ def run(options: Options) -> int:
         if options.hdr is not None:
             light = light_from_hdr(options.hdr, scene.up_world, heading_deg=options.heading_deg, like=light)
     if sun is not None:
+        if not max(light.sun):
+            raise UserError(f"light: no sun shines in it ({light.made_by}), so --sun has nothing to move; leave it out.")
         light = light.with_sun(*sun)
     save_light(options.out, light, facts=facts, config=plain(options), overwrite=options.overwrite)
     print(f"sun: azimuth {light.sun_azimuth_deg:.1f} degrees from x, elevation {light.sun_elevation_deg:.1f} degrees ({light.made_by})")
@@ -94,7 +102,12 @@ def run(options: Options) -> int:
     )
     if "confidence" in facts and options.hdr is None and options.sun is None:
         cues = ", ".join(f"{name} {share:.2f}" for name, share in facts["used"].items())
-        print(f"     confidence {facts['confidence']:.2f}; explained shares: {cues or 'none'}")
+        sure = "" if to_sun is not None else f"confidence {facts['confidence']:.2f}; "
+        print(f"     {sure}explained shares: {cues or 'none'}")
+        if to_sun is not None and not max(light.sun):
+            print("note: what the scene shows does not fit a sun there, or the sky was covered.")
+        elif max(light.sun) and (note := guess_note(facts["confidence"])) is not None:
+            print(f"note: {note}")
     print(f"{options.out}: preview.png shows the environment")
     return 0
 
@@ -148,6 +161,6 @@ def _checked(sun: tuple[float, float]) -> tuple[float, float]:
     azimuth, elevation = sun
     if not (math.isfinite(azimuth) and 0 < elevation <= 90):
         raise UserError(
-            f"light: a sun at azimuth {azimuth} and elevation {elevation} does not shine; give an elevation in 0 to 90 degrees."
+            f"light: a sun at azimuth {azimuth} and elevation {elevation} does not shine; give an elevation above 0 and up to 90 degrees."
         )
     return azimuth, elevation

@@ -231,7 +231,7 @@ class BodyPath:
         return self.parked is not None and self.parked.at is not None and len(self.parked.at) == 3
 
 
-_SCALE = Number(0.02, 50, positive=True)
+_SCALE = Number(0.02, 50)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from splatmend.recon.nodes import RigidActor
 
 _ASIDE_DEG = 45.0
 """Who looks from farther aside than this from where a body was seen sees what was not."""
+_POOR = 0.3
+"""Harvested bodies of less quality are rags."""
 _OFTEN = 0.25
 """A note is made from this share of the pictures on that show the body."""
 
@@ -22,15 +24,20 @@ def unseen_notes(edited: EditedScene, shots: Sequence[Shot]) -> tuple[str, ...]:
     """A sentence for each inserted body that many of the shots look at from where nothing recorded it."""
     notes = []
     for name, one in edited.inserted.items():
-        seen = None if one.asset is None else one.asset.facts.get(SEEN_FROM)
+        asset = one.asset
+        if asset is None:
+            continue
+        if asset.quality < _POOR:
+            notes.append(f"{name}: {asset.asset_id} was seen poorly (quality {asset.quality:.2f}), and looks it; choose another asset.")
+        seen = asset.facts.get(SEEN_FROM)
         if not seen:
             continue
         azimuths = [azimuth for shot in shots if (azimuth := _looked_at_from(edited.scene.actors[name], shot)) is not None]
         unseen = sum(_apart(azimuth, np.asarray(seen, dtype=np.float64)) > _ASIDE_DEG for azimuth in azimuths)
         if azimuths and unseen > _OFTEN * len(azimuths):
             notes.append(
-                f"{name}: {unseen} of the {len(azimuths)} pictures with it look from where no recorded shot saw {one.asset.asset_id}; "  # type: ignore[union-attr]
-                "what they show of it is incomplete, so choose an asset that was seen from there, or a mesh."
+                f"{name}: {unseen} of the {len(azimuths)} pictures with it look from where nothing recorded {asset.asset_id}; what they "
+                "show of it is incomplete, so turn it, or put in an asset that was seen from there or a mesh."
             )
     return tuple(notes)
 

@@ -111,7 +111,10 @@ def _close(means: Float[Tensor, "N 3"], most: int, within_m: float) -> Int[Tenso
 def _alike(means: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Int[Tensor, "N k"]:
     """Nearby ones that face the same way, again and again up to as many as there may be."""
     near = _close(means, _ALIKE, _ALIKE_M)
-    good = (normals[near] * normals[:, None]).sum(dim=2) > _ALIKE_COSINE
+    # Itself counts once, not in place of all that are too far away.
+    others = near != torch.arange(len(means), device=means.device)[:, None]
+    good = ((normals[near] * normals[:, None]).sum(dim=2) > _ALIKE_COSINE) & others
+    good[:, 0] = True
     count = good.sum(dim=1, keepdim=True).clamp_min(1)
     first = near.gather(1, good.byte().argsort(dim=1, descending=True, stable=True))
     turns = torch.arange(near.shape[1], device=means.device)[None] % count

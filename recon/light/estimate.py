@@ -16,10 +16,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from splatmend.datasets.errors import UserError
+from splatmend.recon.light.colour import LUMINANCE
 from splatmend.recon.light.estimate_occlusion import Occluders
 from splatmend.recon.light.estimate_samples import Samples, samples_of
 from splatmend.recon.light.estimate_sun import CUES, SunSearch
-from splatmend.recon.light.scene_light import GROUND_ALBEDO, SceneLight
+from splatmend.recon.light.scene_light import GROUND_ALBEDO, SceneLight, passed_by_air
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene import SUN_FACT, Scene
 
@@ -27,6 +28,8 @@ _ALBEDO_RANGE = (0.08, 0.30)
 """Least and greatest albedo of streets (see `GROUND_ALBEDO`)."""
 _LEAST_RATIO = 0.2
 """A sun that gives less than this share of what the sky gives is one behind clouds."""
+SURE = 0.5
+"""Estimates of the sun with less confidence are guesses."""
 _SPREAD_DEG = 10.0
 """How far apart directions are that support each other."""
 _WITHIN_DEG = 15.0
@@ -129,7 +132,7 @@ def estimated_light(
     radiance, ambient = _level(samples, found, ratio, environment)
     light = SceneLight(
         to_sun_world=_triple(turn.T @ found.direction),
-        sun=_triple(ratio * ambient),
+        sun=_triple(_no_bluer_than_white(ratio * ambient, found.direction)),
         environment=torch.from_numpy(radiance).float().to(scene.device),
         environment_from_world=turn,
         made_by=made_by,
@@ -185,6 +188,25 @@ def _strength(searches: list[SunSearch], direction: np.ndarray, *, exact: bool) 
         if likelihood[at] > best:
             best, where, by = float(likelihood[at]), tried[at], search
     return by.strength(where)
+
+
+def _no_bluer_than_white(sun: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """A sun whose colour was found bluer than white in that of clear air, as bright: where little tells it from the sky it takes the
+    sky's colour."""
+    if sun[2] <= sun[0]:
+        return sun
+    air, luminance = passed_by_air(math.degrees(math.asin(float(np.clip(direction[2], -1, 1))))), np.asarray(LUMINANCE)
+    return air * float(sun @ luminance) / float(air @ luminance)
+
+
+def guess_note(confidence: float) -> str | None:
+    """What a person should know of a sun that was found with little confidence."""
+    if confidence >= SURE:
+        return None
+    return (
+        f"where the sun stood is a guess (confidence {confidence:.2f} that it is within 15 degrees); where it is known, make a light with "
+        "`splatmend light --time` and place, or with --recorded-sun."
+    )
 
 
 def _known(scene: Scene, to_sun_world: tuple[float, float, float] | None) -> tuple[np.ndarray | None, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -50,6 +51,8 @@ def light_from_hdr(
         like: the scene's own light.
         rows: most rows of the environment.
 
+    It does not count as the light of the recording: nobody knows whether the panorama was taken there and then.
+
     Raises:
         UserError: for a file that is missing, cut short, no panorama, or holds values that are no radiance.
     """
@@ -69,15 +72,10 @@ def light_from_hdr(
         environment=torch.from_numpy(np.ascontiguousarray(small)).float(),
         environment_from_world=turned,
         made_by=path.name,
+        recorded=False,
     )
     factor = scale if scale is not None else _matching(light, like)
-    return SceneLight(
-        to_sun_world=light.to_sun_world,
-        sun=_triple(np.asarray(light.sun) * factor),
-        environment=light.environment * factor,
-        environment_from_world=light.environment_from_world,
-        made_by=light.made_by,
-    )
+    return replace(light, sun=_triple(np.asarray(light.sun) * factor), environment=light.environment * factor)
 
 
 def read_panorama(path: Path) -> np.ndarray:

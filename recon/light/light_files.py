@@ -57,6 +57,7 @@ def save_light(
             "sun_elevation_deg": light.sun_elevation_deg,
             "made_by": light.made_by,
             "recorded": light.recorded,
+            "moved_from_deg": light.moved_from_deg,
         }
     return Path(out)
 
@@ -90,8 +91,9 @@ def load_light(path: Path, device: str | torch.device = "cpu") -> SceneLight:
             environment_from_world=rotation,
             made_by=str(facts["made_by"]),
             recorded=bool(facts.get("recorded", True)),
+            moved_from_deg=None if (moved := facts.get("moved_from_deg")) is None else (float(moved[0]), float(moved[1])),
         )
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, IndexError, TypeError, ValueError) as fault:
         raise UserError(f"{path}: an entry of the light is missing or broken ({fault}); make the light again.") from fault
     return light.to(device)
 

@@ -37,7 +37,8 @@ class SceneLight:
     the sky is covered. `environment [E, 2E, 3]` is the linear radiance from all directions, without the sun's disc, in the
     layout of `SkyMap` (row 0 at the zenith, column 0 at azimuth -180 degrees, counter-clockwise seen from above), its lower half what the
     ground gives back; `environment_from_world [3, 3]` turns directions into it. `made_by` says in a few words where it comes from,
-    `recorded` whether it is the light that the scene's pictures were taken in.
+    `recorded` whether it is the light that the scene's pictures were taken in; where it was made of that by moving the sun,
+    `moved_from_deg` says where that stood (azimuth, elevation).
     """
 
     to_sun_world: tuple[float, float, float]
@@ -46,6 +47,7 @@ class SceneLight:
     environment_from_world: np.ndarray
     made_by: str
     recorded: bool = True
+    moved_from_deg: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not math.isclose(float(np.linalg.norm(self.to_sun_world)), 1.0, rel_tol=1e-4):
@@ -95,7 +97,14 @@ class SceneLight:
             environment_from_world=self.environment_from_world @ world_turn.T,
             made_by=f"{self.made_by}, sun moved",
             recorded=False,
+            moved_from_deg=(self.sun_azimuth_deg, self.sun_elevation_deg) if self.recorded else self.moved_from_deg,
         )
+
+    def as_recorded(self) -> SceneLight | None:
+        """The light of the recording, where this is it or was made of it by moving the sun."""
+        if self.recorded or self.moved_from_deg is None:
+            return self if self.recorded else None
+        return replace(self.with_sun(*self.moved_from_deg), made_by=f"{self.made_by} back", recorded=True, moved_from_deg=None)
 
     @property
     def to_sun(self) -> Float[Tensor, "3"]:

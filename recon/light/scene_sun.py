@@ -34,15 +34,15 @@ _MARKING_PX = 5
 """What is lit or shaded by itself on less than this, as markings and covers of drains are, is neither."""
 _GAP_PX = 11
 _SHADOW_GAPS_PX = (31, 61)
-"""Likewise where a vehicle's shadow was, the first of these with enough around: half as wide again as a car's under a sun of 30 degrees, or
-as a lane that one drove along is long."""
+"""Likewise where vehicles' shadows were, the first of these with enough around: half as wide again as a car's under a sun of 30 degrees, or
+12 m, for lanes that slow traffic shaded."""
 _LEAST_AROUND_SHADOW = 0.1
 _LEAST_AROUND = 0.25
 """Ground is known where this share of what lies around it was seen."""
 _LOWEST = 0.02
 """Sine of the sun's elevation, which counts as no lower."""
 _MUCH = 0.25
-"""What a vehicle shades for a smaller share of the recording shows what it is without it: traffic that passes leaves no shadow."""
+"""What a vehicle shades for a smaller share of its own track shows what it is without it: traffic that passes leaves no shadow."""
 _PENUMBRA_M = 0.2
 """Shadows of vehicles reach so far beyond those of their boxes."""
 _SHADED, _SUNLIT = 0.35, 0.65
@@ -141,7 +141,7 @@ class SceneSun:
 
     def _shaded_by(self, shading: Sequence[RecordedBody], rows: int) -> Bool[Tensor, "R R"]:
         """Where bodies kept the sun off the ground for much of the time, seen as `_seen_ground` draws it."""
-        times = np.zeros((rows, rows), np.int32)
+        shares = np.zeros((rows, rows), np.float32)
         axes, centre, up, to_sun, feet = (
             part.double().cpu().numpy() for part in (self._axes, self._centre, self._up, self._light.to_sun, self._feet)
         )
@@ -154,15 +154,14 @@ class SceneSun:
                 height_m = np.clip((points - ground) @ up, 0.0, None)
                 landing = points - to_sun * (height_m / max(to_sun @ up, _LOWEST))[:, None]
                 at = (landing - centre) @ axes[:2].T / self._reach_m
-                if (np.abs(at).min(axis=0) > 1).any():
+                if (at.max(axis=0) < -1).any() or (at.min(axis=0) > 1).any():
                     continue
                 pixels = np.rint((at + 1) / 2 * rows - 0.5).astype(np.int32)
                 low, high = pixels.min(axis=0).clip(0, rows - 1), pixels.max(axis=0).clip(0, rows - 1)
                 shadow = np.zeros(high[::-1] - low[::-1] + 1, np.uint8)
                 cv2.fillConvexPoly(shadow, cv2.convexHull(pixels - low), 1)
-                times[low[1] : high[1] + 1, low[0] : high[0] + 1] += count * shadow
-        most = max((len(body.scene_from_body) for body in shading), default=1)
-        return torch.from_numpy(times > _MUCH * most).to(self._feet.device)
+                shares[low[1] : high[1] + 1, low[0] : high[0] + 1] += count / len(body.scene_from_body) * shadow
+        return torch.from_numpy(shares > _MUCH).to(self._feet.device)
 
 
 def _stays(poses: Float[np.ndarray, "T 4 4"]) -> Iterator[tuple[Float[np.ndarray, "4 4"], int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,18 @@ def test_a_moved_sun_lights_recorded_actors_anew(work: Path, capsys: pytest.Capt
         finished = next(clip for clip in (open_clip(one) for one in members(work / name)) if clip.path.name == "finished")
         shown.append(next(finished.iter_rgb())[finished.read_channel("masks/parked", 0)].astype(float).mean())
     assert shown[1] < 0.75 * shown[0]
+    # A light whose sun was moved beforehand knows the recorded one; one without a sun has none to move.
+    save_light(work / "moved-light", light.with_sun(0.0, 25.0))
+    arguments = _arguments(work, "--trajectory.frames", 1, "--light", work / "moved-light")
+    assert main([*arguments[:4], "--out", str(work / "again"), *arguments[6:]]) == 0
+    finished = next(clip for clip in (open_clip(one) for one in members(work / "again")) if clip.path.name == "finished")
+    assert next(finished.iter_rgb())[finished.read_channel("masks/parked", 0)].astype(float).mean() == pytest.approx(shown[1], abs=1.0)
+    save_light(work / "dark", replace(light, sun=(0.0, 0.0, 0.0)))
+    capsys.readouterr()
+    arguments = _arguments(work, "--trajectory.frames", 1, "--light", work / "dark", "--sun", 0, 25)
+    assert main([*arguments[:4], "--out", str(work / "none"), *arguments[6:]]) == 2
+    assert "--sun has nothing to move" in capsys.readouterr().err
+    assert not (work / "none").exists()
 
 
 def test_a_harmoniser_makes_a_third_clip(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

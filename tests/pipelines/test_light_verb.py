@@ -20,7 +20,7 @@ from splatmend.pipelines.cli import main
         (["--recorded-sun", "10", "40", "--hdr", "a.hdr"], "a panorama both say"),
         (
             ["--recorded-sun", "10", "40", "--time", "2011-09-26T13:02:25+02:00", "--latitude", "49", "--longitude", "8"],
-            "recorded_sun and time both say",
+            "--recorded-sun and --time both say",
         ),
         (["--time", "2011-09-26T13:02:25+02:00"], "give all three or none"),
     ],

@@ -54,6 +54,16 @@ def test_a_note_says_where_a_body_is_looked_at_from_where_nothing_was_recorded(
         assert f"new: {len(shots)} of the {len(shots)} pictures" in notes[0]
 
 
+def test_poor_assets_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "edits.yaml"
+    file.write_text(EDITS.format(name="new", yaw=0))
+    scene = true_scene(4)
+    shots = [recorded.shot for recorded in scene.shots]
+    for quality, count in ((0.2, 1), (0.6, 0)):
+        notes = unseen_notes(apply_edits(scene, read_edits(file), lambda _: replace(seen_from(180), quality=quality)), shots)  # noqa: B023
+        assert [("quality 0.20" in note) for note in notes] == [True] * count
+
+
 def test_bodies_out_of_sight_are_not_spoken_of(tmp_path: Path) -> None:
     file = tmp_path / "edits.yaml"
     file.write_text(EDITS.format(name="new", yaw=180))

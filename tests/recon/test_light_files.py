@@ -36,20 +36,33 @@ def _light(up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> SceneLight:
 
 
 def test_a_light_comes_back_as_it_was(tmp_path: Path) -> None:
-    light = replace(_light((0.0, -1.0, 0.0)), recorded=False)
+    light = replace(_light((0.0, -1.0, 0.0)), recorded=False, moved_from_deg=(10.0, 20.0))
     save_light(tmp_path / "light", light, facts={"confidence": 0.5})
     again = load_light(tmp_path / "light")
     assert torch.equal(again.environment, light.environment)
     assert np.array_equal(again.environment_from_world, light.environment_from_world)
-    assert (again.sun, again.made_by, again.recorded) == (light.sun, light.made_by, False)
+    assert (again.sun, again.made_by, again.recorded, again.moved_from_deg) == (light.sun, light.made_by, False, (10.0, 20.0))
     assert np.allclose(again.to_sun_world, light.to_sun_world)
     assert read_manifest(tmp_path / "light").facts["confidence"] == 0.5
+
+
+def test_a_moved_sun_goes_back_to_where_it_was_recorded(tmp_path: Path) -> None:
+    light = _light((0.0, -1.0, 0.0))
+    save_light(tmp_path / "light", light.with_sun(70.0, 15.0).with_sun(-20.0, 60.0))
+    back = load_light(tmp_path / "light").as_recorded()
+    assert back is not None
+    assert back.recorded
+    assert np.allclose(back.to_sun_world, light.to_sun_world, atol=1e-6)
+    assert np.allclose(back.sun, light.sun, rtol=1e-5)
+    assert np.allclose(back.environment_from_world, light.environment_from_world, atol=1e-6)
+    assert replace(light, recorded=False).as_recorded() is None
 
 
 def test_the_hdr_beside_it_reads_as_the_same_environment(tmp_path: Path) -> None:
     light = _light()
     save_light(tmp_path / "light", light)
     again = light_from_hdr(tmp_path / "light" / "environment.hdr", rows=32)
+    assert not again.recorded, "nobody knows that it was taken there and then"
     # RGBE keeps 8 bits of the greatest of three values.
     assert float((again.environment - light.environment).abs().max()) < 0.01
 

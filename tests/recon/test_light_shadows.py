@@ -220,6 +220,10 @@ def test_a_shadow_that_a_vehicle_cast_does_not_shade_what_stands_in_its_place() 
             found.append(sun.open_at(on_box, sun.geometry_around(torch.tensor([x_m, 0, 0.7]), 3.0, 64)).tolist())
         assert found[0] == pytest.approx([0] * 3, abs=0.05), "the test's own shadow is not there"
         assert found[1] == pytest.approx([seen] * 3, abs=0.05)
+        # Others may have been there for longer: it stood where it stood.
+        far = RecordedBody(size_m=size_m, scene_from_body=np.repeat(_aside(500.0) @ poses, 40, axis=0))
+        sun = SceneSun(ground, poses, size_m[2] / 2, 4.0, lit_world.light(), bias_m=0.3, shading=(*shading, far))
+        assert sun.open_at(on_box, sun.geometry_around(torch.tensor([x_m, 0, 0.7]), 3.0, 64)).tolist() == pytest.approx(found[1], abs=0.01)
         # One that drives by, and is over this ground for a tenth of the time, did not make it look as it does.
         passing = np.repeat(poses, 10, axis=0)
         passing[:, 0, 3] = x_m + np.linspace(-30, 30, len(passing))
@@ -233,6 +237,25 @@ def test_a_shadow_that_a_vehicle_cast_does_not_shade_what_stands_in_its_place() 
             shading=(RecordedBody(size_m=size_m, scene_from_body=passing),),
         )
         assert sun.open_at(on_box, sun.geometry_around(torch.tensor([x_m, 0, 0.7]), 3.0, 64)).tolist() == pytest.approx(found[0], abs=0.05)
+
+
+def test_a_long_shadow_that_crosses_all_that_is_asked_for_is_known_as_one() -> None:
+    track = np.stack([_up(0.5)] * 2)
+    low = np.radians(10.0)
+    light = replace(lit_world.light(), to_sun_world=(float(np.cos(low)), 0.0, float(np.sin(low))))
+    truck = RecordedBody(size_m=(8.0, 30.0, 3.8), scene_from_body=_aside(12.0) @ np.stack([_up(1.9)] * 2))
+    sun = SceneSun(lit_world.scene().background.gaussians, track, 0.5, 3.0, light, bias_m=0.3)
+    assert float(sun._shaded_by((truck,), 32).float().mean()) > 0.9
+    beyond = replace(truck, scene_from_body=_aside(80.0) @ truck.scene_from_body)
+    assert not bool(sun._shaded_by((beyond,), 32).any())
+
+
+def _aside(x_m: float) -> np.ndarray:
+    return yaw_pose(0.0, np.array([x_m, 0.0, 0.0]))
+
+
+def _up(z_m: float) -> np.ndarray:
+    return yaw_pose(0.0, np.array([0.0, 0.0, z_m]))
 
 
 def test_matt_white_shows_the_light_and_follows_the_sun() -> None:
