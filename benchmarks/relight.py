@@ -1,10 +1,11 @@
 """Relighting itself: cars harvested under one sun, lit by others, on their own pixels against the oracle.
 
     splatmend street --out A/street ... && splatmend fit A/street --out A/fit ...
-    python benchmarks/relight.py A B ... [--light known] [--pictures OUT]
+    python benchmarks/relight.py A B ... [--light sun] [--pictures OUT]
 
 Each folder holds a street's log (`street`) and a scene that was fitted to it (`fit`). Every car is harvested with the light of the
-recording, estimated from the scene (or, with `--light known`, regressed on the oracle's own pictures), then drawn where it stood, unchanged
+recording, estimated from the scene (with `--light sun` but for the sun's direction, which is given, as time and place would;
+with `--light known` regressed on the oracle's own pictures), then drawn where it stood, unchanged
 and lit by the light with its sun moved. The oracle draws the same street under that sun; its camera keeps the exposure of the recording,
 as ours does. Counted are pixels that are the car's in both, of cars that the sun reaches before and after (what shades a street was
 never seen).
@@ -33,7 +34,7 @@ from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.edits.apply import EditedScene, Inserted
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
 from splatmend.recon.light.colour import light_from_picture
-from splatmend.recon.light.estimate import estimate_light
+from splatmend.recon.light.estimate import estimated_light
 from splatmend.recon.light.finish import Finisher
 from splatmend.recon.light.scene_light import SceneLight, environment_directions
 from splatmend.recon.scene import Scene
@@ -47,7 +48,7 @@ SUNS = ((20.0, 40.0), (-25.0, 55.0), (160.0, 35.0), (205.0, 60.0))
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("folders", type=Path, nargs="+")
-    options.add_argument("--light", choices=("estimated", "known"), default="estimated")
+    options.add_argument("--light", choices=("estimated", "sun", "known"), default="estimated")
     options.add_argument("--pictures", type=Path)
     options.add_argument("--cars", type=int, default=4, help="at most so many of each street, the largest in the picture first")
     given = options.parse_args()
@@ -67,7 +68,7 @@ def main() -> None:
 def measure(folder: Path, how: str, most_cars: int, pictures: Path | None) -> Iterator[dict]:
     """A row per car and sun."""
     street, scene = street_of(folder / "street"), load_scene(folder / "fit")
-    light = estimate_light(scene) if how == "estimated" else known_light(street)
+    light = light_of(how, street, scene)
     for car, shot in best_views(street, scene, most_cars):
         asset = harvest_actor(scene, car, light)
         edited = with_asset(scene, car, asset)
@@ -98,6 +99,13 @@ def measure(folder: Path, how: str, most_cars: int, pictures: Path | None) -> It
                 "relit_db": round(psnr(lit, truth.rgb, mine), 2),
                 "as_recorded_db": round(psnr(frame.rgb.numpy(), before.rgb, mine), 2),
             }
+
+
+def light_of(how: str, street: Street, scene: Scene) -> SceneLight:
+    """The light of a recording, in one of the ways of `--light`."""
+    if how == "known":
+        return known_light(street)
+    return estimated_light(scene, to_sun_world=street.sun.direction_world if how == "sun" else None).light
 
 
 def street_of(folder: Path) -> Street:

@@ -89,6 +89,8 @@ def seen_from(views: tuple[View, ...], points_m: Float[Tensor, "P 3"], normals: 
 def azimuths_of(views: tuple[View, ...], weights: Float[Tensor, "V P"], *, symmetric: bool) -> list[int]:
     """From where views show much of an actor: azimuths in its frame (0 ahead of it, 90 to its left), degrees, in steps of 15. `weights`
     as `seen_from` gives them; a `symmetric` actor looks the same from the other side."""
+    if not views:
+        return []
     shown = weights.sum(dim=1)
     good = (shown > _MUCH_OF_IT * shown.max()).tolist()
     azimuths = [np.degrees(np.arctan2(view.eye_m[1], view.eye_m[0])) for view, counts in zip(views, good) if counts]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 class LeanAdam(torch.optim.Adam):
-    """`torch.optim.Adam(..., fused=True)` for plain float tensors on one device: no weight decay, no amsgrad, rates are numbers. State and
-    results are the same."""
+    """`torch.optim.Adam(..., fused=True)` for plain float tensors on one device: no weight decay, no amsgrad, rates are numbers, no hooks
+    of steps are called. State and results are the same."""
 
     def __init__(self, groups: list[dict], *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15) -> None:
         super().__init__(groups, betas=betas, eps=eps, fused=True)
@@ -47,7 +47,7 @@ class LeanAdam(torch.optim.Adam):
     step.hooked = True  # type: ignore[attr-defined]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget all gradients."""
+        """Forget all gradients; they are never set to zero instead."""
         for group in self.param_groups:
             for param in group["params"]:
                 param.grad = None

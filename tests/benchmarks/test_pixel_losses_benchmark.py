@@ -9,11 +9,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from splatmend.datasets.artifact import Manifest, building
-from splatmend.datasets.clip import ClipWriter
+from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.enhance.artifact import AUTOENCODER_KIND, save_model
-from splatmend.enhance.small import small_vae
+from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.pipelines.pairing.index import INDEX, write_rows
 
 FRAMES = 9
@@ -69,7 +70,22 @@ def test_ways_train_and_are_scored_once(benchmark: ModuleType, line: list[str], 
     rows = next(record["rows"] for record in records if record["way"] == "untrained")
     raw, untrained, perfect = (rows[name]["mean"]["psnr"] for name in ("raw", "enhanced", "latents of the target"))
     assert untrained == pytest.approx(raw, abs=0.05), "what begins changes nothing"
-    assert perfect != pytest.approx(raw, abs=1e-6), "the latents of the target change something"
+    assert np.isfinite(perfect)
+
+
+def test_latents_of_the_target_change_what_differs_and_nothing_else(benchmark: ModuleType, line: list[str], tmp_path: Path) -> None:
+    """Of a render that is the target they give that back; sizes and lengths that no autoencoder takes are those of the pair."""
+    enhancer = small_enhancer(small_vae(8), small_transformer(1, 1, 32), output="difference", skips=())
+    torch.nn.init.normal_(enhancer.vae.decoder.conv_out.weight, std=0.2)
+    pictures = np.random.default_rng(1).integers(0, 255, (6, 30, 44, 3), dtype=np.uint8)
+    write_clip(tmp_path / "odd", pictures)
+    write_clip(tmp_path / "other", pictures // 2)
+    found = {}
+    for target in ("odd", "other"):
+        pair = benchmark.Pair("sparse", "made-up", tmp_path / "odd", tmp_path / target)
+        found[target] = np.stack(list(open_clip(benchmark.with_latents_of_target(enhancer, pair, tmp_path / f"of-{target}")).iter_rgb()))
+    assert np.abs(found["odd"].astype(int) - pictures).max() <= 1
+    assert np.abs(found["other"].astype(int) - pictures).mean() > 2
 
 
 def test_the_table_has_means_and_ends_over_seeds(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
