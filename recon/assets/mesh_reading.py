@@ -6,12 +6,14 @@ units and axes; its colours are taken as sRGB.
 
 from __future__ import annotations
 
+import json
 import logging
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -118,13 +120,15 @@ def _load(path: Path) -> Any:
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as fault:  # a reader of damaged files raises nearly anything
-        reason = " ".join(str(fault).split())[:120] or type(fault).__name__
+        said = " ".join(str(fault).split())[:120]
+        reason = said if isinstance(fault, (ValueError, NotImplementedError)) and " " in said else "its data do not fit together"
         raise UserError(f"{path}: it cannot be read as a mesh ({reason}); export it again.") from None
 
 
 def _parts(path: Path, loaded: Any, gltf: bool, colour: np.ndarray | None, notes: list[str]) -> Iterator[MeshPart]:
     if (missing := _missing_library(path)) is not None:
         notes.append(f"its file of materials {missing} is missing beside it")
+    notes += [f"its texture {missing} is missing beside it" for missing in _missing_textures(path)]
     total = 0
     for name, mesh, transform in _placed(loaded):
         faces = np.asarray(getattr(mesh, "faces", np.zeros((0, 3))), dtype=np.int64)
@@ -291,3 +295,19 @@ def _missing_library(path: Path) -> str | None:
                 name = line[7:].decode(errors="replace").strip()
                 return None if (path.parent / name).is_file() else name
     return None
+
+
+def _missing_textures(path: Path) -> list[str]:
+    """The files of pictures that a .gltf or .glb asks for and that are not there."""
+    if path.suffix.lower() == ".obj":
+        return []
+    data = path.read_bytes()
+    if path.suffix.lower() == ".glb":
+        # A header of 12 bytes, then the length and kind of the first chunk, which is JSON.
+        data = data[20 : 20 + int.from_bytes(data[12:16], "little")]
+    try:
+        images = json.loads(data).get("images", [])
+        names = [unquote(image["uri"]) for image in images if not image.get("uri", "data:").startswith("data:")]
+    except (ValueError, AttributeError, TypeError):  # the reader of meshes has accepted it already
+        return []
+    return [name for name in names if not (path.parent / name).is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.images import write_image
 from splatmend.recon.assets.importing import ImportConfig, import_gaussians, import_mesh
 from splatmend.recon.assets.shape_normals import outwards
 from splatmend.recon.assets.turning import turned, turned_harmonics
@@ -192,6 +194,7 @@ TRIANGLE = ("v 0 0 0", "v 1 0 0", "v 0 1 0", "f 1 2 3")
         ("car.glb", b"PK\x05\x06" + bytes(18), "zip archive"),
         ("car.glb", b"glTF" + bytes(40), "cannot be read"),
         ("car.gltf", b'{"asset": ', "cannot be read"),
+        ("car.gltf", b'{"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [5]}]}', "do not fit together"),
         ("car.obj", b"\x89PNG\0\0\0", "no .obj file"),
         ("car.obj", b"", "no .obj file"),
         ("car.obj", b"hello\n", "cannot be read|no triangles"),
@@ -207,6 +210,21 @@ def test_faults_are_one_sentence_with_the_file(tmp_path: Path, name: str, conten
         import_mesh(path, config())
     assert str(path) in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+def test_textures_that_are_missing_beside_a_file_are_named(tmp_path: Path) -> None:
+    files = trimesh.exchange.gltf.export_gltf(trimesh.load(textured_glb(tmp_path / "whole.glb")))
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    model = json.loads(files["model.gltf"])
+    model["images"] = [{"uri": "paint%20job.png"} for _ in model["images"]]
+    (tmp_path / "model.gltf").write_text(json.dumps(model))
+    picture = tmp_path / "paint job.png"
+    write_image(picture, np.full((8, 8, 3), 90, dtype=np.uint8))
+    assert not [note for note in import_mesh(tmp_path / "model.gltf", config()).facts["notes"] if "missing" in note]
+    picture.unlink()
+    notes = import_mesh(tmp_path / "model.gltf", config()).facts["notes"]
+    assert "its texture paint job.png is missing beside it" in notes
 
 
 def test_a_missing_file_and_settings_without_sense_are_refused(tmp_path: Path) -> None:
