@@ -64,6 +64,10 @@ def apply_edits(scene: Scene, edits: Edits, load: Callable[[str], Asset], *, uni
     return _Editing(scene, edits, load, unit).done()
 
 
+_SHORTEST_M, _LONGEST_M = 1.5, 25.0
+"""Vehicles are this long."""
+
+
 class _Editing:
     def __init__(self, scene: Scene, edits: Edits, load: Callable[[str], Asset], unit: float | None) -> None:
         self.scene, self.edits, self.load = scene, edits, load
@@ -179,6 +183,9 @@ class _Editing:
             asset = self.load(edit.asset)
         except UserError as fault:
             raise self._refuse(edit, f"the asset {edit.asset} cannot be taken ({str(fault).rstrip('.')})") from None
+        length_m = edit.scale * asset.size_m[0]
+        if edit.scale != 1 and asset.actor_class == "vehicle" and not _SHORTEST_M <= length_m <= _LONGEST_M:
+            self.notes.append(f"{self.edits.file}: line {edit.line}: {new_id} is {length_m:.3g} m long, as no vehicle is.")
         asset = _scaled(asset.to(self.scene.device), edit.scale * self.unit)
         self.assets[new_id] = asset
         return asset

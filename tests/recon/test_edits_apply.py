@@ -405,3 +405,9 @@ def test_the_examples_of_the_documentation_can_be_applied(example: Path) -> None
         height = edited.scene.actors[name].track.size_m[2]
         bottom = poses[:, :3, 3] - 0.5 * height * poses[:, :3, 2] - ORIGIN_M
         np.testing.assert_allclose(bottom[:, 2], 0.0, atol=0.1)
+
+
+def test_vehicles_that_are_scaled_beyond_reason_are_spoken_of() -> None:
+    for scale, said in ((10, True), (0.2, True), (1.5, False)):
+        notes = _applied(f"edits:\n  - insert: suv\n    as: new\n    scale: {scale}\n    path: {{parked: {{ahead: 6}}}}\n").notes
+        assert any("m long, as no vehicle is" in note and "line 2" in note for note in notes) == said
