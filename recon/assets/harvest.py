@@ -13,12 +13,13 @@ from splatmend.datasets.errors import UserError
 from splatmend.recon.assets.actor_light import lit_views
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.completion import Halves, completed, completed_material, halves
+from splatmend.recon.assets.ghost import ghost_of
 from splatmend.recon.assets.quality import quality_of
 from splatmend.recon.assets.shape_normals import nearest, nearest_distance, outwards, shape_normals
 from splatmend.recon.assets.sightings import SEEN_FROM, WELL_SEEN, View, azimuths_of, seen_from, views_of
 from splatmend.recon.assets.unlit import unlit_material
 from splatmend.recon.densify import rotated
-from splatmend.recon.gaussians import Gaussians
+from splatmend.recon.gaussians import Gaussians, concatenate
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.scene import Scene
@@ -42,7 +43,8 @@ _SYMMETRIC = ("vehicle",)
 def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, backend: Backend | None = None) -> Asset:
     """An actor of a scene as an asset in the frame of its box, on the scene's device.
 
-    Gaussians outside the box, see-through ones, haze and floaters are left out. Of vehicles, places that no recorded shot saw take the
+    Of one that stood still, what the background holds of it belongs to it (`ghost.ghost_of`). Gaussians outside the box, see-through ones,
+    haze and floaters are left out. Of vehicles, places that no recorded shot saw take the
     mirror image of the other side where that was seen (`completion.halves`), colours and all. With a light the asset has a material, which
     keeps the light that those colours show.
 
@@ -61,6 +63,8 @@ def harvest_actor(scene: Scene, actor_id: str, light: SceneLight | None, *, back
     actor = scene.actors[actor_id]
     size_m, actor_class = actor.track.size_m, actor.track.actor_class
     recorded = actor.gaussians.detached()
+    if (ghost := ghost_of(scene, actor)) is not None:
+        recorded = concatenate([recorded, ghost])
     body = recorded.select(_belongs(recorded, size_m))
     if len(body) < _FEWEST:
         raise UserError(

@@ -21,6 +21,7 @@ from splatmend.recon.assets.completion import halves
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.assets.shape_normals import shape_normals
 from splatmend.recon.assets.sightings import SEEN_FROM
+from splatmend.recon.assets.turning import turned
 from splatmend.recon.gaussians import Gaussians, concatenate
 from splatmend.recon.light.colour import light_from_picture, picture_from_light
 from splatmend.recon.light.probe import light_at
@@ -212,6 +213,39 @@ def test_an_actor_lit_as_it_was_looks_as_it_did_and_by_another_sun_as_it_would(l
     as_it_was = relit_from_above(own, kept, around_it)
     again, as_seen = (picture_from_light(value[seen]) for value in (as_it_was, before))
     assert float((again - as_seen).square().mean().sqrt()) < 0.3 * float(as_seen.mean())
+
+
+def test_what_the_background_holds_of_a_standing_actor_belongs_to_it() -> None:
+    """A fit may put any part of a car that never moves into the background; of one that moved, what is there is the street's."""
+    base, _ = lit_car("all")
+    car = base.actors["car"]
+    aside = np.stack([yaw_pose(0.7, car.track.track.world_from_body[0, :3, 3])] * 2)
+    car = replace(car, track=replace(car.track, track=replace(car.track.track, world_from_body=aside)))
+    recorded = car.gaussians
+    generator = torch.Generator().manual_seed(3)
+    sh = torch.cat([recorded.sh, 0.1 * torch.randn(len(recorded), 3, 3, generator=generator)], dim=1)
+    whole = replace(recorded, sh=sh)
+    # The lowest part of a box is the street's anyway.
+    own = (torch.rand(len(whole), generator=generator) < 0.5) | (whole.means[:, 2] < 0.2 - car.track.size_m[2] / 2)
+    scene_from_car = car.track.track.world_from_body[0].copy()
+    scene_from_car[:3, 3] -= base.origin_world_m
+    ghost = turned(whole.select(~own), scene_from_car[:3, :3], np.zeros(3), 1.0)
+    ghost = replace(ghost, means=ghost.means + torch.from_numpy(scene_from_car[:3, 3]).float())
+    split = base.with_gaussians(concatenate([base.background.gaussians, ghost]))
+    half = replace(split, actors={"car": replace(car, gaussians=whole.select(own))})
+    found, wanted = (
+        harvest_actor(one, "car", None).gaussians for one in (half, replace(base, actors={"car": replace(car, gaussians=whole)}))
+    )
+    assert len(found) == pytest.approx(len(wanted), rel=0.03)
+    distance, nearest = torch.cdist(wanted.means, found.means).min(dim=1)
+    close = distance < 2e-3
+    assert float(close.float().mean()) > 0.95
+    torch.testing.assert_close(found.sh[nearest[close]], wanted.sh[close], atol=2e-4, rtol=0)
+    poses = car.track.track.world_from_body.copy()
+    poses[-1, 0, 3] += 1.0
+    moved = replace(car.track, track=replace(car.track.track, world_from_body=poses))
+    left = harvest_actor(replace(half, actors={"car": replace(half.actors["car"], track=moved)}), "car", None).gaussians
+    assert len(left) < 0.7 * len(wanted)
 
 
 def test_floaters_see_through_ones_and_haze_are_left_out() -> None:
