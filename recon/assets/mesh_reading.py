@@ -301,10 +301,11 @@ def _missing_textures(path: Path) -> list[str]:
     """The files of pictures that a .gltf or .glb asks for and that are not there."""
     if path.suffix.lower() == ".obj":
         return []
-    data = path.read_bytes()
-    if path.suffix.lower() == ".glb":
+    with path.open("rb") as file:
         # A header of 12 bytes, then the length and kind of the first chunk, which is JSON.
-        data = data[20 : 20 + int.from_bytes(data[12:16], "little")]
+        binary = path.suffix.lower() == ".glb"
+        head = file.read(20) if binary else b""
+        data = file.read(int.from_bytes(head[12:16], "little")) if binary else file.read()
     try:
         images = json.loads(data).get("images", [])
         names = [unquote(image["uri"]) for image in images if not image.get("uri", "data:").startswith("data:")]

@@ -66,7 +66,9 @@ class View:
 def views_of(scene: Scene, actor_id: str, *, backend: Backend | None = None) -> tuple[View, ...]:
     """The fitted shots that have the actor in their picture, at most 24: those that see it from the most different places."""
     actor = scene.actors[actor_id]
-    found = [(shot, pose) for shot in (r.shot for r in scene.shots if r.role == "train") if (pose := _seen_pose(actor, shot)) is not None]
+    found = [
+        (shot, pose) for shot in (r.shot for r in scene.shots if r.role == "train") if (pose := pose_in_picture(actor, shot)) is not None
+    ]
     if not found:
         return ()
     eyes = np.stack([transform(inverse(pose), shot.world_from_camera[:3, 3]) for shot, pose in found])
@@ -98,8 +100,8 @@ def azimuths_of(views: tuple[View, ...], weights: Float[Tensor, "V P"], *, symme
     return sorted({step * _STEP_DEG % 360 for step in steps})
 
 
-def _seen_pose(actor: RigidActor, shot: Shot) -> np.ndarray | None:
-    """Where the actor is at the time of a shot that has a part of its box in the picture."""
+def pose_in_picture(actor: RigidActor, shot: Shot) -> np.ndarray | None:
+    """Pose `[4, 4]` of the actor in the world at the time of a shot that has a part of its box in the picture; None where it has none."""
     pose = actor.world_from_node(shot.mid_us)
     if pose is None:
         return None

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splatmend.datasets.geometry import box_corners, inverse, project, transform
+from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.shot import Shot
-from splatmend.recon.assets.sightings import SEEN_FROM
+from splatmend.recon.assets.sightings import SEEN_FROM, pose_in_picture
 from splatmend.recon.edits.apply import EditedScene
 from splatmend.recon.nodes import RigidActor
 
@@ -44,11 +44,8 @@ def unseen_notes(edited: EditedScene, shots: Sequence[Shot]) -> tuple[str, ...]:
 
 def _looked_at_from(actor: RigidActor, shot: Shot) -> float | None:
     """Azimuth of the camera in the body's frame, degrees; None where its box is not in the picture."""
-    pose = actor.world_from_node(shot.mid_us)
+    pose = pose_in_picture(actor, shot)
     if pose is None:
-        return None
-    corners = np.concatenate([box_corners(actor.track.size_m), np.zeros((1, 3))])
-    if not project(shot.camera, transform(inverse(shot.world_from_camera) @ pose, corners))[1].any():
         return None
     eye = transform(inverse(pose), shot.world_from_camera[:3, 3][None])[0]
     return float(np.degrees(np.arctan2(eye[1], eye[0])))

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,9 +26,11 @@ from splatmend.enhance.insertion import change_region
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.pipelines.cli import main
 from splatmend.pipelines.clip_sets import members
+from splatmend.pipelines.commands.insert import Options, _lights
 from splatmend.pipelines.evaluation.truth import LogTruth
 from splatmend.recon.assets.asset import save_asset
 from splatmend.recon.fit import DensifyConfig, FitConfig, InitConfig, fit
+from splatmend.recon.light.estimate import estimated_light, guess_note
 from splatmend.recon.light.light_files import save_light
 from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.scene_files import save_scene
@@ -121,6 +124,30 @@ def test_a_moved_sun_lights_recorded_actors_anew(work: Path, capsys: pytest.Capt
     assert main([*arguments[:4], "--out", str(work / "none"), *arguments[6:]]) == 2
     assert "--sun has nothing to move" in capsys.readouterr().err
     assert not (work / "none").exists()
+
+
+def test_a_panorama_is_not_the_light_of_the_recording(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Recorded actors show the light that the scene is found to have had; a guess of it is said, but only where it is needed."""
+    cv2.imwrite(str(work / "sky.hdr"), np.full((16, 32, 3), 0.2, dtype=np.float32))
+    scene = true_scene(3)
+    options = Options(scene=work / "scene", edits=work / "edits.yaml", out=work / "clips", light=str(work / "sky.hdr"))
+    light, recorded = _lights(options, scene, own_actors=True)
+    assert light is not None
+    assert recorded is not None
+    assert light.made_by == "sky.hdr"
+    assert recorded.made_by == estimated_light(scene).light.made_by
+    assert recorded.recorded
+    capsys.readouterr()
+    light, recorded = _lights(options, scene, own_actors=False)
+    assert recorded is light, "nothing of the scene is lit, so nothing is estimated"
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("confidence", "said"), [(0.2, True), (0.49, True), (0.5, False), (1.0, False)])
+def test_suns_of_little_confidence_are_called_guesses(confidence: float, said: bool) -> None:
+    note = guess_note(confidence)
+    assert (note is not None) == said
+    assert note is None or f"confidence {confidence:.2f}" in note
 
 
 def test_a_harmoniser_makes_a_third_clip(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
