@@ -20,6 +20,9 @@ from torch import Tensor
 
 from splatmend.recon.bilateral import slice_grid
 
+_LEAST_DETERMINANT, _WORST_CONDITION = 1e-3, 30.0
+"""Of the gain of a map that is taken off again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureTable:
@@ -110,6 +113,16 @@ def apply_exposure(rgb: Float[Tensor, "*batch 3"], maps: Float[Tensor, "*G 3 4"]
     if maps.ndim > 2:
         return slice_grid(maps, rgb)
     return rgb @ maps[:, :3].T + maps[:, 3]
+
+
+def take_off_exposure(rgb: Float[Tensor, "*batch 3"], maps: Float[Tensor, "*G 3 4"]) -> Float[Tensor, "*batch 3"] | None:
+    """The inverse of `apply_exposure`; None for grids, and for a map that can as good as not be taken off."""
+    if maps.ndim > 2:
+        return None
+    gain, offset = maps.detach().double().cpu().numpy()[:, :3], maps[:, 3]
+    if abs(np.linalg.det(gain)) < _LEAST_DETERMINANT or np.linalg.cond(gain) > _WORST_CONDITION:
+        return None
+    return (rgb - offset) @ torch.from_numpy(np.linalg.inv(gain).T.copy()).to(rgb)
 
 
 def _common(deltas: Float[Tensor, "F *G 3 4"]) -> Tensor:

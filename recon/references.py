@@ -22,6 +22,7 @@ from torch import Tensor
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.shot import Shot
+from splatmend.recon.exposure import apply_exposure, take_off_exposure
 from splatmend.recon.point_pixels import point_pixels
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.reference_frames import SAME_POSE, ServingFrames
@@ -34,7 +35,6 @@ from splatmend.recon.scene import RecordedShot, Scene
 _FAR = 1e6
 _MOVES = 0.1
 """An actor whose places lie farther apart than this moves."""
-_LEAST_DETERMINANT, _WORST_CONDITION = 1e-3, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,16 +187,9 @@ class References:
     def _seen_by(self, shot: Shot, served: Shot, rgb: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W 3"]:
         """A recorded frame's colours as the view's camera sees them: its exposure taken off and the view's put on, where these are affine
         maps and the recorded one can be taken off."""
-        exposure = self.scene.exposure
-        if exposure.grid:
-            return rgb
-        recorded, wanted = (exposure.at(s.camera.name, s.mid_us).detach().double().cpu().numpy() for s in (served, shot))
-        gain = recorded[:, :3]
-        if abs(np.linalg.det(gain)) < _LEAST_DETERMINANT or np.linalg.cond(gain) > _WORST_CONDITION:
-            return rgb
-        change = wanted[:, :3] @ np.linalg.inv(gain)
-        offset = wanted[:, 3] - change @ recorded[:, 3]
-        return rgb @ torch.from_numpy(change.T.copy()).to(rgb) + torch.from_numpy(offset).to(rgb)
+        recorded, wanted = (self.scene.exposure.at(s.camera.name, s.mid_us).to(rgb) for s in (served, shot))
+        colours = take_off_exposure(rgb, recorded)
+        return rgb if colours is None else apply_exposure(colours, wanted)
 
 
 def references_of(scene: Scene, log: SceneLog, layers: int) -> References | None:

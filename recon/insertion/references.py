@@ -1,4 +1,4 @@
-"""References of an edited scene: what recorded frames show of it, where no edit reaches."""
+"""References of an edited scene: what recorded frames show of it where no edit reaches, and as they would show it in a new shadow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from splatmend.datasets.images import to_uint8
 from splatmend.datasets.shot import Shot
 from splatmend.recon.edits.apply import EditedScene
+from splatmend.recon.exposure import apply_exposure, take_off_exposure
 from splatmend.recon.insertion.frame import InsertedFrame
+from splatmend.recon.light.colour import taken_by_shade
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.references import References
 from splatmend.recon.render import Channel, render
@@ -28,7 +31,7 @@ _TOGETHER = 16
 
 class EditedReferences:
     """References of frames of an edited scene. Recorded frames know nothing of its edits: a pixel in which a body that was put in, moved or
-    taken out has a share, or where something that was put in casts a shadow, or where the background was mended, has none.
+    taken out has a share, or where the background was mended, has none.
 
     Args:
         references: those of `edited.recorded`.
@@ -41,28 +44,50 @@ class EditedReferences:
         self._gone = tuple(sorted({*edited.removed, *edited.moved}))
 
     @torch.no_grad()
-    def of(self, frame: InsertedFrame, shadow: Float[Tensor, "H W"] | None = None) -> UInt8[np.ndarray, "K H W 4"]:
-        """Layers of a frame, as `References.of` has them. `shadow`: share of the light that what was put in takes from each pixel."""
+    def of(self, frame: InsertedFrame) -> UInt8[np.ndarray, "K H W 4"]:
+        """Layers of a naive frame, as `References.of` has them."""
         layers = self.references.of(frame.shot, without=self._gone)
-        layers[:, self._touched(frame, shadow).cpu().numpy()] = 0
+        layers[:, self._touched(frame).cpu().numpy()] = 0
         return layers
 
-    def _touched(self, frame: InsertedFrame, shadow: Float[Tensor, "H W"] | None) -> Bool[Tensor, "H W"]:
+    def _touched(self, frame: InsertedFrame) -> Bool[Tensor, "H W"]:
         """Where an edit reaches, and a margin around it."""
         recorded = self.edited.recorded
         parts = [*frame.shares.values(), _shares(recorded, frame.shot, self._gone, self._backend)]
-        if shadow is not None:
-            parts.append(shadow)
         if self.edited.scene.background is not recorded.background:
             parts.append(self._mended(frame))
-        touched = torch.stack(parts).amax(dim=0) >= _LEAST
-        return F.max_pool2d(touched.float()[None], 2 * MARGIN_PX + 1, stride=1, padding=MARGIN_PX)[0] > 0
+        return _widened(torch.stack(parts).amax(dim=0) >= _LEAST)
 
     def _mended(self, frame: InsertedFrame) -> Float[Tensor, "H W"]:
         """How far the background is from that of the recorded scene."""
         drawn = render(self.edited.recorded, frame.shot, _COLOUR, backend=self._backend, exposure=frame.exposure, without=self._gone)
         assert drawn.rgb is not None
         return (drawn.rgb - frame.background_rgb).abs().amax(dim=-1)
+
+
+@torch.no_grad()
+def shaded(layers: UInt8[np.ndarray, "K H W 4"], frame: InsertedFrame, kept: Float[Tensor, "H W 3"]) -> UInt8[np.ndarray, "K H W 4"]:
+    """Layers of a naive frame as the finished one has them: darker by what is taken of the background's light, of which `kept` is left.
+
+    Scenes whose exposure cannot be taken off have none there, nor near by.
+    """
+    shade = (kept < 1).any(dim=-1)
+    if not bool(shade.any()):
+        return layers
+    layers = layers.copy()
+    colours = torch.from_numpy(layers[..., :3]).to(kept.device) / 255.0
+    unexposed = take_off_exposure(colours, frame.exposure)
+    if unexposed is None:
+        layers[:, _widened(shade).cpu().numpy()] = 0
+        return layers
+    darker = apply_exposure(unexposed - taken_by_shade(unexposed, kept), frame.exposure)
+    seen = shade.cpu().numpy() & (layers[..., 3] > 0)
+    layers[seen, :3] = to_uint8(darker.cpu().numpy())[seen]
+    return layers
+
+
+def _widened(where: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    return F.max_pool2d(where.float()[None], 2 * MARGIN_PX + 1, stride=1, padding=MARGIN_PX)[0] > 0
 
 
 def _shares(scene: Scene, shot: Shot, names: Sequence[str], backend: Backend | None) -> Float[Tensor, "H W"]:

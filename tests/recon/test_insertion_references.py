@@ -15,7 +15,8 @@ from tiny_log import tiny_log, true_scene
 from splatmend.recon.edits.apply import EditedScene, apply_edits
 from splatmend.recon.edits.reading import parse_edits
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
-from splatmend.recon.insertion.references import MARGIN_PX, EditedReferences
+from splatmend.recon.insertion.references import MARGIN_PX, EditedReferences, shaded
+from splatmend.recon.light.colour import taken_by_shade
 from splatmend.recon.raster.api import Model
 from splatmend.recon.references import References, references_of
 from splatmend.recon.render import render
@@ -85,18 +86,45 @@ def test_far_from_an_edit_nothing_changes() -> None:
     np.testing.assert_array_equal(layers[:, far], before[:, far])
 
 
-def test_shadows_and_mended_background_have_none() -> None:
+@pytest.mark.parametrize("gain", [1.0, 1.3])
+def test_in_a_new_shadow_recorded_frames_are_darkened_as_the_render_is(gain: float) -> None:
+    edited = edited_scene(INSERTED)
+    exposure = torch.cat([gain * torch.eye(3), torch.full((3, 1), 0.02)], dim=1)
+    frame = replace(drawn(edited), exposure=exposure)
+    layers = EditedReferences(edited, looked_up(edited)).of(frame)
+    kept = torch.ones(*frame.opacity.shape, 3)
+    kept[36:46, 4:20] = torch.tensor([0.4, 0.5, 0.6])
+    darker = shaded(layers, frame, kept)
+    cast = (kept < 1).any(dim=-1).numpy() & (layers[0, ..., 3] == 255)
+    assert cast.sum() > 20
+    # What a frame shows sharp goes through the same shade as the render of it.
+    rgb = torch.from_numpy(layers[0, ..., :3] / 255.0).float()
+    unexposed = (rgb - exposure[:, 3]) / gain
+    wanted = (unexposed - taken_by_shade(unexposed, kept)) * gain + exposure[:, 3]
+    assert np.abs(darker[0, cast, :3] / 255.0 - wanted.numpy()[cast].clip(0, 1)).max() < 1.01 / 255
+    assert (darker[0, cast, :3].mean(axis=0) < 0.9 * layers[0, cast, :3].mean(axis=0)).all()
+    np.testing.assert_array_equal(darker[..., 3], layers[..., 3])
+    np.testing.assert_array_equal(darker[:, ~cast], layers[:, ~cast])
+    assert not darker[darker[..., 3] == 0].any()
+
+
+def test_shadows_have_none_where_the_exposure_cannot_be_taken_off() -> None:
+    edited = edited_scene(INSERTED)
+    frame = replace(drawn(edited), exposure=torch.eye(3, 4).expand(2, 2, 2, 3, 4))
+    layers = EditedReferences(edited, looked_up(edited)).of(drawn(edited))
+    kept = torch.ones(*frame.opacity.shape, 3)
+    kept[40:44, 4:12] = 0.9
+    left = shaded(layers, frame, kept)
+    cast = near((kept < 1).any(dim=-1).numpy())
+    assert (layers[0, cast, 3] == 255).any()
+    assert not left[:, cast].any()
+    np.testing.assert_array_equal(left[:, ~cast], layers[:, ~cast])
+
+
+def test_mended_background_has_none() -> None:
     edited = edited_scene(INSERTED)
     frame, references = drawn(edited), looked_up(edited)
     plain = EditedReferences(edited, references).of(frame)
-    shadow = torch.zeros_like(frame.opacity)
-    shadow[40:44, 4:12] = 0.1
-    shaded = EditedReferences(edited, references).of(frame, shadow)
-    cast = near(shadow.numpy() > 0)
-    assert (plain[0, cast, 3] == 255).any()
-    assert not shaded[:, cast].any()
-    np.testing.assert_array_equal(shaded[:, ~cast], plain[:, ~cast])
-
     # A piece of the left wall is made anew, in other colours.
     background = edited.recorded.background
     chosen = (background.gaussians.means[:, 1] > 3) & (background.gaussians.means[:, 0] < 7)
