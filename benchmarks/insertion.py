@@ -1,14 +1,15 @@
 """Insertions on procedural streets against the oracle: naive, lit by the scene (no network), and harmonised by an enhancer.
 
     splatmend street --out A/street ... && splatmend fit A/street --out A/fit ...
-    python benchmarks/insertion.py A B C [--light known] [--bodies both] [--harmoniser FOLDER] [--pictures OUT]
+    python benchmarks/insertion.py A B C [--light known] [--bodies both] [--enhancer bundled] [--harmoniser FOLDER] [--pictures OUT]
 
 Each folder holds a street's log (`street`) and a scene that was fitted to it (`fit`). Cars of one street are put into the others: ahead in
 the own lane, oncoming, and standing beside the road. They are harvested, and so lack what no camera saw of them, or (`--bodies mesh`) the
 oracle's own, imported from a .glb file. The oracle draws the car's own mesh at the same poses. Regions: the car's box in the oracle's
 picture with a margin of a fifth, and the pixels beside the car that it changes (its shadow). `mask_iou` compares the car's pixels,
 `box_iou` the boxes around them. With a harmoniser there are rows of it from the lit clip (`harmonised`) and from the naive one
-(`harmonised_naive`), and warping errors along the exact flow.
+(`harmonised_naive`), with an enhancer rows of it from the lit clip with references of the street's frames beside it (`enhanced`, and
+`enhanced_bare` without references), and with either warping errors along the exact flow.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.image_metrics import frame_scores, lpips_available, lpips_network
 from splatmend.datasets.images import to_uint8
 from splatmend.datasets.optical_flow import Flow
+from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
 from splatmend.datasets.street.mesh import Mesh
@@ -46,9 +49,11 @@ from splatmend.recon.edits.apply import apply_edits
 from splatmend.recon.edits.types import BodyPath, Edits, EgoCourse, Insert, ParkedCourse, Profile
 from splatmend.recon.insertion.boxes import modal_box
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
+from splatmend.recon.insertion.references import EditedReferences, with_bodies
 from splatmend.recon.light.estimate import estimate_light
 from splatmend.recon.light.finish import Finisher
 from splatmend.recon.light.scene_light import SceneLight
+from splatmend.recon.references import References, references_of
 from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import load_scene
 
@@ -72,6 +77,7 @@ def main() -> None:
     options.add_argument("--every", type=int, default=6, help="frames between those that are scored")
     options.add_argument("--scale", type=float, default=1.0, help="size of the pictures that are drawn, in that of the log's")
     options.add_argument("--harmoniser", help="folder of an enhancer that harmonises")
+    options.add_argument("--enhancer", help="folder of an enhancer, or its name")
     options.add_argument("--pictures", type=Path)
     given = options.parse_args()
     torch.set_num_threads(1)
@@ -91,15 +97,17 @@ def main() -> None:
                     cars.append(Car(folder.name, name, mesh, "harvested", harvest_actor(scene, name, lights[folder])))
                 if given.bodies != "harvested":
                     cars.append(Car(folder.name, name, mesh, "mesh", imported(mesh, street._noise, name)))
-    harmoniser = None if given.harmoniser is None else load_enhancer(given.harmoniser)
+    harmoniser, enhancer = (None if model is None else load_enhancer(model) for model in (given.harmoniser, given.enhancer))
     rows = []
     for folder, (street, scene) in streets.items():
+        layers = 0 if enhancer is None else enhancer.spec.references
+        after = Networks(harmoniser, enhancer, references_of(scene, open_log(folder / "street"), layers))
         for car in cars:
             if car.origin == folder.name:
                 continue
             for where, path in PATHS.items():
                 label = f"{folder.name}-{car.origin}-{car.name}-{where.replace(' ', '-')}{'-mesh' if car.body == 'mesh' else ''}"
-                for row in measure(street, scene, lights[folder], car, path, given.every, given.scale, harmoniser, given.pictures, label):
+                for row in measure(street, scene, lights[folder], car, path, given.every, given.scale, after, given.pictures, label):
                     rows.append(row)
                     print(json.dumps(row), flush=True)
     for body in sorted({row["body"] for row in rows}):
@@ -120,6 +128,17 @@ class Car:
     asset: Asset
 
 
+class Networks(NamedTuple):
+    """What comes after the light: a harmoniser, an enhancer with the references that it is given."""
+
+    harmoniser: Enhancer | None
+    enhancer: Enhancer | None
+    references: References | None
+
+    def __bool__(self) -> bool:
+        return self.harmoniser is not None or self.enhancer is not None
+
+
 def measure(
     street: Street,
     scene: Scene,
@@ -128,7 +147,7 @@ def measure(
     path: BodyPath,
     every: int,
     scale: float,
-    harmoniser: Enhancer | None,
+    after: Networks,
     pictures: Path | None,
     label: str,
 ) -> Iterator[dict]:
@@ -138,16 +157,25 @@ def measure(
     finisher = Finisher(edited.scene, {"inserted": car.asset}, light, recorded=edited.recorded)
     track = edited.scene.actors["inserted"].track.track
     recorded = [replace(one, shot=scaled(one.shot, scale)) for one in scene.shots_of(scene.front_camera)]
-    # A harmoniser sees a video, and flicker needs each frame's neighbour.
-    drawn = [draw_insertion(edited, one.shot) if harmoniser or number % every == 0 else None for number, one in enumerate(recorded)]
+    # Networks see a video, and flicker needs each frame's neighbour.
+    drawn = [draw_insertion(edited, one.shot) if after or number % every == 0 else None for number, one in enumerate(recorded)]
+    finished = [None if frame is None else finisher.finish(frame) for frame in drawn]
     shown: dict[str, list[np.ndarray | None]] = {
         "naive": [None if frame is None else frame.rgb.numpy() for frame in drawn],
-        "lit": [None if frame is None else finisher.finish(frame).rgb.numpy() for frame in drawn],
+        "lit": [None if picture is None else picture.rgb.numpy() for picture in finished],
     }
-    if harmoniser is not None:
+    if after.harmoniser is not None:
         masks = [shares_of(frame) > 0.5 for frame in drawn if frame is not None]
         for name, source in (("harmonised_naive", "naive"), ("harmonised", "lit")):
-            shown[name] = harmonised(harmoniser, shown[source], masks)
+            shown[name] = harmonised(after.harmoniser, shown[source], masks)
+    if after.enhancer is not None:
+        shown["enhanced_bare"] = enhanced(after.enhancer, shown["lit"], None)
+        if after.references is not None:
+            beside = EditedReferences(edited, after.references)
+            layers = [
+                with_bodies(beside.behind(frame), frame, picture.rgb, picture.kept) for frame, picture in zip(drawn, finished, strict=True)
+            ]
+            shown["enhanced"] = enhanced(after.enhancer, shown["lit"], layers)
     oracle = Oracle(street, car.mesh, track)
     for number, one in enumerate(recorded):
         frame = drawn[number]
@@ -161,7 +189,7 @@ def measure(
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
             strip(pictures / f"{label}-{one.frame_index:03d}.png", *now.values(), to_uint8(truth.rgb) / 255.0)
-        flow = None if harmoniser is None or number == 0 else oracle.flow(recorded[number - 1].shot, one.shot)
+        flow = None if not after or number == 0 else oracle.flow(recorded[number - 1].shot, one.shot)
         before = {name: frames[number - 1] for name, frames in shown.items()} if flow is not None else {}
         own = shares_of(frame)
         shadow = (np.abs(truth.rgb - without.rgb).max(-1) > CHANGED) & ~true & (own < 0.1)
@@ -230,6 +258,12 @@ def harmonised(enhancer: Enhancer, frames: list[np.ndarray], masks: list[np.ndar
     """Frames `[H, W, 3]` in [0, 1] as an enhancer makes what the masks say belong."""
     told = (insertion_channels(mask) for mask in masks)
     stream = StreamingEnhancer(enhancer).frames((to_uint8(rgb) for rgb in frames), len(frames), inserted=told)
+    return [rgb.astype(np.float32) / 255 for rgb in stream]
+
+
+def enhanced(enhancer: Enhancer, frames: list[np.ndarray], references: list[np.ndarray] | None) -> list[np.ndarray]:
+    """Frames `[H, W, 3]` in [0, 1] as an enhancer mends them, with layers `[K, H, W, 4]` of references beside each."""
+    stream = StreamingEnhancer(enhancer).frames((to_uint8(rgb) for rgb in frames), len(frames), references=references)
     return [rgb.astype(np.float32) / 255 for rgb in stream]
 
 

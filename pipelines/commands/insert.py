@@ -53,7 +53,7 @@ class Options:
     depth: bool = False
     """Also write depth in metres."""
     references: int = 0
-    """Layers of recorded frames, warped into the view, to write beside each frame, where no edit reaches: what an enhancer that uses them
+    """Layers of recorded frames, warped into the view, to write beside each frame, behind what was put in: what an enhancer that uses them
     mends with."""
     log: Path | None = None
     """The log that the scene was fitted to, for --references; by default where it lay then."""

@@ -26,7 +26,7 @@ from splatmend.datasets.images import to_uint8, write_image
 from splatmend.recon.edits.apply import EditedScene
 from splatmend.recon.insertion.boxes import box_rows, silhouette
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
-from splatmend.recon.insertion.references import EditedReferences, shaded
+from splatmend.recon.insertion.references import EditedReferences, with_bodies
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.references import References
 from splatmend.recon.scene_files import file_name
@@ -72,8 +72,8 @@ def render_insertion(
     """Render an edited scene along a trajectory into clips; returns their folder.
 
     `trajectory` is one through `edited.scene` or the recorded one; it must not edit actors itself. `references`, of `edited.recorded`, give
-    both clips layers of them where no actor was edited, the finished one's with its shadows on them. `config` goes into the manifest. `add`
-    gets the folder with its clips before it is whole, and may write another clip beside them.
+    both clips layers of them, with what was put in before them and, of the finished one, its shadows on them. `config` goes into the
+    manifest. `add` gets the folder with its clips before it is whole, and may write another clip beside them.
 
     Raises:
         UserError: where there is no shot, the trajectory edits actors, or `out` exists or cannot be written.
@@ -112,7 +112,7 @@ def render_insertion(
                     frame = draw_insertion(edited, shot, backend=backend, others=True)
                     finished = None if finisher is None else finisher.finish(frame)
                     masks, visible = _seen(edited, frame)
-                    layers = None if beside is None else beside.of(frame)
+                    layers = None if beside is None else beside.behind(frame)
                 line = dict(row) if not changes else {**row, "recorded": False, "held_out": False, "actors": plain(changes)}
                 blank = np.zeros(tuple(frame.opacity.shape), dtype=bool)
                 shared: dict[str, Any] = {
@@ -121,9 +121,10 @@ def render_insertion(
                     "masks": {folders[name]: masks.get(name, blank) for name in edited.inserted},
                     "extra": line,
                 }
-                writers[NAIVE].write(frame.rgb.cpu().numpy(), shot, references=layers, **shared)
+                plainly = None if layers is None else with_bodies(layers, frame)
+                writers[NAIVE].write(frame.rgb.cpu().numpy(), shot, references=plainly, **shared)
                 if finished is not None:
-                    lit = None if layers is None else shaded(layers, frame, finished.kept)
+                    lit = None if layers is None else with_bodies(layers, frame, finished.rgb, finished.kept)
                     writers[FINISHED].write(finished.rgb.cpu().numpy(), shot, references=lit, **shared)
                     write_image(clips[FINISHED] / "shadow" / f"{number:06d}.png", to_uint8(finished.shadow.cpu().numpy()))
                 for entry in box_rows(edited, frame, number, masks, visible):

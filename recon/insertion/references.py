@@ -1,4 +1,4 @@
-"""References of an edited scene: what recorded frames show of it where no edit reaches, and as they would show it in a new shadow."""
+"""References of an edited scene: what recorded frames show of it, behind what was put in and in its shadow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
 
 MARGIN_PX = 5
-"""Enhancers move layers by a few pixels, so what lies this near to an edit has no references either."""
+"""Enhancers move layers by a few pixels, so what lies this near to what recorded frames do not know has no references either."""
 _LEAST = 1 / 255
 _COLOUR: tuple[Channel, ...] = ("rgb",)
 _OPACITY: tuple[Channel, ...] = ("opacity",)
@@ -30,8 +30,8 @@ _TOGETHER = 16
 
 
 class EditedReferences:
-    """References of frames of an edited scene. Recorded frames know nothing of its edits: a pixel in which a body that was put in, moved or
-    taken out has a share, or where the background was mended, has none.
+    """References of frames of an edited scene. Recorded frames know nothing of its edits: where a recorded body was taken out or moved
+    away, or the background was mended, there are none. What was put in stands before them.
 
     Args:
         references: those of `edited.recorded`.
@@ -44,19 +44,22 @@ class EditedReferences:
         self._gone = tuple(sorted({*edited.removed, *edited.moved}))
 
     @torch.no_grad()
-    def of(self, frame: InsertedFrame) -> UInt8[np.ndarray, "K H W 4"]:
-        """Layers of a naive frame, as `References.of` has them."""
+    def behind(self, frame: InsertedFrame) -> UInt8[np.ndarray, "K H W 4"]:
+        """Layers of a frame without what was put in, as `References.of` has them."""
         layers = self.references.of(frame.shot, without=self._gone)
-        layers[:, self._touched(frame).cpu().numpy()] = 0
+        touched = self._touched(frame)
+        if touched is not None:
+            layers[:, touched.cpu().numpy()] = 0
         return layers
 
-    def _touched(self, frame: InsertedFrame) -> Bool[Tensor, "H W"]:
-        """Where an edit reaches, and a margin around it."""
-        recorded = self.edited.recorded
-        parts = [*frame.shares.values(), _shares(recorded, frame.shot, self._gone, self._backend)]
+    def _touched(self, frame: InsertedFrame) -> Bool[Tensor, "H W"] | None:
+        """What differs behind what was put in, and a margin around it; None for nothing."""
+        recorded, parts = self.edited.recorded, []
+        if self._gone:
+            parts.append(_shares(recorded, frame.shot, self._gone, self._backend))
         if self.edited.scene.background is not recorded.background:
             parts.append(self._mended(frame))
-        return _widened(torch.stack(parts).amax(dim=0) >= _LEAST)
+        return _widened(torch.stack(parts).amax(dim=0) >= _LEAST) if parts else None
 
     def _mended(self, frame: InsertedFrame) -> Float[Tensor, "H W"]:
         """How far the background is from that of the recorded scene."""
@@ -66,23 +69,36 @@ class EditedReferences:
 
 
 @torch.no_grad()
-def shaded(layers: UInt8[np.ndarray, "K H W 4"], frame: InsertedFrame, kept: Float[Tensor, "H W 3"]) -> UInt8[np.ndarray, "K H W 4"]:
-    """Layers of a naive frame as the finished one has them: darker by what is taken of the background's light, of which `kept` is left.
+def with_bodies(
+    layers: UInt8[np.ndarray, "K H W 4"],
+    frame: InsertedFrame,
+    rgb: Float[Tensor, "H W 3"] | None = None,
+    kept: Float[Tensor, "H W 3"] | None = None,
+) -> UInt8[np.ndarray, "K H W 4"]:
+    """Layers (`behind`) of a naive frame, or of the picture `rgb` of it in which the background keeps the share `kept` of its light, with
+    what was put in: in a pixel that it covers in part, a recorded frame takes the background's part.
 
-    Scenes whose exposure cannot be taken off have none there, nor near by.
+    Scenes whose exposure cannot be taken off have none in shadows, nor near by.
     """
-    shade = (kept < 1).any(dim=-1)
-    if not bool(shade.any()):
+    body = sum(frame.shares.values(), torch.zeros_like(frame.opacity)).clamp(0, 1)
+    shade = torch.zeros_like(body, dtype=torch.bool) if kept is None else (kept < 1).any(dim=-1)
+    changed = (body > 0) | shade
+    if not bool(changed.any()):
         return layers
+    shown, background = frame.rgb if rgb is None else rgb, frame.background_rgb
+    colours = torch.from_numpy(np.ascontiguousarray(layers[..., :3])).to(body.device) / 255.0
     layers = layers.copy()
-    colours = torch.from_numpy(layers[..., :3]).to(kept.device) / 255.0
-    unexposed = take_off_exposure(colours, frame.exposure)
-    if unexposed is None:
-        layers[:, _widened(shade).cpu().numpy()] = 0
-        return layers
-    darker = apply_exposure(unexposed - taken_by_shade(unexposed, kept), frame.exposure)
-    seen = shade.cpu().numpy() & (layers[..., 3] > 0)
-    layers[seen, :3] = to_uint8(darker.cpu().numpy())[seen]
+    if kept is not None and bool(shade.any()):
+        unexposed = take_off_exposure(colours, frame.exposure)
+        if unexposed is None:
+            layers[:, _widened(shade).cpu().numpy()] = 0
+        else:
+            colours = apply_exposure(unexposed - taken_by_shade(unexposed, kept), frame.exposure)
+            behind = frame.background_unexposed_rgb
+            background = apply_exposure(behind - taken_by_shade(behind, kept), frame.exposure)
+    pictures = shown + (1 - body)[..., None] * (colours - background)
+    seen = changed.cpu().numpy() & (layers[..., 3] > 0)
+    layers[seen, :3] = to_uint8(pictures.cpu().numpy())[seen]
     return layers
 
 
