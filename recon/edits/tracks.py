@@ -47,7 +47,7 @@ def make_track(path: BodyPath, size: tuple[float, float, float], around: Surroun
     far = ground.distance_from_ego(motion.xy) / around.unit
     if (far > FARTHEST_FROM_PATH).all():
         raise NoTrack(
-            f"stays {far.min():.3g} from the recorded path, and beyond {FARTHEST_FROM_PATH:g} the scene knows nothing; bring it nearer"
+            f"stays {far.min():.0f} from the recorded path, and beyond {FARTHEST_FROM_PATH:g} the scene knows nothing; bring it nearer"
         )
     notes = _notes(path, motion, far, around)
     if path.on_ground:
@@ -69,7 +69,7 @@ def _notes(path: BodyPath, motion: Motion2d, far: np.ndarray, around: Surroundin
     out = []
     t_s = motion.t_s
     if len(t_s) > 1 and (fastest := float((np.hypot(*np.diff(motion.xy, axis=0).T) / np.diff(t_s)).max()) / around.unit) > _FAST:
-        out.append(f"moves at up to {fastest:.3g} per second")
+        out.append(f"moves at up to {fastest:.0f} per second")
     start, end = around.span_s
     if path.world is not None and len(path.world) > 1 and (path.world[0].time_s < start - 1e-3 or path.world[-1].time_s > end + 1e-3):
         out.append(

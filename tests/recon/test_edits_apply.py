@@ -331,7 +331,7 @@ def test_an_upright_world_need_not_have_z_up() -> None:
         (_path("{follow: {actor: bus}}"), 4, "there is no actor bus to follow; there are car/1"),
         (_path("{follow: {actor: body}}"), 4, "there is no actor body to follow"),
         (_path("{follow: {actor: two}}", "one") + _path("{follow: {actor: one}}", "two")[7:], 4 + 3, "one and two follow each other"),
-        (_path("{parked: {at: [0, 0]}}"), 4, "body stays 4.03e+06 from the recorded path"),
+        (_path("{parked: {at: [0, 0]}}"), 4, "body stays 40"),
         (_path("{ego: {ahead: 500}}"), 4, "beyond 200 the scene knows nothing"),
         (_path("{ego: {ahead: 5}, from_s: 7}"), 4, "body is never there during the log, which lasts from 0 to 1.1 s"),
         (_path("{world: [{time_s: 5, at: [1, 1]}, {time_s: 6, at: [2, 1]}]}"), 4, "body is never there during the log"),
