@@ -20,6 +20,8 @@ from splatmend.datasets.lens_check import lens_fault
 DistortionModel = Literal["none", "opencv", "opencv_fisheye"]
 ShutterDirection = Literal["global", "top_to_bottom", "bottom_to_top", "left_to_right", "right_to_left"]
 ActorClass = Literal["vehicle", "pedestrian", "cyclist", "sign", "other"]
+TURN_US = 100_000
+"""How long a LiDAR takes for a turn, unless its log says otherwise."""
 DISTORTION_COUNT: Mapping[str, int] = {"none": 0, "opencv": 5, "opencv_fisheye": 4}
 
 
@@ -127,6 +129,12 @@ class LidarSweep:
     timestamp_us: int  # start of the turn
     read_points: Callable[[], LidarPoints]
     file: Path | None = None  # where the points lie
+    turn_us: int = TURN_US  # how long it takes
+
+    @property
+    def middle_us(self) -> int:
+        """When half of the turn is done."""
+        return self.timestamp_us + self.turn_us // 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ class ExposureTable:
     @property
     def centred(self) -> Float[Tensor, "F *G 3 4"]:
         """The deltas with their mean at zero."""
-        return self.deltas - _common(self.deltas) if len(self.cameras) else self.deltas
+        return self.deltas - common(self.deltas) if len(self.cameras) else self.deltas
 
     def row(self, index: int) -> Float[Tensor, "*G 3 4"]:
         """The map of one trained picture, mean taken off."""
@@ -105,7 +105,12 @@ class ExposureTable:
 
 def exposure_map(deltas: Float[Tensor, "F *G 3 4"], row: Int[Tensor, "1"]) -> Float[Tensor, "*G 3 4"]:
     """The map or grid of one trained picture, the mean of all taken off; see `ExposureTable`."""
-    return _identity(deltas) + (deltas - _common(deltas)).index_select(0, row)[0]
+    return from_identity((deltas - common(deltas)).index_select(0, row)[0])
+
+
+def from_identity(delta: Float[Tensor, "*G 3 4"]) -> Float[Tensor, "*G 3 4"]:
+    """The map or grid that differs so from the identity."""
+    return _identity(delta) + delta
 
 
 def apply_exposure(rgb: Float[Tensor, "*batch 3"], maps: Float[Tensor, "*G 3 4"]) -> Float[Tensor, "*batch 3"]:
@@ -125,7 +130,7 @@ def take_off_exposure(rgb: Float[Tensor, "*batch 3"], maps: Float[Tensor, "*G 3 
     return (rgb - offset) @ torch.from_numpy(np.linalg.inv(gain).T.copy()).to(rgb)
 
 
-def _common(deltas: Float[Tensor, "F *G 3 4"]) -> Tensor:
+def common(deltas: Float[Tensor, "F *G 3 4"]) -> Float[Tensor, "1 *g 3 4"]:
     """What all have in common and the scene takes: the mean over pictures, of grids at each brightness."""
     return deltas.mean(dim=0, keepdim=True) if deltas.ndim == 3 else deltas.mean(dim=(0, 2, 3), keepdim=True)
 

@@ -16,7 +16,7 @@ import numpy as np
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, inverse, orthonormal, pose, rotation_fault
 from splatmend.datasets.images import image_size, numbered_images
-from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarSweep, SceneLog
+from splatmend.datasets.log import TURN_US, ActorTrack, Camera, CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.readers.kitti_oxts import read_packets, world_from_imu
 from splatmend.datasets.readers.kitti_shared import (
     FRAME_STEP_US,
@@ -34,7 +34,7 @@ from splatmend.datasets.readers.text_files import (
     read_rigid,
     read_timestamps_us,
 )
-from splatmend.datasets.readers.velodyne import TURN_US, numbered_sweeps, sweep_from_file
+from splatmend.datasets.readers.velodyne import numbered_sweeps, sweep_from_file
 from splatmend.datasets.solar import direction_east_north_up
 
 _CLOCK_AHEAD_US = 2 * 3_600_000_000

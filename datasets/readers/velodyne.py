@@ -15,9 +15,8 @@ import numpy as np
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, transform
-from splatmend.datasets.log import LidarPoints, LidarSweep
+from splatmend.datasets.log import TURN_US, LidarPoints, LidarSweep
 
-TURN_US = 100_000
 _POINT_BYTES = 16  # x y z intensity, float32
 
 
@@ -83,4 +82,4 @@ def sweep_from_file(
         points = compensated_points(xyzi[finite], track, forward_us, turn_us=turn_us, is_compensated=is_compensated)
         return replace(points, dropped=int((~finite).sum()))
 
-    return LidarSweep(sensor="velodyne", timestamp_us=forward_us - turn_us // 2, read_points=read, file=path)
+    return LidarSweep(sensor="velodyne", timestamp_us=forward_us - turn_us // 2, read_points=read, file=path, turn_us=turn_us)

@@ -111,8 +111,8 @@ class RatesConfig:
     """The other harmonics."""
     sky: float = 1e-2
     """Sky map."""
-    exposure: float = 1e-3
-    """Colour correction per picture."""
+    exposure: float = 1e-2
+    """Colour correction of a picture, each time that it is shown."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

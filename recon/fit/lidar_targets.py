@@ -9,12 +9,13 @@ import numpy as np
 from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.point_projection import project_frame
+from splatmend.recon.fit.timed_points import TimedPoints
 from splatmend.recon.raster.api import Model
 from splatmend.recon.read_ahead import worked_in_order
 from splatmend.recon.spool import Kept, Recent, Spool
 
 MAX_SWEEP_GAP_US = 60_000
-"""A sweep farther in time from a picture than this gives it no depth."""
+"""A sweep whose middle is farther in time from a picture than this gives it no depth."""
 
 
 class LidarTargets:
@@ -28,7 +29,8 @@ class LidarTargets:
         self.model = model
         self._spool = Spool()
         self._kept: dict[int, Kept] = {}
-        self._xyz_world_m = Recent(lambda index: log.sweeps[index].read_points().xyz_world_m, 2 * len({s.sensor for s in log.sweeps}))
+        told_apart = lambda index: TimedPoints.of(log.sweeps[index].read_points(), log.actors)  # noqa: E731
+        self._sweeps = Recent(told_apart, 2 * len({sweep.sensor for sweep in log.sweeps}))
 
     def prepare(self, numbers: Iterable[int]) -> None:
         """Keep the targets of these frames in a temporary file."""
@@ -42,9 +44,10 @@ class LidarTargets:
         return self._kept[number].load() if number in self._kept else self._targets(number, self._points(number))  # type: ignore[return-value]
 
     def _points(self, number: int) -> np.ndarray:
-        """Points `[N, 3]` in the world of the sweeps that are nearest to a frame."""
-        sweeps = nearest_sweeps(self.log.sweeps, self.log.frames[number].mid_us)
-        return np.concatenate([self._xyz_world_m(index) for index in sweeps]) if sweeps else np.zeros((0, 3))
+        """Points `[N, 3]` of the sweeps that are nearest to a frame, where they are in the world when it is taken."""
+        t_us = self.log.frames[number].mid_us
+        sweeps = nearest_sweeps(self.log.sweeps, t_us)
+        return np.concatenate([self._sweeps(index).at(t_us) for index in sweeps]) if sweeps else np.zeros((0, 3))
 
     def _targets(self, number: int, xyz_world_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pixels, depth_m = lidar_targets(self.log.frames[number], self.log, xyz_world_m, self.model)
@@ -52,10 +55,10 @@ class LidarTargets:
 
 
 def nearest_sweeps(sweeps: Sequence[LidarSweep], t_us: int) -> list[int]:
-    """Which sweep of each sensor is the nearest in time (a turn's middle is taken 50 ms after its start), if it is near at all."""
+    """Which sweep of each sensor has its middle nearest in time, if it is near at all."""
     best: dict[str, tuple[int, int]] = {}
     for index, sweep in enumerate(sweeps):
-        gap = abs(sweep.timestamp_us - t_us)
+        gap = abs(sweep.middle_us - t_us)
         if gap <= MAX_SWEEP_GAP_US and (sweep.sensor not in best or gap < best[sweep.sensor][0]):
             best[sweep.sensor] = (gap, index)
     return [index for _, index in best.values()]

@@ -1,7 +1,7 @@
 """What a picture adds to the loss: a function of tensors alone, so that its kernels can be started as one graph.
 
-Shape letters: H W pixels, C blended channels, L lines that look from poses of their own (1 where all look from one), F pictures with an
-exposure, G the axes of an exposure's grid, P LiDAR points.
+Shape letters: H W pixels, C blended channels, L lines that look from poses of their own (1 where all look from one), G the axes of an
+exposure's grid, P LiDAR points.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from splatmend.datasets.geometry import inverse
 from splatmend.datasets.shot import Shot
 from splatmend.recon.bilateral import variation
-from splatmend.recon.exposure import apply_exposure, exposure_map
+from splatmend.recon.exposure import apply_exposure, from_identity
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
 from splatmend.recon.fit.losses import below_horizon, bending, line_of_sight, photometric, relative_depth
@@ -50,8 +50,8 @@ class PictureTensors:
 
     blended: Float[Tensor, "H W C"]
     opacity: Float[Tensor, "H W"]
-    exposures: Float[Tensor, "F *G 3 4"]
-    exposure_row: Int[Tensor, "1"]
+    exposure: Float[Tensor, "*G 3 4"]
+    """What the picture's colours go through, less the identity."""
     sky_logits: Float[Tensor, "S S2 3"] | None
     lens: Float[Tensor, "H W 3"]
     lines: Float[Tensor, "L 21"]
@@ -109,14 +109,14 @@ def view_of(scene: Scene, shot: Shot) -> PictureView:
 _UNMOVED = np.eye(3, 4).reshape(12)
 
 
-def tensors_of(scene: Scene, drawn: SplatPicture, view: PictureView, exposure_row: Tensor, sample: Sample) -> PictureTensors:
-    """The tensors for a picture of a scene that was drawn with the view's lines `along`; `exposure_row` says which of the scene's exposures
-    is the picture's."""
+def tensors_of(
+    scene: Scene, drawn: SplatPicture, view: PictureView, exposure: Float[Tensor, "*G 3 4"], sample: Sample
+) -> PictureTensors:
+    """The tensors for a picture of a scene that was drawn with the view's lines `along`; see `PictureTensors` for its `exposure`."""
     return PictureTensors(
         blended=drawn.blended,
         opacity=drawn.opacity,
-        exposures=scene.exposure.deltas,
-        exposure_row=exposure_row,
+        exposure=exposure,
         sky_logits=None if scene.sky is None else scene.sky.logits,
         lens=view.lens,
         lines=drawn.along[0],
@@ -144,7 +144,7 @@ def picture_terms(plan: PicturePlan, given: PictureTensors) -> tuple[dict[str, T
         directions = torch.nn.functional.normalize(turned, dim=-1)
         upwards = directions[..., 2]
         rgb = rgb + (1.0 - given.opacity)[..., None] * sky_colours(given.sky_logits, directions)
-    rgb = apply_exposure(rgb, exposure_map(given.exposures, given.exposure_row))
+    rgb = apply_exposure(rgb, from_identity(given.exposure))
     truth = given.rgb.float() / 255.0
     terms = photometric(rgb, truth, given.valid, weights.ssim)
     if "depth" in drawn:
@@ -155,10 +155,9 @@ def picture_terms(plan: PicturePlan, given: PictureTensors) -> tuple[dict[str, T
         assert upwards is not None
         terms["ground_opacity"] = weights.ground_opacity * ground_opacity(given.opacity, upwards)
     if weights.exposure > 0:
-        terms["exposure"] = weights.exposure * given.exposures.square().mean()
-    if given.exposures.ndim > 3 and plan.exposure_variation > 0:
-        own = given.exposures.index_select(0, given.exposure_row)[0]
-        terms["exposure_variation"] = plan.exposure_variation * variation(own)
+        terms["exposure"] = weights.exposure * given.exposure.square().mean()
+    if given.exposure.ndim > 2 and plan.exposure_variation > 0:
+        terms["exposure_variation"] = plan.exposure_variation * variation(given.exposure)
     with torch.no_grad():
         squared_error = (rgb - truth).square().mean()
     return terms, squared_error

@@ -14,14 +14,11 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.log import ActorTrack, CameraFrame, LidarPoints, LidarSweep, SceneLog
+from splatmend.datasets.log import CameraFrame, LidarPoints, LidarSweep, SceneLog
 from splatmend.recon.fit.config import InitConfig
+from splatmend.recon.fit.timed_points import TimedPoints
 from splatmend.recon.read_ahead import worked_in_order
 
-BOX_MARGIN_M = 0.15
-"""Boxes are grown by this much at their sides and top before points are told apart: labels and poses are off by centimetres."""
-ROAD_MARGIN_M = 0.05
-"""At the bottom they lose this much instead: that is the road."""
 _SPARE, _FEWEST_VOXELS = 4, 20_000
 """Voxels that are kept while sweeps are read: so many for each initial Gaussian, and never fewer."""
 _MOST_OF_ACTOR = 100_000
@@ -68,16 +65,13 @@ def lidar_points(log: SceneLog, frames: Sequence[CameraFrame], config: InitConfi
     images = _ImageMemo()
 
     def told_apart(sweep: LidarSweep, points: LidarPoints) -> tuple[ColouredPoints, dict[str, ColouredPoints]]:
-        colours, seen = _sweep_colours(sweep, points.xyz_world_m, log, frames, images)
-        xyz, rgb, times_us = points.xyz_world_m[seen], colours[seen], points.time_us[seen]
-        free = np.ones(len(xyz), dtype=bool)
-        of_actors = {}
-        for actor in log.actors:
-            inside, in_actor = _inside_box(actor, xyz, times_us)
-            free &= ~inside
-            if inside.any():
-                of_actors[actor.actor_id] = ColouredPoints(xyz=in_actor, rgb=rgb[inside])
-        return ColouredPoints(xyz=xyz[free], rgb=rgb[free]), of_actors
+        timed = TimedPoints.of(points, log.actors)
+        rgb, seen = _sweep_colours(sweep, timed, log, frames, images)
+        standing = timed.standing & seen
+        of_actors = {
+            body.actor.actor_id: ColouredPoints(xyz=body.xyz[seen[body.rows]], rgb=rgb[body.rows][seen[body.rows]]) for body in timed.bodies
+        }
+        return ColouredPoints(xyz=timed.xyz_world_m[standing], rgb=rgb[standing]), {n: p for n, p in of_actors.items() if len(p)}
 
     for standing, of_actors in worked_in_order(log.sweeps, lambda sweep: sweep.read_points(), told_apart):
         for actor_id, points in of_actors.items():
@@ -186,23 +180,6 @@ def depth_range(points: ColouredPoints, frames: Sequence[CameraFrame], extent: f
     return float(near), float(3.0 * far)
 
 
-def _inside_box(actor: ActorTrack, xyz_world_m: np.ndarray, times_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which points lie in the actor's box at their own times, and these points in the actor's frame."""
-    inside = np.zeros(len(xyz_world_m), dtype=bool)
-    none = np.zeros((0, 3))
-    if not len(xyz_world_m) or not actor.is_labelled(int(np.median(times_us))):
-        return inside, none
-    reach = np.linalg.norm(actor.size_m) / 2 + 3.0  # what a fast car moves during a turn
-    near = np.nonzero(np.linalg.norm(xyz_world_m - actor.world_from_actor(int(np.median(times_us)))[:3, 3], axis=1) < reach)[0]
-    if not near.size:
-        return inside, none
-    in_actor = transform(inverse(actor.track.at(times_us[near])), xyz_world_m[near])
-    half = np.asarray(actor.size_m) / 2
-    held = (np.abs(in_actor) <= half + BOX_MARGIN_M).all(axis=1) & (in_actor[:, 2] >= ROAD_MARGIN_M - half[2])
-    inside[near[held]] = True
-    return inside, in_actor[held]
-
-
 class _ImageMemo:
     """The last few decoded pictures: neighbouring sweeps ask for the same ones, perhaps at the same time."""
 
@@ -226,17 +203,17 @@ class _ImageMemo:
 
 
 def _sweep_colours(
-    sweep: LidarSweep, xyz_world_m: np.ndarray, log: SceneLog, frames: Sequence[CameraFrame], images: _ImageMemo
+    sweep: LidarSweep, points: TimedPoints, log: SceneLog, frames: Sequence[CameraFrame], images: _ImageMemo
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours `[N, 3]` of a sweep's points from each camera's nearest training frame, and which points one of them sees."""
-    rgb = np.zeros((len(xyz_world_m), 3))
-    seen = np.zeros(len(xyz_world_m), dtype=bool)
+    rgb = np.zeros((len(points.xyz_world_m), 3))
+    seen = np.zeros(len(rgb), dtype=bool)
     for camera in log.cameras.values():
         own = [frame for frame in frames if frame.camera == camera.name]
         if not own:
             continue
-        frame = min(own, key=lambda candidate: abs(candidate.mid_us - sweep.timestamp_us))
-        pixels, inside = project(camera, transform(inverse(frame.world_from_camera), xyz_world_m))
+        frame = min(own, key=lambda candidate: abs(candidate.mid_us - sweep.middle_us))
+        pixels, inside = project(camera, transform(inverse(frame.world_from_camera), points.at(frame.mid_us)))
         new = inside & ~seen
         columns, rows = np.floor(pixels[new]).astype(np.int64).T
         rgb[new] = images(frame)[rows, columns] / 255.0

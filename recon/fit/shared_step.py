@@ -1,7 +1,7 @@
 """One step of several processes: each has drawn a picture and pulled its loss back; all of them take the same step.
 
-Parameters are whole in every process. Gradients of nodes, sky and colours are averaged, what densification counts is summed, and
-gradients of poses, each of which belongs to one picture, are laid side by side. All of it travels together.
+Parameters are whole in every process. Gradients of nodes and sky are averaged, what densification counts is summed, and gradients of poses
+and exposures, each of which belongs to one picture, are laid side by side. All of it travels together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from splatmend.datasets.errors import UserError
@@ -22,11 +23,12 @@ from splatmend.recon.fit.processes import Processes
 @dataclass(frozen=True, kw_only=True)
 class StepGradients:
     """What a step's pictures say beside the gradients that parameters hold. `drawn`: keys of the nodes that they show, in the nodes' own
-    order. `wishes`: see `NodesOptimiser.wishes`."""
+    order. `wishes`: see `NodesOptimiser.wishes`. `exposures`: a row for each picture."""
 
     drawn: Sequence[str]
     wishes: Mapping[str, Tensor]
     twists: StepTwists
+    exposures: Float[Tensor, "P *G 3 4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +71,13 @@ def exchanged(
     # A sum in which each place has one entry that is not zero.
     twists = torch.zeros(processes.count, most_twists, 6, device=params[0].device)
     twists[processes.rank, : len(rows)] = rows
-    processes.sum([*gradients, *wishes.values(), twists])
+    exposures = torch.zeros(processes.count, *own.exposures.shape[1:], device=twists.device)
+    exposures[processes.rank] = own.exposures[0]
+    processes.sum([*gradients, *wishes.values(), twists, exposures])
     for gradient in gradients:
         gradient.div_(processes.count)
-    return StepGradients(
-        drawn=drawn, wishes=wishes, twists=StepTwists(shown=tuple(picture.poses for picture in pictures), gradients=twists)
-    )
+    shown = tuple(picture.poses for picture in pictures)
+    return StepGradients(drawn=drawn, wishes=wishes, twists=StepTwists(shown=shown, gradients=twists), exposures=exposures)
 
 
 def align(processes: Processes, tensors: Sequence[Tensor], iteration: int) -> None:

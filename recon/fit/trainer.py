@@ -25,6 +25,7 @@ from splatmend.recon.fit.floaters import LidarView, floaters
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
+from splatmend.recon.fit.picture_exposures import PictureExposures
 from splatmend.recon.fit.picture_terms import PicturePlan, plan_of, tensors_of, view_of
 from splatmend.recon.fit.points import scene_extent
 from splatmend.recon.fit.pose_refinement import PoseRefinement
@@ -106,8 +107,6 @@ class Trainer:
         self._order = lru_cache(maxsize=4)(lambda turn: _shuffled(len(self.train_numbers), config.seed * 1_000_003 + turn))
         self.processes = processes
         self.scaling = StepScaling(processes.count)
-        rows = torch.arange(len(self.train_numbers), device=device).split(1)
-        self.exposure_rows = dict(zip(self.train_numbers, rows))
         self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
         self.coarse = CoarseSchedule(config.coarse, config.iterations, log.cameras.values(), processes.count)
         self._halvings = self.coarse.first
@@ -123,7 +122,8 @@ class Trainer:
             cap = config.densify.actor_cap
             nodes[_actor_key(actor_id)] = FittedNode(actor.gaussians, reach, cap, config, device, motion, self.scaling)
         self.nodes = NodesOptimiser(nodes, config, self.scaling)
-        self.shared = {"exposure": self.scene.exposure.deltas.clone().requires_grad_(True)}
+        self.exposures = PictureExposures(self.scene.exposure, self.train_numbers, config.rates.exposure, device)
+        self.shared: dict[str, Tensor] = {}
         if self.scene.sky is not None:
             self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
         self.shared_optimizer = self._new_shared_optimizer()
@@ -135,8 +135,7 @@ class Trainer:
         self._one = torch.ones((), device=device)
 
     def _new_shared_optimizer(self) -> LeanAdam:
-        rates = {"exposure": self.config.rates.exposure, "sky": self.config.rates.sky}
-        groups = [{"params": [value], "lr": self.scaling.rate(rates[name])} for name, value in self.shared.items()]
+        groups = [{"params": list(self.shared.values()), "lr": self.scaling.rate(self.config.rates.sky)}]
         return LeanAdam(groups, **self.scaling.adam)
 
     @property
@@ -150,8 +149,7 @@ class Trainer:
         ground = self.nodes[BACKGROUND]
         background = replace(self.scene.background, gaussians=ground.gaussians if higher else ground.without_higher)
         sky = None if self.scene.sky is None else self.scene.sky.with_logits(self.shared["sky"])
-        exposure = self.scene.exposure.with_deltas(self.shared["exposure"])
-        return replace(self.scene, background=background, actors=actors, sky=sky, exposure=exposure)
+        return replace(self.scene, background=background, actors=actors, sky=sky, exposure=self.exposures.table)
 
     def finished_scene(self) -> Scene:
         """The scene as it is kept: on the CPU and outside the graph, the exposure's mean taken off, with corrected poses."""
@@ -159,7 +157,7 @@ class Trainer:
         actors = {actor_id: actor.detached() for actor_id, actor in scene.actors.items()}
         scene = replace(scene.with_gaussians(scene.background.gaussians.detached()), actors=actors)
         sky = None if scene.sky is None else scene.sky.with_logits(scene.sky.logits.detach())
-        exposure = scene.exposure.with_deltas(scene.exposure.centred.detach())
+        exposure = scene.exposure.with_deltas(scene.exposure.centred)
         return self.poses.refined(replace(scene, sky=sky, exposure=exposure).to("cpu"))
 
     def frame_number(self, iteration: int) -> int:
@@ -207,16 +205,20 @@ class Trainer:
             higher=higher,
         )
         drawn = [BACKGROUND if name is None else _actor_key(name) for name in picture.nodes]
-        given = tensors_of(scene, picture, view, self.exposure_rows[number], sample)
+        given = tensors_of(scene, picture, view, self.exposures.of(number), sample)
         seen = self.picture_losses(self._plan(scene, picture, shot), given)
         others = self.nodes.regularisers(drawn)
         total = torch.stack([seen.total, *others.values()]).sum() if others else seen.total
         total.backward(self._one)
         terms = dict(zip(seen.names, seen.terms)) | {name: value.detach() for name, value in others.items()}
         wishes = self.nodes.wishes(shot, drawn, picture.directions, self.iteration + 1)
-        step = self._of_all_processes(StepGradients(drawn=drawn, wishes=wishes, twists=poses.step_twists))
+        step = self._of_all_processes(StepGradients(
+                drawn=drawn, wishes=wishes, twists=poses.step_twists, exposures=self.exposures.gradient(number)[None]
+            ))
         self.nodes.note(step.wishes)
-        self.poses.step(poses, self.iteration / self.config.iterations, step.twists)
+        progress = self.iteration / self.config.iterations
+        self.poses.step(poses, progress, step.twists)
+        self.exposures.step(self._shown_numbers(), step.exposures, progress)
         before = self.iteration
         self.iteration += self.processes.count
         self.nodes.step(step.drawn, self.iteration, self.generator)
@@ -257,9 +259,12 @@ class Trainer:
     def _of_all_processes(self, own: StepGradients) -> StepGradients:
         if self.processes.count == 1:
             return own
-        numbers = [self.frame_number(self.iteration + rank) for rank in range(self.processes.count)]
-        pictures = [StepPicture(drawn=self._drawn_in(number), poses=self.poses.shown(number)) for number in numbers]
+        pictures = [StepPicture(drawn=self._drawn_in(number), poses=self.poses.shown(number)) for number in self._shown_numbers()]
         return exchanged(own, pictures, self.processes, self.nodes, list(self.shared.values()), self.poses.most_twists)
+
+    def _shown_numbers(self) -> list[int]:
+        """The frames that a step shows, in the order of the processes' ranks."""
+        return [self.frame_number(self.iteration + rank) for rank in range(self.processes.count)]
 
     def _drawn_in(self, number: int) -> list[str]:
         """Keys of the nodes that the picture of a frame shows."""
@@ -269,7 +274,8 @@ class Trainer:
 
     def align(self) -> None:
         """Let all processes go on from the first one's parameters, which they differ from by no more than rounding."""
-        align(self.processes, [*self.nodes.tensors, *(value.detach() for value in self.shared.values())], self.iteration)
+        shared = [self.exposures.deltas, *(value.detach() for value in self.shared.values())]
+        align(self.processes, [*self.nodes.tensors, *shared], self.iteration)
 
     @property
     def depth_every(self) -> int:
@@ -295,6 +301,7 @@ class Trainer:
             "nodes": self.nodes.state_dict(),
             "shared": {name: value.detach() for name, value in self.shared.items()},
             "shared_optimizer": self.shared_optimizer.state_dict(),
+            "exposures": self.exposures.state_dict(),
             "poses": self.poses.state_dict(),
             "generator": self.generator.get_state(),
             "device": self.device.type,
@@ -321,6 +328,7 @@ class Trainer:
         self.shared = {name: value.to(self.device).clone().requires_grad_(True) for name, value in state["shared"].items()}
         self.shared_optimizer = self._new_shared_optimizer()
         self.shared_optimizer.load_state_dict(state["shared_optimizer"])
+        self.exposures.load_state_dict(state["exposures"])
         self.poses.load_state_dict(state["poses"])
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"].cpu())

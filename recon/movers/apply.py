@@ -32,13 +32,14 @@ def with_movers(log: SceneLog, movers: Movers) -> SceneLog:
     temporary file until they are asked for."""
     spool = Spool()
     transient = {key: spool.keep(*things) for key, things in movers.transient.items() if things}
-    in_order = sorted(transient, key=lambda key: key[1])
-    starts_us = [start_us for _, start_us in in_order]
+    middles_us = {(sweep.sensor, sweep.timestamp_us): sweep.middle_us for sweep in log.sweeps}
+    in_order = sorted(transient, key=lambda key: middles_us[key])
+    in_order_us = [middles_us[key] for key in in_order]
 
     def near(frame: CameraFrame) -> list[Kept]:
-        # Of sweeps whose middles (taken 50 ms after their starts) are near the frame: of two, where it lies between them.
-        first = bisect_left(starts_us, frame.mid_us - 50_000 - NEAREST_SWEEP_US)
-        last = bisect_right(starts_us, frame.mid_us - 50_000 + NEAREST_SWEEP_US)
+        # Of sweeps whose middles are near the frame: of two, where it lies between them.
+        first = bisect_left(in_order_us, frame.mid_us - NEAREST_SWEEP_US)
+        last = bisect_right(in_order_us, frame.mid_us + NEAREST_SWEEP_US)
         return [transient[key] for key in in_order[first:last]]
 
     frames = tuple(_masked(frame, log.cameras[frame.camera], near(frame)) for frame in log.frames)

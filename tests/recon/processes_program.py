@@ -62,7 +62,7 @@ def tensors_of(trainer: Trainer) -> dict[str, torch.Tensor]:
         for key, held in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
             walk(f"{name}/{key}", held)
 
-    for part in ("nodes", "shared", "shared_optimizer", "poses", "generator"):
+    for part in ("nodes", "shared", "shared_optimizer", "exposures", "poses", "generator"):
         walk(part, state[part])
     return found
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tiny_log import tiny_log, true_scene
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import inverse, transform
 from splatmend.datasets.log import LidarPoints, LidarSweep
 from splatmend.recon.fit.config import DataConfig
 from splatmend.recon.fit.data import FrameSource, frame_roles, prepared_log, recorded_shots
@@ -63,10 +65,42 @@ def test_points_behind_a_nearer_neighbour_are_dropped() -> None:
     assert (same.tolist(), nearest.tolist()) == ([330], [5.0])
 
 
-def test_sweeps_far_in_time_give_no_depth() -> None:
+def test_the_sweep_whose_middle_is_nearest_gives_depth_and_those_far_in_time_do_not() -> None:
     log = tiny_log(3)
-    assert [log.sweeps[index].timestamp_us for index in nearest_sweeps(log.sweeps, 120_000)] == [100_000]
+    assert [sweep.timestamp_us for sweep in log.sweeps] == [-50_000, 50_000, 150_000]
+    # The next sweep starts 1 ms before the picture, but sees most of what it shows 50 ms later.
+    assert nearest_sweeps(log.sweeps, 49_000) == [0]
+    assert nearest_sweeps(log.sweeps, 51_000) == [1]
     assert nearest_sweeps(log.sweeps, 900_000) == []
+    slow = [replace(sweep, turn_us=200_000) for sweep in log.sweeps]
+    assert nearest_sweeps(slow, 51_000) == [0]
+
+
+@pytest.mark.parametrize("model", ["ewa", "ray"])
+def test_returns_of_a_moving_actor_are_taken_to_the_time_of_the_picture(model: Literal["ewa", "ray"]) -> None:
+    """The back of a car that drives ahead, scanned 45 ms after the picture."""
+    log = tiny_log(4)
+    frame, actor = log.frames[2], log.actors[0]
+    face = np.stack(np.meshgrid([-1.0], np.linspace(-0.4, 0.4, 9), np.linspace(-0.3, 0.4, 7)), axis=-1).reshape(-1, 3)
+    late_us = frame.mid_us + 45_000
+    scan = LidarPoints(
+        xyz_world_m=transform(actor.world_from_actor(late_us), face),
+        time_us=np.full(len(face), late_us),
+        intensity=np.zeros(len(face), np.float32),
+        origin_world_m=np.zeros((len(face), 3)),
+    )
+    standing = replace(log, sweeps=(replace(log.sweeps[2], read_points=lambda: scan),))
+    pixels, depth_m = LidarTargets(standing, model).of(2)
+    in_camera = transform(inverse(frame.world_from_camera) @ actor.world_from_actor(frame.mid_us), face)
+    expected = np.floor(in_camera[:, :2] / in_camera[:, 2:] * 48 + [32, 24]).astype(int)
+    shown = ((expected >= 0) & (expected < [64, 48])).all(axis=1)
+    assert shown.sum() > 10
+    assert set(pixels.tolist()) <= set((expected[shown] @ [1, 64]).tolist())
+    assert len(pixels) > 5
+    for pixel, depth in zip(pixels, depth_m):
+        assert np.abs(in_camera[shown & (expected @ [1, 64] == pixel), 2] - depth).min() < 1e-3
+    gone_m = np.linalg.norm(actor.world_from_actor(late_us)[:3, 3] - actor.world_from_actor(frame.mid_us)[:3, 3])
+    assert gone_m > 0.1
 
 
 def test_the_cache_stays_within_its_room() -> None:

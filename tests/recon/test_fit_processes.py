@@ -59,6 +59,9 @@ def _step_of_two_pictures(trainer: Trainer) -> None:
     optimizers = [trainer.nodes.adam, trainer.shared_optimizer]
     params = [param for optimizer in optimizers for group in optimizer.param_groups for param in group["params"]]
     gradients: list[list[torch.Tensor]] = []
+    of_exposures: list[torch.Tensor] = []
+    exposures_step = trainer.exposures.step
+    trainer.exposures.step = lambda numbers, given, progress: of_exposures.append(given)  # type: ignore[method-assign]
     trainer.nodes.step, trainer.shared_optimizer = plain.step, plain  # type: ignore[method-assign,assignment]
     for number in numbers:
         trainer.iteration = 0
@@ -68,6 +71,7 @@ def _step_of_two_pictures(trainer: Trainer) -> None:
         for param in params:
             param.grad = None
     trainer.nodes.step, trainer.shared_optimizer = nodes_step, optimizers[1]  # type: ignore[method-assign,assignment]
+    exposures_step(numbers, torch.cat(of_exposures), 0.0)
     rates, config = trainer.config.rates, trainer.config
     means_rate = rates.means * (rates.means_end / rates.means) ** (2 / config.iterations)
     for optimizer in optimizers:
@@ -97,7 +101,8 @@ def test_a_step_of_two_processes_is_one_of_the_mean_of_their_gradients(folder: P
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
     moved = ("nodes/background/params/means", "nodes/actor/car/1/params/sh0", "shared/sky", "poses/actors/values")
     assert all(not torch.equal(expected[key], start[key]) for key in moved)
-    # Two pictures have moved the poses of two.
+    # Two pictures have moved the poses and the exposures of two.
+    assert int((expected["exposures/deltas"] != 0).flatten(1).any(dim=1).sum()) == 2
     assert int(expected["poses/cameras/visits"].sum()) == 2
     if name == "classic":
         assert float(expected["nodes/background/densifier/wishes"][1].max()) == 2.0

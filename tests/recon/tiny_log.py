@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from splatmend.datasets.geometry import PoseTrack, pose, transform, yaw_pose
-from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarPoints, LidarSweep, SceneLog
+from splatmend.datasets.log import TURN_US, ActorTrack, Camera, CameraFrame, LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.recon.exposure import ExposureTable
 from splatmend.recon.gaussians import Gaussians
@@ -132,7 +132,7 @@ def tiny_log(
             for number, shot in enumerate(shots)
         ),
         sweeps=tuple(
-            LidarSweep(sensor="top", timestamp_us=number * STEP_US, read_points=lambda number=number: scan(number))
+            LidarSweep(sensor="top", timestamp_us=number * STEP_US - TURN_US // 2, read_points=lambda number=number: scan(number))
             for number in range(frames)
         ),
         actors=tuple(actor.track for actor in scene.actors.values()),
