@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from splatmend.datasets.artifact import MANIFEST, Manifest, building, content_key, partial_folder, plain, read_json, read_manifest
-from splatmend.datasets.checkpoint import load_checkpoint, save_checkpoint
+from splatmend.datasets.checkpoint import load_checkpoint
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
@@ -121,8 +121,6 @@ def _run_round(
     """One round: its extra views, made of the scene as it is when the round begins, then its iterations."""
     here = folder / ROUNDS / f"{number:02d}"
     if trainer.iteration == number * config.iterations and not is_whole(here):
-        if trainer.iteration:
-            save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
         scene = trainer.finished_scene().to(trainer.device)
         make_round(scene, here, config.shifts[number], config, enhance, lookup(scene))
     trainer.show_also(_views_of(folder, number, config))

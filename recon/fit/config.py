@@ -111,7 +111,7 @@ class RatesConfig:
     """The other harmonics."""
     sky: float = 1e-2
     """Sky map."""
-    exposure: float = 1e-2
+    exposure: float = 3e-2
     """Colour correction of a picture, each time that it is shown."""
 
     def __post_init__(self) -> None:
@@ -276,12 +276,16 @@ class CorrectionConfig:
         _need(0 <= self.start_share <= 1, f"start_share of pose corrections must lie between 0 and 1, not {self.start_share}")
 
 
+_BENDING: tuple[ActorClass, ...] = ("pedestrian", "cyclist")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActorsConfig:
     """What is known of actors by their class. A class that is not named is rigid and may look different on its two sides."""
 
-    deformable: tuple[ActorClass, ...] = ("pedestrian", "cyclist")
-    """Classes whose bodies bend: their Gaussians move in the box over time."""
+    deformable: tuple[ActorClass, ...] = _BENDING
+    """Classes whose bodies bend: their Gaussians move in the box over time. Of the default those are taken that `symmetric` and `left_out`
+    do not name."""
     symmetric: tuple[ActorClass, ...] = ()
     """Classes whose left and right are alike. It is used where pictures see one side of an actor only."""
     left_out: tuple[ActorClass, ...] = ()
@@ -303,9 +307,13 @@ class ActorsConfig:
     """Weight of the mean square of the second differences of a course's control values."""
 
     def __post_init__(self) -> None:
+        if self.deformable == _BENDING:
+            # What bends unless one says otherwise.
+            others = {*self.symmetric, *self.left_out}
+            object.__setattr__(self, "deformable", tuple(name for name in _BENDING if name not in others))
         for one, other in (("deformable", "symmetric"), ("deformable", "left_out"), ("symmetric", "left_out")):
             both = set(getattr(self, one)) & set(getattr(self, other))
-            _need(not both, f"actors of class {min(both, default='')} cannot be both {one} and {other}")
+            _need(not both, f"actors of class {min(both, default='')} cannot be both {one} and {other}; leave it out of one of them")
         _need(0 <= self.mirrored_share <= 0.5, f"mirrored_share must lie between 0 and 0.5, not {self.mirrored_share}")
         _need(1 <= len(self.cadences_hz) <= 32, f"there must be 1 to 32 cadences_hz, not {len(self.cadences_hz)}")
         _need(all(0 <= cadence < math.inf for cadence in self.cadences_hz), "cadences_hz must be numbers from 0 on")
@@ -331,7 +339,7 @@ class FitConfig:
     """Sky masks."""
     camera_model: Literal["ewa", "ray"] = "ewa"
     """Splat model: "ewa" draws conics with a pinhole at mid exposure, so pictures are undistorted first; "ray" follows each pixel's own
-    ray, with the lens and the rolling shutter as they are, at 1.3 times the time on CUDA and about twice on the CPU."""
+    ray, with the lens and the rolling shutter as they are; a step takes about as long on CUDA and twice as long on the CPU."""
     data: DataConfig = field(default_factory=DataConfig)
     """Frames."""
     coarse: CoarseConfig = field(default_factory=CoarseConfig)

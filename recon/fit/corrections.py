@@ -24,6 +24,10 @@ _RATE_END = 0.02
 """Share of the learning rate that is left at the end."""
 
 
+class NotFiniteError(ValueError):
+    """A gradient that no step can be made of."""
+
+
 def matrix(correction: Float[np.ndarray, "6"]) -> Float[np.ndarray, "4 4"]:
     """`measured_from_true` of a body."""
     return matrices(correction[None])[0]
@@ -126,11 +130,11 @@ class Corrections:
             progress: share of the fit that is done.
 
         Raises:
-            ValueError: for a gradient that is not finite.
+            NotFiniteError: for a gradient that is not finite.
         """
         if not np.isfinite(gradients).all():
             name = names[int(np.isfinite(gradients).all(axis=1).argmin())]
-            raise ValueError(f"the gradient of the pose of {name} at {t_us} us is not finite")
+            raise NotFiniteError(f"the gradient of the pose of {name} at {t_us} us is not finite")
         if progress < self.config.start_share:
             return
         for bodies, rows, parts in self._places(names, t_us):

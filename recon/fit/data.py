@@ -23,9 +23,8 @@ from splatmend.recon.fit.coarse import coarser_targets, halved
 from splatmend.recon.fit.config import SMALLEST_SIDE, DataConfig
 from splatmend.recon.fit.lidar_targets import LidarTargets
 from splatmend.recon.fit.sky_masks import SKY, SkyMasks
-from splatmend.recon.movers.apply import TRANSIENT
+from splatmend.recon.fit.usable_pixels import usable_pixels
 from splatmend.recon.raster.api import Model
-from splatmend.recon.raster.camera_rays import lens_rays
 from splatmend.recon.scene import RecordedShot, Role
 
 
@@ -181,20 +180,15 @@ class FrameSource:
         def sized(picture: np.ndarray) -> np.ndarray:
             return picture if halvings == 0 else resized_picture(picture, camera)
 
-        masks = {"valid": sized(frame.masks["valid"]())} if "valid" in frame.masks else {}
+        valid = usable_pixels(frame, camera, sized)
+        masks = {} if valid is None else {"valid": valid}
         if (sky := self.sky.of(number)) is not None:
             masks[SKY] = sized(sky)
         pixels, depth_m = self.lidar.of(number)
         if halvings:
             pixels, depth_m = coarser_targets(pixels, depth_m, full, camera)
-        if camera.distortion_model != "none":
-            reached = lens_rays(camera)[1]
-            masks["valid"] = masks["valid"] & reached if "valid" in masks else reached.copy()
-        if TRANSIENT in frame.masks:
-            stays = ~sized(frame.masks[TRANSIENT]())
-            masks["valid"] = masks["valid"] & stays if "valid" in masks else stays
-        if "valid" in masks:
-            usable = masks["valid"].reshape(-1)[pixels]
+        if valid is not None:
+            usable = valid.reshape(-1)[pixels]
             pixels, depth_m = pixels[usable], depth_m[usable]
         rgb = frame.read_image()
         if rgb.shape[:2] != (full.height, full.width):
@@ -205,7 +199,7 @@ class FrameSource:
             # Few kinds of pictures, few CUDA graphs.
             masks.setdefault("valid", np.ones(rgb.shape[:2], dtype=bool))
             pixels, depth_m, depth_shares = _in_full_rows(pixels, depth_m, depth_shares)
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(mask, dtype=bool)) for name, mask in masks.items()}
+        tensors = {name: torch.from_numpy(np.array(mask, dtype=bool)) for name, mask in masks.items()}
         return Sample(
             rgb=torch.from_numpy(np.ascontiguousarray(rgb)),
             valid=tensors.get("valid"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from splatmend.datasets.artifact import Manifest, building, partial_folder, plain
@@ -22,13 +23,14 @@ from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.readers.registry import on_disk
 from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.corrections import NotFiniteError
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.fit.processes import joined_processes
 from splatmend.recon.fit.progress import FitBar
 from splatmend.recon.fit.sky_model import sky_labels
-from splatmend.recon.fit.trainer import Trainer
+from splatmend.recon.fit.trainer import StepReport, Trainer
 from splatmend.recon.scene import LOG_PATH_FACT, SUN_FACT, Scene
 from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
 
@@ -37,6 +39,10 @@ CURVE = "curve.jsonl"
 OnProgress = Callable[[dict[str, Any]], None]
 """Called with each row of the loss curve (iteration, loss, psnr of that picture, gaussians, terms)."""
 _logger = logging.getLogger(__name__)
+_FEWEST_ROWS = 5
+"""Rows of the loss curve, one picture each, whose median says how good pictures are."""
+_WORSE_DB = 3.0
+"""So much a median may fall by chance, or where a fit begins with small pictures."""
 
 
 def fit(
@@ -90,6 +96,8 @@ def fit(
             started = time.monotonic()
             done_before = trainer.iteration
             run_iterations(trainer, folder, config.iterations, on_progress)
+            if first:
+                _warn_of_worse(out, _curve(folder / CURVE))
             seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
         if not first:
             return out
@@ -124,8 +132,8 @@ def write_scored(
 
 def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnProgress | None = None) -> None:
     """Let a trainer go on until so many of its iterations are done. The loss curve, snapshots and checkpoints lie in the folder, which
-    `artifact.building` gave; after the last iteration there is no checkpoint. Of several processes all call this, the first one writes,
-    and all stop where one is interrupted.
+    `artifact.building` gave; the last checkpoint is that of the last iteration, so that nothing is lost where what comes after it fails.
+    Of several processes all call this, the first one writes, and all stop where one is interrupted.
 
     Raises:
         UserError: where the fit has diverged.
@@ -135,13 +143,20 @@ def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnPr
     with ExitStack() as held:
         show = held.enter_context(_curve_rows(folder, trainer, on_progress)) if processes.first else _ignored
         interrupted = held.enter_context(interruptions_noted(patient=processes.count > 1))
+        report: StepReport | None = None
         while trainer.iteration < until:
             before = trainer.iteration
-            report = trainer.step()
+            try:
+                report = trainer.step()
+            except NotFiniteError as fault:
+                if report is not None:
+                    # Gradients of poses are looked at a step later: where a term of the loss is at fault, this names it.
+                    report.as_row(before, trainer.gaussian_count, processes)
+                raise UserError(f"fit: {fault} at iteration {before}; lower the learning rates.") from fault
             iteration = trainer.iteration
             last = iteration >= until
-            saving = due(config.checkpoint_every, iteration) and not last
-            if due(config.log_every, iteration) or before == 0 or last or saving:
+            saving = due(config.checkpoint_every, iteration) or last
+            if due(config.log_every, iteration) or before == 0 or saving:
                 show(report.as_row(iteration, trainer.gaussian_count, processes))
             for wanted in config.snapshots_at:
                 if before < wanted <= iteration and processes.first:
@@ -151,6 +166,7 @@ def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnPr
                 # Which refuses what no run should go on from.
                 report.as_row(iteration, trainer.gaussian_count, processes)
             if (saving or stopping) and processes.first:
+                trainer.check_finite()
                 save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
             if stopping:
                 raise KeyboardInterrupt
@@ -171,6 +187,28 @@ def _curve_rows(folder: Path, trainer: Trainer, on_progress: OnProgress | None) 
         yield write
 
 
+def _curve(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
+
+
+def _warn_of_worse(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Say so where a fit has gone astray: late pictures are drawn worse than earlier ones were."""
+    psnr = [row["psnr"] for row in rows]
+    tenth = len(psnr) // 10
+    if tenth < _FEWEST_ROWS:
+        return
+    middles = [float(np.median(psnr[begin : begin + tenth])) for begin in range(0, len(psnr) - tenth + 1, tenth)]
+    if max(middles) - middles[-1] > _WORSE_DB:
+        _logger.warning(
+            "%s: the fit has gone astray: pictures were drawn with %.1f dB on the way and with %.1f dB in the end; look at %s and at the "
+            "log's poses and times, and lower the learning rates.",
+            out,
+            max(middles),
+            middles[-1],
+            CURVE,
+        )
+
+
 def _ignored(row: dict[str, Any]) -> None:
     """What a process does with rows that the first one shows."""
 
@@ -185,8 +223,7 @@ def _save_snapshot(trainer: Trainer, folder: Path, wanted: int) -> None:
 def _cut_curve(path: Path, iteration: int) -> None:
     """Drop the rows that an interrupted run wrote after its last checkpoint."""
     if path.is_file():
-        rows = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["iteration"] <= iteration]
-        path.write_text("".join(line + "\n" for line in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in _curve(path) if row["iteration"] <= iteration))
 
 
 def fit_device(config: FitConfig) -> torch.device:

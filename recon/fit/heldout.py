@@ -9,6 +9,7 @@ import torch
 
 from splatmend.datasets.image_metrics import frame_scores, mean_scores
 from splatmend.datasets.log import SceneLog
+from splatmend.recon.fit.usable_pixels import reached_pixels
 from splatmend.recon.raster.api import Backend
 from splatmend.recon.render import Channel, render
 from splatmend.recon.scene import Scene
@@ -16,7 +17,7 @@ from splatmend.recon.scene import Scene
 
 def held_out_rows(scene: Scene, log: SceneLog, *, backend: Backend | None = None) -> Iterator[dict[str, Any]]:
     """One row of scores per held-out frame of the prepared log that the scene was fitted to, reckoned on the scene's device. Pixels that a
-    "valid" mask excludes are scored as right."""
+    "valid" mask excludes, and those that the lens does not reach, are scored as right."""
     wanted: tuple[Channel, ...] = ("rgb",)
     for recorded, frame in zip(scene.shots, log.frames):
         if not recorded.held_out:
@@ -25,8 +26,9 @@ def held_out_rows(scene: Scene, log: SceneLog, *, backend: Backend | None = None
         with torch.no_grad():
             picture = render(scene, recorded.shot, wanted, backend=backend).rgb
         assert picture is not None
-        if "valid" in frame.masks:
-            picture = torch.where(torch.from_numpy(frame.masks["valid"]()).to(scene.device)[..., None], picture, truth)
+        scored = reached_pixels(frame, recorded.shot.camera)
+        if scored is not None:
+            picture = torch.where(torch.tensor(scored, device=scene.device)[..., None], picture, truth)
         yield {"camera": frame.camera, "frame_index": frame.index, "time_us": frame.mid_us, **frame_scores(picture, truth)}
 
 

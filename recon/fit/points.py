@@ -17,6 +17,7 @@ from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import CameraFrame, LidarPoints, LidarSweep, SceneLog
 from splatmend.recon.fit.config import InitConfig
 from splatmend.recon.fit.timed_points import TimedPoints
+from splatmend.recon.fit.usable_pixels import usable_pixels
 from splatmend.recon.read_ahead import worked_in_order
 
 _SPARE, _FEWEST_VOXELS = 4, 20_000
@@ -216,6 +217,11 @@ def _sweep_colours(
         pixels, inside = project(camera, transform(inverse(frame.world_from_camera), points.at(frame.mid_us)))
         new = inside & ~seen
         columns, rows = np.floor(pixels[new]).astype(np.int64).T
+        usable = usable_pixels(frame, camera)
+        if usable is not None:
+            shown = usable[rows, columns]
+            columns, rows = columns[shown], rows[shown]
+            new[new] = shown
         rgb[new] = images(frame)[rows, columns] / 255.0
         seen |= new
     return rgb, seen

@@ -10,6 +10,7 @@ import numpy as np
 from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import Camera, CameraFrame, SceneLog
 from splatmend.recon.fit.points import ColouredPoints
+from splatmend.recon.fit.usable_pixels import usable_pixels
 from splatmend.recon.raster.camera_rays import lens_rays
 from splatmend.recon.read_ahead import worked_in_order
 
@@ -38,7 +39,7 @@ def ray_points(
 ) -> RayPoints:
     """`count` points (fewer where the known points cover nearly everything) on rays of up to `most_frames` training frames.
 
-    Pixels near the projection of a known point (`known_world [N, 3]`) are left out. Depths are log-uniform; in metric logs rays that go
+    Pixels near the projection of a known point (`known_world [N, 3]`) are left out, and those that say nothing of the scene. Depths are log-uniform; in metric logs rays that go
     down end within half and one and a half times the distance to a level road under the camera.
     """
     if count == 0:
@@ -60,16 +61,18 @@ def ray_points(
         cell = cells[generator.integers(len(cells), size=wanted)]
         pixels = (cell[:, ::-1] + generator.random((wanted, 2))) * _COVER_PX
         pixels = np.minimum(pixels, [camera.width - 0.5, camera.height - 0.5])
+        columns, rows = np.floor(pixels).astype(np.int64).T
+        usable = usable_pixels(frame, camera)
+        if usable is not None:
+            shown = usable[rows, columns]
+            pixels, columns, rows = pixels[shown], columns[shown], rows[shown]
+        if not len(pixels):
+            continue
+        wanted = len(pixels)
         if camera.distortion_model == "none":
             in_camera = np.concatenate([(pixels - camera.principal_px) / camera.focal_px, np.ones((wanted, 1))], axis=1)
         else:
-            lens, reached = lens_rays(camera)
-            columns, rows = np.floor(pixels).astype(np.int64).T
-            pixels = pixels[reached[rows, columns]]
-            if not len(pixels):
-                continue
-            columns, rows = np.floor(pixels).astype(np.int64).T
-            in_camera, wanted = lens[rows, columns], len(pixels)
+            in_camera = lens_rays(camera)[0][rows, columns]
         world_from_camera = frame.world_from_camera
         directions = in_camera @ world_from_camera[:3, :3].T
         depth = np.exp(generator.uniform(np.log(depth_range[0]), np.log(depth_range[1]), size=wanted))
@@ -78,7 +81,6 @@ def ray_points(
             ground = CAMERA_HEIGHT_M / np.maximum(fall, 1e-6)
             low = ground < depth_range[1]
             depth = np.where(low, np.minimum(depth, ground * generator.uniform(0.5, 1.5, size=wanted)), depth)
-        columns, rows = np.floor(pixels).astype(np.int64).T
         parts_xyz.append(world_from_camera[:3, 3] + depth[:, None] * directions)
         parts_rgb.append(picture[rows, columns] / 255.0)
         spacing_px = np.sqrt(len(cells) * _COVER_PX**2 / wanted)

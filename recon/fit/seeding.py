@@ -24,6 +24,8 @@ from splatmend.recon.sky import SkyMap
 
 _BARE_M = 0.15
 """A place of an actor that has no point of its own so near takes a mirrored one."""
+_STAYS_M = 1.0
+"""Boxes of a body that stands move less than this."""
 
 
 def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) -> Scene:
@@ -42,7 +44,7 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         if actor.actor_id in actors and len(actors[actor.actor_id]) >= config.init.min_actor_points
     }
     for actor in log.actors:
-        if actor.actor_id in actors and actor.actor_id not in moving:
+        if actor.actor_id in actors and actor.actor_id not in moving and not _goes_away(actor):
             middle = actor.world_from_actor((actor.track.start_us + actor.track.end_us) // 2)
             few = actors[actor.actor_id]
             background = joined([background, ColouredPoints(xyz=few.xyz @ middle[:3, :3].T + middle[:3, 3], rgb=few.rgb)])
@@ -83,6 +85,12 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         median_camera_step=median_camera_step(tuple(shots)),
         camera_model=config.camera_model,
     )
+
+
+def _goes_away(actor: ActorTrack) -> bool:
+    """Whether a body does not stay where it is: few points of it would be a smear in the background."""
+    places_m = actor.track.world_from_body[:, :3, 3]
+    return bool(np.linalg.norm(places_m - places_m[0], axis=1).max() > _STAYS_M)
 
 
 def _node(actor: ActorTrack, gaussians: Gaussians, config: FitConfig) -> RigidActor:

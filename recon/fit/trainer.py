@@ -291,6 +291,13 @@ class Trainer:
         sees_returns = self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0
         return ("rgb", "depth", "log_depth") if sees_returns else ("rgb", "depth")
 
+    def check_finite(self) -> None:
+        """`UserError` with its name where a parameter is not finite: the fit has diverged."""
+        held = {f"{name} of the node {key}": param for key, node in self.nodes.nodes.items() for name, param in node.all_params.items()}
+        for name, param in (held | {f"the {name}": value for name, value in self.shared.items()} | {"exposures": self.exposures.deltas}).items():
+            if not bool(torch.isfinite(param.detach()).all()):
+                raise UserError(f"fit: {name} became infinite by iteration {self.iteration}; lower the learning rates.")
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iteration depends on, as plain tensors, numbers and strings."""
         return {
