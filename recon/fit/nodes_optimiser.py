@@ -19,6 +19,7 @@ from splatmend.recon.densify import MCMC, MCMCConfig, moments_of, shake
 from splatmend.recon.densify_classic import Classic, ClassicConfig, note, take, wishes_to_move
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.lean_adam import LeanAdam
+from splatmend.recon.fit.step_lengths import StepLengths
 from splatmend.recon.fit.step_scaling import ONE_PICTURE, StepScaling
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.motion import Motion
@@ -50,7 +51,7 @@ def before_fading(iteration: int, config: FitConfig) -> int:
 class FittedNode:
     """Parameters of one node. `params` have a row per Gaussian; `courses`, of a node whose Gaussians move in its frame, have not.
     `extent` is its unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its diagonal). There are at most `cap`
-    Gaussians, the given ones included."""
+    Gaussians, the given ones included. `steps` says how far they go where cameras move among them."""
 
     def __init__(
         self,
@@ -61,8 +62,10 @@ class FittedNode:
         device: torch.device,
         motion: Motion | None = None,
         scaling: StepScaling = ONE_PICTURE,
+        steps: StepLengths | None = None,
     ) -> None:
         self.extent = extent
+        self.steps = steps
         self.params = _parameters(gaussians, device)
         self.courses: Parameter | None = None
         if motion is not None:
@@ -221,9 +224,9 @@ class NodesOptimiser:
         for group in self.adam.param_groups:
             if "node" in group:
                 group["lr"] = means_lr * self.nodes[group["node"]].extent
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
         nodes = [self.nodes[key] for key in drawn]
+        self._move(nodes, anew=self.scaling.due(self.config.densify.every, iteration - self.scaling.pictures))
+        self.adam.zero_grad(set_to_none=True)
         for node in nodes:
             node.densifier.refine(node.params, self.adam, iteration, generator)
         # Noise is covariance (a length squared) times this rate; in scenes measured in extents it is the plain rate, so a length
@@ -231,6 +234,15 @@ class NodesOptimiser:
         noise = [means_lr / node.extent * node.densifier.config.noise_lr for node in nodes if isinstance(node.densifier, MCMC)]
         if noise:
             shake([node.params for node in nodes], noise, generator)
+
+    def _move(self, nodes: Sequence[FittedNode], *, anew: bool) -> None:
+        """The optimiser's step, cut to the nodes' step lengths, which are found `anew` where that is due."""
+        measured = [(node.params["means"], node.steps) for node in nodes if node.steps is not None]
+        before = [means.detach().clone() for means, _ in measured]
+        self.adam.step()
+        with torch.no_grad():
+            for (means, steps), old in zip(measured, before):
+                torch.lerp(old, means, steps.shares(old, anew=anew), out=means)
 
     def remove(self, key: str, gone: Bool[Tensor, "N"]) -> None:
         """Take Gaussians out of a node, between two steps. The most opaque one stays where all are to go."""

@@ -32,6 +32,7 @@ from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.processes import ALONE, Processes
 from splatmend.recon.fit.seeding import seed_scene
 from splatmend.recon.fit.shared_step import StepGradients, StepPicture, align, exchanged
+from splatmend.recon.fit.step_lengths import StepLengths
 from splatmend.recon.fit.step_scaling import StepScaling
 from splatmend.recon.fit.symmetry import MirroredDraws, one_sided
 from splatmend.recon.nodes import DeformableActor
@@ -115,7 +116,11 @@ class Trainer:
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = (seed_scene(log, shots, config) if scene is None else scene).to(device)
         extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
-        nodes = {BACKGROUND: FittedNode(self.scene.background.gaussians, extent, config.densify.cap, config, device, scaling=self.scaling)}
+        trained = [shots[number].shot for number in self.train_numbers]
+        centres = np.stack([shot.world_from_camera[:3, 3] for shot in trained]) - self.scene.background.origin_world_m
+        steps = StepLengths(torch.tensor(centres, dtype=torch.float32, device=device), extent)
+        ground, cap = self.scene.background.gaussians, config.densify.cap
+        nodes = {BACKGROUND: FittedNode(ground, extent, cap, config, device, scaling=self.scaling, steps=steps)}
         for actor_id, actor in self.scene.actors.items():
             reach = float(np.linalg.norm(actor.track.size_m)) / 2
             motion = actor.motion if isinstance(actor, DeformableActor) else None
@@ -127,7 +132,6 @@ class Trainer:
         if self.scene.sky is not None:
             self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
         self.shared_optimizer = self._new_shared_optimizer()
-        trained = [shots[number].shot for number in self.train_numbers]
         tracks = [actor.track for actor in self.scene.actors.values()]
         self.mirrored = MirroredDraws(one_sided(tracks, trained, config.actors), config.actors.mirrored_share, config.seed)
         self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)

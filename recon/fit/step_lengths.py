@@ -1,0 +1,38 @@
+"""How far Gaussians go in a step of the optimiser.
+
+Learning rates of places are in units of the scene's extent, as if all stood about as far from the cameras as these are from each other. On
+a drive much does not: what stands a metre beside the path would go in one step as far as what stands fifty metres off, across half a
+picture. And what few pictures show goes farther for each of them, for Adam measures steps by how large gradients are on average: in a
+drive of five hundred pictures a leaf beside the path jumps by decimetres whenever one shows it, and ends as fog before the cameras. So
+steps are in proportion to the distance from the nearest camera, and an angle, up to the extent.
+
+Shape letters: N Gaussians, C cameras.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_LEAST = 0.005
+"""Share of the full step that is left to what touches a camera."""
+_PAIRS = 1 << 26
+"""Distances that are held at once."""
+
+
+class StepLengths:
+    """Of a node that cameras at `centres` move through; `extent` is its unit of length."""
+
+    def __init__(self, centres: Float[Tensor, "C 3"], extent: float) -> None:
+        self.centres = centres
+        self.extent = extent
+        self._shares: Float[Tensor, "N 1"] | None = None
+
+    def shares(self, means: Float[Tensor, "N 3"], *, anew: bool) -> Float[Tensor, "N 1"]:
+        """Of a full step; those of before where they need not be found `anew` and there are as many Gaussians as then."""
+        if anew or self._shares is None or len(self._shares) != len(means):
+            parts = means.detach().split(max(_PAIRS // len(self.centres), 1))
+            nearest = torch.cat([torch.cdist(part, self.centres).amin(dim=1) for part in parts])
+            self._shares = (nearest / self.extent).clamp_(_LEAST, 1.0)[:, None]
+        return self._shares
