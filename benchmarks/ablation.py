@@ -29,13 +29,11 @@ from splatmend.datasets.log import SceneLog
 from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.as_waymo import write_street
-from splatmend.datasets.street.bodies import SKY_ID
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.datasets.street.street import build_street
-from splatmend.recon.fit.config import DensifyConfig, ExposureConfig, FitConfig, FloatersConfig, InitConfig
+from splatmend.recon.fit.config import DensifyConfig, ExposureConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.movers import log_with_movers
-from splatmend.recon.fit.sky_masks import SKY
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.render import render
 
@@ -44,8 +42,6 @@ SHIFTS_M = (0.0, 1.0, 2.0, 3.0)
 PACKAGES = ("splatmend", "torch", "gsplat")
 Truths = Mapping[tuple[int, float], np.ndarray]
 """The oracle's pictures by frame and shift to the left."""
-SKY_MASKS = "sky masks of the oracle"
-"""The variant whose pictures come with the true masks of the sky: the most that a segmentation model could bring."""
 
 
 def with_losses(**weights: float) -> Callable[[FitConfig], FitConfig]:
@@ -69,11 +65,8 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "camera poses as given": lambda config: replace(config, camera_poses=replace(config.camera_poses, on=False)),
     "no exposure": without_exposure,
     "exposure grids": lambda config: replace(config, exposure=ExposureConfig(model="bilateral")),
-    SKY_MASKS: lambda config: config,
     "no sky": lambda config: replace(config, sky_rows=0),
     "no depth from LiDAR": without_loss("lidar_depth"),
-    "line of sight .02": with_losses(line_of_sight=0.02),
-    "floaters taken out": lambda config: replace(config, floaters=FloatersConfig(at=(0.4, 0.6, 0.8))),
     "no bending": without_loss("bending"),
     "bending 1": with_losses(bending=1.0),
     "bending 2": with_losses(bending=2.0),
@@ -106,14 +99,8 @@ def make_street(seed: int, chosen: argparse.Namespace) -> Path:
         lidar_columns=360,
     )
     street = build_street(config)
+    write_street(street, folder)
     pictures = {}
-
-    def recorded(camera: str, index: int) -> np.ndarray:
-        seen = street.render(street.shot(camera, index), supersample=config.supersample)
-        pictures[f"sky/{camera}/{index}"] = np.packbits(seen.ids == SKY_ID, axis=1)
-        return np.rint(seen.rgb * 255).astype(np.uint8)
-
-    write_street(street, folder, pictures=recorded)
     for index in range(4, config.frame_count, 8):
         for left_m in SHIFTS_M:
             picture = street.render(beside(street.shot(CAMERA, index), left_m)).rgb
@@ -125,20 +112,8 @@ def make_street(seed: int, chosen: argparse.Namespace) -> Path:
 def load_street(folder: Path) -> tuple[SceneLog, Truths]:
     log = in_memory(open_log(folder))
     with np.load(folder.with_suffix(".npz"), allow_pickle=False) as held:
-        shifted = [name for name in held.files if not name.startswith("sky/")]
-        truths = {(int(name.split("/")[0]), float(name.split("/")[1])): held[name] for name in shifted}
+        truths = {(int(name.split("/")[0]), float(name.split("/")[1])): held[name] for name in held.files}
     return log, truths
-
-
-def with_sky_masks(log: SceneLog, folder: Path) -> SceneLog:
-    """The log of a street with the oracle's masks of the sky."""
-    frames = []
-    with np.load(folder.with_suffix(".npz"), allow_pickle=False) as held:
-        for frame in log.frames:
-            bits = held[f"sky/{frame.camera}/{frame.index}"]
-            mask = np.unpackbits(bits, axis=1, count=log.cameras[frame.camera].width).astype(bool)
-            frames.append(replace(frame, masks={**frame.masks, SKY: lambda mask=mask: mask}))
-    return replace(log, frames=tuple(frames))
 
 
 def faults(count: int, shift_m: float, turn_deg: float) -> np.ndarray:
@@ -223,8 +198,7 @@ def work(worker: int, chosen: argparse.Namespace) -> None:
         shots = {frame.index: Shot.of(frame, log.cameras[frame.camera]) for frame in log.frames if frame.camera == CAMERA}
         for name in chosen.variants[lane::lanes]:
             try:
-                given = with_sky_masks(log, folder) if name == SKY_MASKS else log
-                row = run(name, with_faults(given), shots, truths, chosen)
+                row = run(name, with_faults(log), shots, truths, chosen)
             except Exception as fault:  # a row that fails is a line too
                 row = {"fault": f"{type(fault).__name__}: {fault}"}
             add({"kind": "row", "street": seed, "variant": name, **row}, chosen.out)

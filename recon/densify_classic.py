@@ -170,11 +170,6 @@ class Classic:
         order = mean.argsort(descending=True, stable=True)[:room]
         return order[mean[order] > self.config.gradient]
 
-    def keep_only(self, rows: Int[Tensor, "M"]) -> None:
-        """Go on with some of the Gaussians, in this order."""
-        if self.wishes is not None:
-            self.wishes = self.wishes[:, rows]
-
     def state_dict(self) -> dict[str, Any]:
         """Everything but what parameters, optimiser and generator hold."""
         return {"added": self.added, "removed": self.removed, "wishes": self.wishes}

@@ -32,7 +32,7 @@ from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_camera_of
 from splatmend.recon.transfer import upload
 
-Channel = Literal["rgb", "depth", "opacity", "actors", "log_depth"]
+Channel = Literal["rgb", "depth", "opacity", "actors"]
 NEAR_M = 0.01
 """Camera z below which nothing is drawn."""
 ActorPoses = Callable[[str, int], "np.ndarray | None"]
@@ -59,7 +59,7 @@ class RenderOutput:
 @dataclass(frozen=True, kw_only=True)
 class SplatPicture:
     """What the rasteriser draws of a scene: channels blended by their share of the pixel, without sky and exposure. `named` says which
-    channels of `blended` are what: "rgb", "actors", "log_depth" (two), "shares" and "depth", for which see `RenderOutput`, and "probes".
+    channels of `blended` are what: "rgb", "actors", "shares" and "depth", for which see `RenderOutput`.
     `ray_camera` says how the pixels look, in the world; `directions` are those from the camera to each Gaussian, in the axes of its node,
     and `placed` where they are; nodes follow each other as `nodes` says: the background (None), then actors. `probes` are the channels
     of zeros that were asked for: by the gradients that they take one learns which pixels show a Gaussian. `along` is what was sent to the
@@ -73,7 +73,6 @@ class SplatPicture:
     placed: Placed
     nodes: tuple[str | None, ...]
     stats: RasterStats
-    probes: Float[Tensor, "N P"] | None = None
     along: tuple[Tensor, ...] = ()
 
     @property
@@ -151,8 +150,6 @@ def render(
     extra = {}
     if "actors" in channels:
         extra["actors"] = drawn["actors"][..., 0]
-    if "log_depth" in channels:
-        extra["log_depth"] = drawn["log_depth"]
     if shares:
         extra["shares"] = drawn["shares"]
     return RenderOutput(rgb=rgb, depth_m=depth_m, opacity=drawn.opacity, extra=extra, stats=drawn.stats)
@@ -169,7 +166,6 @@ def draw_splats(
     twists: PoseTwists | None = None,
     sh_degree: int | None = None,
     shares: Sequence[str] = (),
-    probes: int = 0,
     ray_camera: RayCamera | None = None,
     along: Sequence[np.ndarray] = (),
     higher: Mapping[str | None, Float[Tensor, "n K-1 3"]] | None = None,
@@ -177,7 +173,6 @@ def draw_splats(
     """The part of `render` before sky, exposure and what depends on a pixel's own time; see there.
 
     Args:
-        probes: asks for so many channels of zeros.
         ray_camera: what `ray_camera_of` says of the shot, where somebody asked already.
         along: arrays that go to the device by the copy that brings the poses there, as float32.
         higher: harmonics above degree 0 of the background (None) and of each actor, where the scene's Gaussians have those of degree 0
@@ -215,14 +210,8 @@ def draw_splats(
     if "actors" in channels:
         stacked["actors"] = torch.zeros(len(placed.means), 1, device=scene.device)
         stacked["actors"][len(background) :] = 1.0
-    if "log_depth" in channels:
-        logarithms = placed.depths_m.clamp_min(NEAR_M).log()
-        stacked["log_depth"] = torch.stack([logarithms, logarithms.square()], dim=1)
     if shares:
         stacked["shares"] = _actor_rows(len(background), [(name, len(gaussians)) for name, gaussians, _ in actors], shares, scene.device)
-    probing = torch.zeros(len(placed.means), probes, device=scene.device, requires_grad=True) if probes else None
-    if probing is not None:
-        stacked["probes"] = probing
     if "depth" in channels or not stacked:
         stacked["depth"] = placed.depths_m[:, None]
     raster = rasterize(
@@ -253,7 +242,6 @@ def draw_splats(
         placed=placed,
         nodes=nodes,
         stats=raster.stats,
-        probes=probing,
         along=tuple(others[len(lines) :]),
     )
 

@@ -128,13 +128,8 @@ class LossConfig:
     """Share of 1 - SSIM; the rest is L1."""
     lidar_depth: float = 0.05
     """Relative error of the depth at LiDAR points."""
-    line_of_sight: float = 0.0
-    """What is drawn off the place of the LiDAR return: floaters before it, and what shows through from behind. It needs two channels more
-    in every picture."""
     ground_opacity: float = 0.05
     """Transparency of pixels that look at least 3 degrees down (metric scenes): there is no sky below the horizon."""
-    sky_opacity: float = 0.05
-    """Opacity where a sky mask says sky."""
     opacity: float = 0.01
     """Mean opacity: what is not needed fades, and is moved by the densification (Kheradmand et al. 2024)."""
     scale: float = 0.01
@@ -144,7 +139,7 @@ class LossConfig:
     exposure: float = 0.1
     """Mean squared colour correction."""
     depth_every: int | None = None
-    """Iterations from one with terms on depth (`lidar_depth`, `line_of_sight`, `bending`) to the next; they weigh as much more. None: 1,
+    """Iterations from one with terms on depth (`lidar_depth`, `bending`) to the next; they weigh as much more. None: 1,
     and 5 for the model "ray", where depth is drawn in a pass of its own."""
 
     def __post_init__(self) -> None:
@@ -183,18 +178,6 @@ class ExposureConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkyConfig:
-    """Where the sky is."""
-
-    segmentation: str | None = None
-    """Folder of a model for semantic segmentation with a class "sky", in the layout of Hugging Face transformers. It gives the sky masks
-    (`loss.sky_opacity`) of frames whose log has none; None does without."""
-
-    def __post_init__(self) -> None:
-        _need(self.segmentation != "", "sky.segmentation must name a folder")
-
-
-@dataclass(frozen=True, kw_only=True)
 class DensifyConfig:
     """How the number of Gaussians grows, for each node alone."""
 
@@ -219,31 +202,6 @@ class DensifyConfig:
         _need(self.cap >= 1 and self.actor_cap >= 1, "caps must be at least 1")
         _need(self.start >= 0 and self.every >= 1, "densify.start must not be negative, densify.every at least 1")
         _need(0 <= self.stop_share <= 1, "densify.stop_share must lie between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FloatersConfig:
-    """Gaussians of the background that are taken out because LiDAR looked through their places (see `splatmend.recon.fit.floaters`)."""
-
-    at: tuple[float, ...] = ()
-    """After which shares of the iterations they are looked for; empty leaves all in."""
-    views: int = 256
-    """Most training pictures that a search looks at, spread evenly over the log."""
-    tolerance: float = 0.15
-    """How far before a return a Gaussian may lie, over its own depth and beside its size: poses are off, and glass lets beams through."""
-    share: float = 0.2
-    """One that may have more than this share of what it shows at the measured depth stays: poles and leaves that some beams miss."""
-    least_views: int = 3
-    """Pictures that must say so."""
-    reach_m: float = 40.0
-    """Farthest camera z that is judged."""
-
-    def __post_init__(self) -> None:
-        _need(all(0 < share < 1 for share in self.at), "floaters.at must lie between 0 and 1")
-        _need(self.views >= 1 and self.least_views >= 1, "floaters.views and floaters.least_views must be at least 1")
-        _need(0 <= self.tolerance < math.inf, f"floaters.tolerance must be a number from 0 on, not {self.tolerance}")
-        _need(0 <= self.share < 0.5, f"floaters.share must be at least 0 and below 0.5, not {self.share}")
-        _need(0 < self.reach_m < math.inf, f"floaters.reach_m must be a number above 0, not {self.reach_m}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,8 +293,6 @@ class FitConfig:
     """Iterations per degree: degree n is used from iteration n times this on."""
     sky_rows: int = 256
     """Rows of the sky map; 0 leaves the sky out."""
-    sky: SkyConfig = field(default_factory=SkyConfig)
-    """Sky masks."""
     camera_model: Literal["ewa", "ray"] = "ewa"
     """Splat model: "ewa" draws conics with a pinhole at mid exposure, so pictures are undistorted first; "ray" follows each pixel's own
     ray, with the lens and the rolling shutter as they are; a step takes about as long on CUDA and twice as long on the CPU."""
@@ -363,8 +319,6 @@ class FitConfig:
     """Colours that differ from picture to picture."""
     densify: DensifyConfig = field(default_factory=DensifyConfig)
     """Densification."""
-    floaters: FloatersConfig = field(default_factory=FloatersConfig)
-    """Gaussians that LiDAR looked through."""
     snapshots_at: tuple[int, ...] = ()
     """Iterations after which a copy of the scene is kept in `snapshots/` (an unfinished scene is a degraded one)."""
     checkpoint_every: int = 1_000

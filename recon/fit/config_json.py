@@ -7,9 +7,14 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
 from splatmend.datasets.artifact import content_key, plain
-from splatmend.recon.fit.config import CoarseConfig, ExposureConfig, FitConfig, FloatersConfig, SkyConfig
+from splatmend.recon.fit.config import CoarseConfig, ExposureConfig, FitConfig, LossConfig
 
 T = TypeVar("T")
+_GONE: Mapping[type, frozenset[str]] = {
+    FitConfig: frozenset({"floaters", "sky"}),
+    LossConfig: frozenset({"line_of_sight", "sky_opacity"}),
+}
+"""Settings of older scenes that there are not any more."""
 
 
 def fit_config_from_json(raw: Mapping[str, Any]) -> FitConfig:
@@ -28,10 +33,8 @@ def settings_key(config: FitConfig) -> str:
     so are settings that older checkpoints do not know, as long as they have their defaults."""
     settings = plain(replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
     later = {
-        "sky": config.sky == SkyConfig(),
         "exposure": config.exposure == ExposureConfig(),
         "coarse": config.coarse == CoarseConfig(),
-        "floaters": config.floaters == FloatersConfig(),
     }
     return content_key({name: value for name, value in settings.items() if not later.get(name)})
 
@@ -41,9 +44,9 @@ def _read(kind: type[T], raw: Mapping[str, Any]) -> T:
         raise TypeError(f"{kind.__name__} is no table of settings")
     kinds = get_type_hints(kind)
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown := set(raw) - known:
+    if unknown := set(raw) - known - _GONE.get(kind, frozenset()):
         raise ValueError(f"there is no setting {sorted(unknown)[0]}")
-    return kind(**{name: _value(kinds[name], value) for name, value in raw.items()})
+    return kind(**{name: _value(kinds[name], value) for name, value in raw.items() if name in known})
 
 
 def _value(kind: Any, value: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from splatmend.datasets.artifact import content_key
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
-from splatmend.recon.fit.config import CoarseConfig, FitConfig, FloatersConfig
+from splatmend.recon.fit.config import CoarseConfig, FitConfig
 from splatmend.recon.fit.extra_views import ExtraView, ExtraViews
 from splatmend.recon.fit.losses import photometric
 from splatmend.recon.fit.picture_terms import ground_opacity
@@ -48,8 +48,8 @@ class ContinueConfig:
 
 
 def continued_config(config: FitConfig, more: ContinueConfig, iterations: int) -> FitConfig:
-    """The settings of a fit that goes on for so many iterations: poses stay, pictures have their full size, no floaters are looked for, the
-    means start at a lower rate, and Gaussians are relocated, whatever strategy the fit had: fading all of them would leave too few
+    """The settings of a fit that goes on for so many iterations: poses stay, pictures have their full size, the means
+    start at a lower rate, and Gaussians are relocated, whatever strategy the fit had: fading all of them would leave too few
     iterations to come back."""
     rates = replace(config.rates, means=max(more.rate_share * config.rates.means, config.rates.means_end))
     return replace(
@@ -58,7 +58,6 @@ def continued_config(config: FitConfig, more: ContinueConfig, iterations: int) -
         rates=rates,
         densify=replace(config.densify, strategy="mcmc"),
         coarse=CoarseConfig(),
-        floaters=FloatersConfig(),
         camera_poses=replace(config.camera_poses, on=False),
         actor_poses=replace(config.actor_poses, on=False),
         snapshots_at=(),

@@ -22,7 +22,6 @@ from splatmend.datasets.undistort import resized, resized_picture, undistorted
 from splatmend.recon.fit.coarse import coarser_targets, halved
 from splatmend.recon.fit.config import SMALLEST_SIDE, DataConfig
 from splatmend.recon.fit.lidar_targets import LidarTargets
-from splatmend.recon.fit.sky_masks import SKY, SkyMasks
 from splatmend.recon.fit.usable_pixels import usable_pixels
 from splatmend.recon.raster.api import Model
 from splatmend.recon.scene import RecordedShot, Role
@@ -35,7 +34,6 @@ class Sample:
 
     rgb: UInt8[Tensor, "H W 3"]
     valid: Bool[Tensor, "H W"] | None
-    sky: Bool[Tensor, "H W"] | None
     pixels: Int[Tensor, "P"]
     depth_m: Float[Tensor, "P"]
     depth_shares: Float[Tensor, "P"]
@@ -50,7 +48,7 @@ class Sample:
 
     @property
     def nbytes(self) -> int:
-        tensors = (self.rgb, self.valid, self.sky, self.pixels, self.depth_m, self.depth_shares)
+        tensors = (self.rgb, self.valid, self.pixels, self.depth_m, self.depth_shares)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
@@ -126,17 +124,14 @@ Wanted = tuple[int, int]
 
 class FrameSource:
     """Samples of a prepared log by frame number, on the fit's device. Frames that are expected are read by other threads meanwhile; what
-    LiDAR and a sky model say of them lies in temporary files once `prepare` was called."""
+    LiDAR says of them lies in a temporary file once `prepare` was called."""
 
-    def __init__(
-        self, log: SceneLog, device: torch.device, cache_mib: int, model: Model = "ewa", sky_model_folder: str | None = None
-    ) -> None:
+    def __init__(self, log: SceneLog, device: torch.device, cache_mib: int, model: Model = "ewa") -> None:
         self.log = log
         self.device = device
         self.room = cache_mib * 2**20
         self.held: OrderedDict[Wanted, Sample] = OrderedDict()
         self.lidar = LidarTargets(log, model)
-        self.sky = SkyMasks(log, sky_model_folder, device)
         self._coming: dict[Wanted, Future[Sample]] = {}
         # On the CPU the fit itself needs the cores.
         self._readers = ThreadPoolExecutor(1 if device.type == "cpu" else min(8, os.cpu_count() or 1), thread_name_prefix="frames")
@@ -156,14 +151,8 @@ class FrameSource:
         return sample
 
     def prepare(self, numbers: Iterable[int]) -> None:
-        """Look at the sweeps of these frames, one after the other in time, and where a model is to give sky masks at their pictures.
-
-        Raises:
-            UserError: where that model cannot be used.
-        """
-        numbers = tuple(numbers)
-        self.lidar.prepare(numbers)
-        self.sky.prepare(numbers)
+        """Look at the sweeps of these frames, one after the other in time."""
+        self.lidar.prepare(tuple(numbers))
 
     def expect(self, wanted: Iterable[Wanted]) -> None:
         """Begin to read what will be asked for next."""
@@ -181,9 +170,6 @@ class FrameSource:
             return picture if halvings == 0 else resized_picture(picture, camera)
 
         valid = usable_pixels(frame, camera, sized)
-        masks = {} if valid is None else {"valid": valid}
-        if (sky := self.sky.of(number)) is not None:
-            masks[SKY] = sized(sky)
         pixels, depth_m = self.lidar.of(number)
         if halvings:
             pixels, depth_m = coarser_targets(pixels, depth_m, full, camera)
@@ -197,13 +183,11 @@ class FrameSource:
         depth_shares = np.full(len(pixels), 1.0 / max(len(pixels), 1), np.float32)
         if self.device.type == "cuda":
             # Few kinds of pictures, few CUDA graphs.
-            masks.setdefault("valid", np.ones(rgb.shape[:2], dtype=bool))
+            valid = np.ones(rgb.shape[:2], dtype=bool) if valid is None else valid
             pixels, depth_m, depth_shares = _in_full_rows(pixels, depth_m, depth_shares)
-        tensors = {name: torch.from_numpy(np.array(mask, dtype=bool)) for name, mask in masks.items()}
         return Sample(
             rgb=torch.from_numpy(np.ascontiguousarray(rgb)),
-            valid=tensors.get("valid"),
-            sky=tensors.get(SKY),
+            valid=None if valid is None else torch.from_numpy(np.array(valid, dtype=bool)),
             pixels=torch.from_numpy(pixels.astype(np.int64)),
             depth_m=torch.from_numpy(depth_m.astype(np.float32)),
             depth_shares=torch.from_numpy(depth_shares),

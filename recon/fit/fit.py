@@ -29,7 +29,6 @@ from splatmend.recon.fit.heldout import held_out_rows, mean_row
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.fit.processes import joined_processes
 from splatmend.recon.fit.progress import FitBar
-from splatmend.recon.fit.sky_model import sky_labels
 from splatmend.recon.fit.trainer import StepReport, Trainer
 from splatmend.recon.scene import LOG_PATH_FACT, SUN_FACT, Scene
 from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
@@ -65,14 +64,12 @@ def fit(
     one writes, shows rows and scores; the others return when the iterations are done, before the scene is there.
 
     Raises:
-        UserError: where `out` exists, the log lacks what the settings name, a checkpoint does not fit, CUDA is asked for and missing, the
-            sky model cannot be used, or another process has ended.
+        UserError: where `out` exists, the log lacks what the settings name, a checkpoint does not fit, CUDA is asked for and missing, or
+            another process has ended.
         KeyboardInterrupt: after Ctrl-C or SIGTERM.
     """
     out = Path(out)
     device = fit_device(config)
-    if config.sky.segmentation is not None:
-        sky_labels(config.sky.segmentation)
     prepared = log_with_movers(prepared_log(log, config.data, config.camera_model), config.movers)
     first = launched_rank() == 0
     for note in prepared.notes[len(log.notes) :] if first else ():

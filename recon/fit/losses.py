@@ -38,27 +38,6 @@ def relative_depth(depth_m: Float[Tensor, "P"], target_m: Float[Tensor, "P"], sh
     return (((depth_m - target_m).abs() / target_m).clamp_max(1.0) * shares).sum()
 
 
-def line_of_sight(
-    log_depth: Float[Tensor, "P 2"],
-    opacity: Float[Tensor, "P"],
-    target_m: Float[Tensor, "P"],
-    shares: Float[Tensor, "P"],
-    width: float = 0.2,
-) -> Tensor:
-    """How much of what is drawn lies off the place where a LiDAR return says it is: the mean over rays of s / (s + width^2), where s is
-    the mean of (ln z - ln target)^2 over the ray's Gaussians by their share of the pixel. What floats before a wall counts as what stands
-    behind it; a return that is wrong altogether pulls no harder than one that is off by a few widths.
-
-    Args:
-        log_depth: blended logarithm of camera z and its square.
-        shares: what each ray counts.
-        width: ratio of depths less one at which a ray counts half.
-    """
-    target = target_m.log()
-    spread = (log_depth[:, 1] - 2 * target * log_depth[:, 0] + target.square() * opacity).clamp_min(0.0)
-    return (spread / (spread + width**2) * shares).sum()
-
-
 def bending(depth_m: Float[Tensor, "H W"], opacity: Float[Tensor, "H W"], truth: Float[Tensor, "H W 3"], edge: float = 10.0) -> Tensor:
     """Mean second difference of the inverse depth along rows and columns, over the inverse depth itself and held to 0.1.
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
 from splatmend.datasets.shot import Shot
 from splatmend.recon.densify import MCMC, MCMCConfig, moments_of, shake
-from splatmend.recon.densify_classic import Classic, ClassicConfig, note, take, wishes_to_move
+from splatmend.recon.densify_classic import Classic, ClassicConfig, note, wishes_to_move
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.step_lengths import StepLengths
@@ -244,18 +244,6 @@ class NodesOptimiser:
             for (means, steps), old in zip(measured, before):
                 torch.lerp(old, means, steps.shares(old, anew=anew), out=means)
 
-    def remove(self, key: str, gone: Bool[Tensor, "N"]) -> None:
-        """Take Gaussians out of a node, between two steps. The most opaque one stays where all are to go."""
-        node = self.nodes[key]
-        if bool(gone.all()):
-            gone = gone.clone()
-            gone[node.params["opacity_logits"].argmax()] = False
-        rows = (~gone).nonzero()[:, 0]
-        with torch.no_grad():
-            take(node.params, self.adam, rows)
-        if isinstance(node.densifier, Classic):
-            node.densifier.keep_only(rows)
-
     @property
     def tensors(self) -> list[Tensor]:
         """Parameters and moments of all nodes, in an order that depends on their keys alone."""
@@ -272,6 +260,7 @@ class NodesOptimiser:
             "params": {name: param.detach() for name, param in node.all_params.items()},
             "moments": {name: dict(self.adam.state.get(param, {})) for name, param in node.all_params.items()},
             "densifier": node.densifier.state_dict(),
+            "steps": None if node.steps is None else node.steps.known,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -281,6 +270,9 @@ class NodesOptimiser:
             node.params = {name: Parameter(value.to(device)) for name, value in state[key]["params"].items()}
             node.courses = node.params.pop("courses", None)
             node.densifier.load_state_dict(state[key]["densifier"], device)
+            if node.steps is not None:
+                shares = state[key]["steps"]
+                node.steps.known = None if shares is None else shares.to(device)
         self.adam = self._new_adam()
         for key, node in self.nodes.items():
             for name, param in node.all_params.items():

@@ -20,7 +20,7 @@ from splatmend.recon.bilateral import variation
 from splatmend.recon.exposure import apply_exposure, from_identity
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
-from splatmend.recon.fit.losses import below_horizon, bending, line_of_sight, photometric, relative_depth
+from splatmend.recon.fit.losses import below_horizon, bending, photometric, relative_depth
 from splatmend.recon.raster.camera_rays import PixelLines, RayCamera, turned_lines
 from splatmend.recon.render import SplatPicture, depth_of_rows, normalised_depth
 from splatmend.recon.scene import Scene
@@ -58,7 +58,6 @@ class PictureTensors:
     """Of each line the rotation to the sky's axes (9 numbers), then its pose in the camera's frame at mid exposure (12)."""
     rgb: UInt8[Tensor, "H W 3"]
     valid: Bool[Tensor, "H W"] | None
-    sky_mask: Bool[Tensor, "H W"] | None
     pixels: Int[Tensor, "P"]
     depth_m: Float[Tensor, "P"]
     depth_shares: Float[Tensor, "P"]
@@ -109,9 +108,7 @@ def view_of(scene: Scene, shot: Shot) -> PictureView:
 _UNMOVED = np.eye(3, 4).reshape(12)
 
 
-def tensors_of(
-    scene: Scene, drawn: SplatPicture, view: PictureView, exposure: Float[Tensor, "*G 3 4"], sample: Sample
-) -> PictureTensors:
+def tensors_of(scene: Scene, drawn: SplatPicture, view: PictureView, exposure: Float[Tensor, "*G 3 4"], sample: Sample) -> PictureTensors:
     """The tensors for a picture of a scene that was drawn with the view's lines `along`; see `PictureTensors` for its `exposure`."""
     return PictureTensors(
         blended=drawn.blended,
@@ -122,14 +119,13 @@ def tensors_of(
         lines=drawn.along[0],
         rgb=sample.rgb,
         valid=sample.valid,
-        sky_mask=sample.sky,
         pixels=sample.pixels,
         depth_m=sample.depth_m,
         depth_shares=sample.depth_shares,
     )
 
 
-DEPTH_TERMS = frozenset({"lidar_depth", "line_of_sight", "bending"})
+DEPTH_TERMS = frozenset({"lidar_depth", "bending"})
 """Terms that `PicturePlan.depth_factor` goes with."""
 
 
@@ -149,8 +145,6 @@ def picture_terms(plan: PicturePlan, given: PictureTensors) -> tuple[dict[str, T
     terms = photometric(rgb, truth, given.valid, weights.ssim)
     if "depth" in drawn:
         terms |= _depth_terms(plan, given, drawn, truth)
-    if given.sky_mask is not None and weights.sky_opacity > 0:
-        terms["sky_opacity"] = weights.sky_opacity * (given.opacity * given.sky_mask).mean()
     if plan.ground and weights.ground_opacity > 0:
         assert upwards is not None
         terms["ground_opacity"] = weights.ground_opacity * ground_opacity(given.opacity, upwards)
@@ -175,15 +169,10 @@ def _depth_terms(plan: PicturePlan, given: PictureTensors, drawn: Mapping[str, T
         camera_from_line = given.lines[:, 9:].unflatten(1, (3, 4))
         depth_m = depth_of_rows(depth_m, given.opacity, given.lens, camera_from_line, sideways=plan.sideways)
     terms = {}
-    if given.pixels.numel():
+    if given.pixels.numel() and weights.lidar_depth > 0:
         # Unlike plain indexing, gathering need not sort the pixels on the way back.
-        if weights.lidar_depth > 0:
-            at_points = depth_m.reshape(-1).gather(0, given.pixels)
-            terms["lidar_depth"] = weights.lidar_depth * relative_depth(at_points, given.depth_m, given.depth_shares)
-        if "log_depth" in drawn:
-            opacity = given.opacity.reshape(-1).gather(0, given.pixels)
-            moments = drawn["log_depth"].reshape(-1, 2).index_select(0, given.pixels)
-            terms["line_of_sight"] = weights.line_of_sight * line_of_sight(moments, opacity, given.depth_m, given.depth_shares)
+        at_points = depth_m.reshape(-1).gather(0, given.pixels)
+        terms["lidar_depth"] = weights.lidar_depth * relative_depth(at_points, given.depth_m, given.depth_shares)
     if weights.bending > 0:
         terms["bending"] = weights.bending * bending(depth_m, given.opacity, truth)
     return terms

@@ -39,8 +39,8 @@ def ray_points(
 ) -> RayPoints:
     """`count` points (fewer where the known points cover nearly everything) on rays of up to `most_frames` training frames.
 
-    Pixels near the projection of a known point (`known_world [N, 3]`) are left out, and those that say nothing of the scene. Depths are log-uniform; in metric logs rays that go
-    down end within half and one and a half times the distance to a level road under the camera.
+    Pixels near the projection of a known point (`known_world [N, 3]`) are left out, and those that say nothing of the scene. Depths are
+    log-uniform; in metric logs rays that go down end within half and one and a half times the distance to a level road under the camera.
     """
     if count == 0:
         return RayPoints(points=ColouredPoints(xyz=np.zeros((0, 3)), rgb=np.zeros((0, 3))), sigma=np.zeros(0))

@@ -22,17 +22,18 @@ _PAIRS = 1 << 26
 
 
 class StepLengths:
-    """Of a node that cameras at `centres` move through; `extent` is its unit of length."""
+    """Of a node that cameras at `centres` move through; `extent` is its unit of length. `known` are the shares that were found last, which
+    a checkpoint keeps."""
 
     def __init__(self, centres: Float[Tensor, "C 3"], extent: float) -> None:
         self.centres = centres
         self.extent = extent
-        self._shares: Float[Tensor, "N 1"] | None = None
+        self.known: Float[Tensor, "N 1"] | None = None
 
     def shares(self, means: Float[Tensor, "N 3"], *, anew: bool) -> Float[Tensor, "N 1"]:
         """Of a full step; those of before where they need not be found `anew` and there are as many Gaussians as then."""
-        if anew or self._shares is None or len(self._shares) != len(means):
+        if anew or self.known is None or len(self.known) != len(means):
             parts = means.detach().split(max(_PAIRS // len(self.centres), 1))
             nearest = torch.cat([torch.cdist(part, self.centres).amin(dim=1) for part in parts])
-            self._shares = (nearest / self.extent).clamp_(_LEAST, 1.0)[:, None]
-        return self._shares
+            self.known = (nearest / self.extent).clamp_(_LEAST, 1.0)[:, None]
+        return self.known

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,8 +19,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.coarse import CoarseSchedule, halved_shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.config_json import settings_key
-from splatmend.recon.fit.data import FrameSource, Sample
-from splatmend.recon.fit.floaters import LidarView, floaters
+from splatmend.recon.fit.data import FrameSource
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
@@ -39,7 +37,6 @@ from splatmend.recon.nodes import DeformableActor
 from splatmend.recon.render import Channel, SplatPicture, draw_splats
 from splatmend.recon.scene import RecordedShot, Scene
 
-_logger = logging.getLogger(__name__)
 BACKGROUND = "background"
 _AHEAD = 12
 """Pictures that are read before they are due."""
@@ -111,7 +108,7 @@ class Trainer:
         self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
         self.coarse = CoarseSchedule(config.coarse, config.iterations, log.cameras.values(), processes.count)
         self._halvings = self.coarse.first
-        self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model, config.sky.segmentation)
+        self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)
         self.source.prepare(self.train_numbers)
         self.generator = torch.Generator(device=device).manual_seed(config.seed)
         self.scene = (seed_scene(log, shots, config) if scene is None else scene).to(device)
@@ -199,7 +196,7 @@ class Trainer:
         picture = draw_splats(
             scene,
             shot,
-            self._channels(sample),
+            self._channels(),
             backend=self.config.backend,
             actor_poses=poses.actor_poses,
             twists=poses.twists,
@@ -216,40 +213,19 @@ class Trainer:
         total.backward(self._one)
         terms = dict(zip(seen.names, seen.terms)) | {name: value.detach() for name, value in others.items()}
         wishes = self.nodes.wishes(shot, drawn, picture.directions, self.iteration + 1)
-        step = self._of_all_processes(StepGradients(
-                drawn=drawn, wishes=wishes, twists=poses.step_twists, exposures=self.exposures.gradient(number)[None]
-            ))
+        exposures = self.exposures.gradient(number)[None]
+        step = self._of_all_processes(StepGradients(drawn=drawn, wishes=wishes, twists=poses.step_twists, exposures=exposures))
         self.nodes.note(step.wishes)
         progress = self.iteration / self.config.iterations
         self.poses.step(poses, progress, step.twists)
         self.exposures.step(self._shown_numbers(), step.exposures, progress)
-        before = self.iteration
         self.iteration += self.processes.count
         self.nodes.step(step.drawn, self.iteration, self.generator)
         self.shared_optimizer.step()
         self.shared_optimizer.zero_grad(set_to_none=True)
-        if any(before < share * self.config.iterations <= self.iteration for share in self.config.floaters.at):
-            self._take_out_floaters()
         if self.scaling.due(self.config.densify.every, self.iteration):
             self.align()
         return StepReport(terms=terms, squared_error=seen.squared_error, others=lambda: self.poses.prior_terms(poses))
-
-    def _take_out_floaters(self) -> None:
-        gone = floaters(self.current_scene(), self._lidar_views(), self.config.floaters, self.config.backend)
-        # Kernels that add in no fixed order may judge one at the edge differently.
-        decided = gone.to(torch.uint8)
-        self.processes.give([decided])
-        self.nodes.remove(BACKGROUND, decided.bool())
-        _logger.info("iteration %d: %d floaters taken out", self.iteration, int(decided.sum()))
-
-    def _lidar_views(self) -> Iterator[LidarView]:
-        """Training pictures at their full size with what LiDAR says of them, spread evenly over the log."""
-        count = min(self.config.floaters.views, len(self.train_numbers))
-        for place in np.linspace(0, len(self.train_numbers) - 1, count).round().astype(int):
-            number = self.train_numbers[place]
-            poses = self.poses.of(number)
-            pixels, depth_m = (torch.tensor(part, device=self.device) for part in self.source.lidar.of(number))
-            yield LidarView(shot=poses.shot, actor_poses=poses.actor_poses, pixels=pixels, depth_m=depth_m)
 
     def _higher(self) -> dict[str | None, Tensor] | None:
         """Harmonics above degree 0 of the background (None) and the actors; None where the nodes have not as many of them."""
@@ -288,17 +264,17 @@ class Trainer:
         iterations = given if given is not None else 5 if self.config.camera_model == "ray" else 1
         return -(-iterations // self.processes.count)
 
-    def _channels(self, sample: Sample) -> tuple[Channel, ...]:
+    def _channels(self) -> tuple[Channel, ...]:
         """What the next step draws."""
         if (self.iteration // self.processes.count + 1) % self.depth_every:
             return ("rgb",)
-        sees_returns = self.config.loss.line_of_sight > 0 and sample.pixels.numel() > 0
-        return ("rgb", "depth", "log_depth") if sees_returns else ("rgb", "depth")
+        return ("rgb", "depth")
 
     def check_finite(self) -> None:
         """`UserError` with its name where a parameter is not finite: the fit has diverged."""
         held = {f"{name} of the node {key}": param for key, node in self.nodes.nodes.items() for name, param in node.all_params.items()}
-        for name, param in (held | {f"the {name}": value for name, value in self.shared.items()} | {"exposures": self.exposures.deltas}).items():
+        shared = {f"the {name}": value for name, value in self.shared.items()}
+        for name, param in (held | shared | {"exposures": self.exposures.deltas}).items():
             if not bool(torch.isfinite(param.detach()).all()):
                 raise UserError(f"fit: {name} became infinite by iteration {self.iteration}; lower the learning rates.")
 

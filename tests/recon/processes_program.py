@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_log import tiny_log
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit import CoarseConfig, CorrectionConfig, DensifyConfig, ExposureConfig, FitConfig, FloatersConfig, InitConfig, fit
+from splatmend.recon.fit import CoarseConfig, CorrectionConfig, DensifyConfig, ExposureConfig, FitConfig, InitConfig, fit
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.processes import ALONE, Processes, joined_processes
 from splatmend.recon.fit.trainer import StepReport, Trainer
@@ -41,8 +41,6 @@ CONFIG = FitConfig(
 )
 CONFIGS = {name: replace(CONFIG, densify=replace(CONFIG.densify, strategy=name)) for name in ("classic", "mcmc")}
 CONFIGS["exposure grids"] = replace(CONFIG, exposure=ExposureConfig(model="bilateral", levels=2, rows=3, columns=4))
-# After twelve pictures, six steps of two.
-CONFIGS["floaters"] = replace(CONFIG, floaters=FloatersConfig(at=(0.1,), least_views=1))
 # Full size from the seventh step of two pictures on.
 CONFIGS["coarse"] = replace(CONFIG, coarse=CoarseConfig(until=0.1, halvings=1))
 

@@ -203,6 +203,8 @@ def test_classes_that_are_left_out_are_no_actors(tmp_path: Path) -> None:
 
 def test_a_class_has_one_nature() -> None:
     with pytest.raises(UserError, match="pedestrian cannot be both deformable and symmetric"):
-        ActorsConfig(symmetric=("vehicle", "pedestrian"))
+        ActorsConfig(deformable=("pedestrian",), symmetric=("vehicle", "pedestrian"))
+    assert ActorsConfig(symmetric=("vehicle", "pedestrian")).deformable == ("cyclist",)
+    assert ActorsConfig(left_out=("pedestrian", "cyclist")).deformable == ()
     with pytest.raises(UserError, match="mirrored_share"):
         ActorsConfig(mirrored_share=0.7)

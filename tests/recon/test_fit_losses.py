@@ -6,9 +6,8 @@ import torch
 from tiny_log import true_scene
 
 from splatmend.datasets.errors import UserError
-from splatmend.recon.fit.losses import below_horizon, bending, line_of_sight, photometric, relative_depth, ssim
+from splatmend.recon.fit.losses import below_horizon, bending, photometric, relative_depth, ssim
 from splatmend.recon.fit.trainer import StepReport
-from splatmend.recon.render import render
 from splatmend.recon.sky import ray_directions
 
 
@@ -75,38 +74,6 @@ def test_the_gradient_of_ssim_is_that_of_its_definition() -> None:
     assert torch.equal(*slopes)
     with pytest.raises(ValueError, match="one of its pictures only"):
         ssim(picture, truth.requires_grad_())
-
-
-def _along_a_ray(depths_m: list[float], shares: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    logarithm, share = torch.tensor(depths_m).log(), torch.tensor(shares)
-    return torch.stack([(share * logarithm).sum(), (share * logarithm.square()).sum()])[None], share.sum()[None]
-
-
-def test_line_of_sight_wants_all_that_is_drawn_at_the_return() -> None:
-    target, all_of_it = torch.tensor([20.0]), torch.tensor([1.0])
-    assert float(line_of_sight(*_along_a_ray([20.0], [0.9]), target, all_of_it)) == pytest.approx(0.0, abs=1e-5)
-    assert float(line_of_sight(*_along_a_ray([24.0, 20.0], [0.0, 1.0]), target, all_of_it)) == pytest.approx(0.0, abs=1e-5)
-    floater = line_of_sight(*_along_a_ray([2.0, 20.0], [0.1, 0.9]), target, all_of_it)
-    behind = line_of_sight(*_along_a_ray([20.0, 200.0], [0.9, 0.1]), target, all_of_it)
-    assert float(floater) == pytest.approx(float(behind), rel=1e-3)
-    assert 0.5 < float(floater) < 1.0
-    # All at a depth that is off by the width: half.
-    assert float(line_of_sight(*_along_a_ray([20.0 * np.exp(0.2)], [1.0]), target, all_of_it)) == pytest.approx(0.5, abs=1e-3)
-
-
-def test_log_depth_is_blended_as_colours_are() -> None:
-    scene = true_scene()
-    shot = scene.shots[0].shot
-    out = render(scene, shot, ("log_depth", "depth"))
-    assert out.rgb is None
-    first, second = out.extra["log_depth"].unbind(-1)
-    seen = out.opacity > 0.9
-    assert seen.any()
-    # The mean of a logarithm lies below the logarithm of the mean, and its square below the mean of squares.
-    mean = first[seen] / out.opacity[seen]
-    assert (mean <= out.depth_m[seen].log() + 1e-4).all()
-    assert (second[seen] / out.opacity[seen] >= mean.square() - 1e-3).all()
-    assert float((mean.exp() - out.depth_m[seen]).abs().median() / out.depth_m[seen].median()) < 0.05
 
 
 def test_planes_do_not_bend_and_steps_do() -> None:

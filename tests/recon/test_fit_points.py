@@ -10,7 +10,7 @@ from tiny_log import ORIGIN_M, tiny_log, true_scene
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import inverse, transform
-from splatmend.datasets.log import SfmPoints
+from splatmend.datasets.log import CameraFrame, SceneLog, SfmPoints
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.points import ColouredPoints, Voxels, _grouped, lidar_points, scene_extent, sfm_points, thinned
@@ -153,3 +153,56 @@ def test_points_alone_are_enough_and_none_are_refused() -> None:
     assert len(seed_scene(log, recorded_shots(log, config.data), config).background.gaussians) == 1
     with pytest.raises(UserError, match="no point to begin the fit with"):
         seed_scene(replace(log, sweeps=(), actors=()), recorded_shots(log, config.data), config)
+
+
+def test_no_colour_is_taken_from_pixels_that_say_nothing_of_the_scene() -> None:
+    """A green mask over the right half: a bonnet."""
+    log = tiny_log(4)
+
+    def painted(frame: CameraFrame) -> CameraFrame:
+        picture = frame.read_image().copy()
+        picture[:, 32:] = [0, 255, 0]
+        valid = np.ones(picture.shape[:2], dtype=bool)
+        valid[:, 32:] = False
+        return replace(frame, read_image=lambda: picture, masks={"valid": lambda: valid})
+
+    def greens(log: SceneLog) -> int:
+        background, actors = lidar_points(log, log.frames, InitConfig(voxel_m=0.01))
+        rays = ray_points(log, log.frames, np.zeros((0, 3)), 500, (3.0, 20.0), np.random.default_rng(0))
+        assert len(background) > 50
+        assert len(rays.points) > 100
+        found = [background, *actors.values(), rays.points]
+        return sum(int((points.rgb == [0, 1, 0]).all(axis=1).sum()) for points in found)
+
+    spoilt = replace(log, frames=tuple(painted(frame) for frame in log.frames))
+    unmasked = replace(spoilt, frames=tuple(replace(frame, masks={}) for frame in spoilt.frames))
+    assert greens(unmasked) > 100
+    assert greens(spoilt) == 0
+
+
+def test_points_take_their_colours_from_the_picture_of_the_middle_of_their_turn() -> None:
+    log = tiny_log(4)
+    colours = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]
+    frames = [replace(frame, read_image=lambda c=colours[i]: np.tile(np.uint8(c), (48, 64, 1))) for i, frame in enumerate(log.frames)]
+    second = replace(log, frames=tuple(frames), sweeps=log.sweeps[1:2])
+    background, _ = lidar_points(second, second.frames, InitConfig(voxel_m=0.01))
+    assert (background.rgb == [0, 1, 0]).all()
+
+
+def test_few_points_of_a_body_that_goes_away_are_no_background() -> None:
+    log = tiny_log(6)
+    config = FitConfig(init=InitConfig(point_count=10_000, ray_count=0, min_actor_points=10_000, voxel_m=0.01))
+    shots = recorded_shots(log, config.data)
+    car = log.actors[0]
+
+    def in_its_way(log: SceneLog) -> int:
+        scene = seed_scene(log, shots, config)
+        assert not scene.actors
+        xyz = scene.background.gaussians.means.double().numpy() + scene.background.origin_world_m
+        middle = log.actors[0].world_from_actor(250_000) if log.actors else car.world_from_actor(250_000)
+        return int((np.abs(transform(inverse(middle), xyz)) < [1.0, 0.5, 0.4]).all(axis=1).sum())
+
+    still = np.repeat(car.track.world_from_body[:1], len(car.track.times_us), axis=0)
+    parked = replace(car, track=replace(car.track, world_from_body=still))
+    assert in_its_way(log) == 0
+    assert in_its_way(replace(log, actors=(parked,))) > 0

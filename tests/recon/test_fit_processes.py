@@ -117,7 +117,7 @@ def test_processes_stay_the_same_to_the_bit(folder: Path, name: str) -> None:
     changes = [i for i, (before, now) in enumerate(zip(one["counts"], one["counts"][1:]), start=2) if now != before]
     # After pictures 15 and 30, at the end of the step that brought them.
     assert len(one["counts"]) == STEPS
-    assert changes == ([6, 8, 15] if name == "floaters" else [8, 15])
+    assert changes == [8, 15]
 
 
 def test_two_processes_make_one_scene(folder: Path, tmp_path: Path) -> None:

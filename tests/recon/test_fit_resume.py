@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import subprocess
@@ -24,11 +25,10 @@ from splatmend.recon.fit import (
     DensifyConfig,
     ExposureConfig,
     FitConfig,
-    FloatersConfig,
     InitConfig,
-    LossConfig,
     fit,
 )
+from splatmend.recon.fit.corrections import Corrections, NotFiniteError
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.scene_files import load_scene
@@ -66,15 +66,12 @@ CONFIG = FitConfig(
 
 CONFIGS = {
     "mcmc": replace(CONFIG, densify=replace(CONFIG.densify, strategy="mcmc")),
-    "classic, all terms": replace(
+    "classic": replace(
         CONFIG,
         densify=replace(CONFIG.densify, strategy="classic", every=4, classic_gradient=1e-6),
-        loss=LossConfig(line_of_sight=0.01),
     ),
     # Full size from iteration 15 on, after the kill.
     "coarse": replace(CONFIG, coarse=CoarseConfig(until=0.75, halvings=1)),
-    # Taken out before the checkpoint, and again between it and the kill.
-    "floaters": replace(CONFIG, floaters=FloatersConfig(at=(0.3, 0.6), least_views=1)),
     "exposure grids": replace(CONFIG, exposure=ExposureConfig(model="bilateral", columns=4, rows=3, levels=2)),
 }
 
@@ -184,11 +181,54 @@ def test_a_checkpoint_from_before_there_were_exposure_grids_goes_on() -> None:
     shots = recorded_shots(log, CONFIG.data)
     trainer = Trainer(log, shots, CONFIG, torch.device("cpu"))
     settings = plain(replace(CONFIG, device="auto", checkpoint_every=1))
-    older = {name: value for name, value in settings.items() if name not in ("exposure", "sky", "coarse", "floaters")}
+    older = {name: value for name, value in settings.items() if name not in ("exposure", "coarse")}
     trainer.load_state_dict(trainer.state_dict() | {"config_key": content_key(older)})
     grids = Trainer(log, shots, CONFIGS["exposure grids"], torch.device("cpu"))
     with pytest.raises(UserError, match="other settings"):
         grids.load_state_dict(trainer.state_dict())
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_what_fails_while_a_scene_is_scored_loses_no_iteration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, checkpoint_every=1_000)
+    fit(tiny_log(6), tmp_path / "whole", config, on_progress=lambda row: None)
+    module = importlib.import_module("splatmend.recon.fit.fit")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_scored", lambda *given: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_log(6), tmp_path / "cut", config, on_progress=lambda row: None)
+    rows: list[dict] = []
+    fit(tiny_log(6), tmp_path / "cut", config, resume=True, on_progress=rows.append)
+    assert not rows
+    for name in ("background.ply", "curve.jsonl", "heldout.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def test_a_gradient_of_a_pose_that_is_not_finite_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Corrections, names: tuple[str, ...], t_us: int, gradients: np.ndarray, progress: float) -> None:
+        raise NotFiniteError("the gradient of the pose of front at 5 us is not finite")
+
+    monkeypatch.setattr(Corrections, "step_all", wrong)
+    with pytest.raises(UserError, match="the pose of front at 5 us is not finite at iteration 1; lower the learning rates"):
+        fit(tiny_log(6), tmp_path / "scene", CONFIG, on_progress=lambda row: None)
+
+
+def test_a_parameter_that_is_not_finite_is_named_and_nothing_is_kept_of_it(tmp_path: Path) -> None:
+    config = replace(CONFIG, rates=replace(CONFIG.rates, sky=1e38), checkpoint_every=1)
+    with pytest.raises(UserError, match=r"became (infinite|nan)"):
+        fit(tiny_log(6), tmp_path / "scene", config, on_progress=lambda row: None)
+    assert not (tmp_path / "scene").exists()
+
+
+@pytest.mark.parametrize(("late_db", "astray"), [(17.0, True), (20.0, False), (26.0, False)])
+def test_a_fit_that_gets_worse_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture, late_db: float, astray: bool) -> None:
+    """Pictures differ by decibels from row to row; what counts is their middle."""
+    module = importlib.import_module("splatmend.recon.fit.fit")
+    course = np.concatenate([np.linspace(14, 21, 20), np.full(60, 21.0), np.full(20, late_db)])
+    noise = np.random.default_rng(0).normal(scale=1.0, size=100)
+    module._warn_of_worse(tmp_path / "scene", [{"psnr": float(psnr)} for psnr in course + noise])
+    assert ("scene: the fit has gone astray: pictures were drawn with" in caplog.text) == astray
 
 
 def test_a_checkpoint_of_other_settings_or_logs_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from splatmend.recon.render import draw_splats, render
 from splatmend.recon.scene import Scene
 from splatmend.recon.sky import ray_directions
 
-WEIGHTS = LossConfig(sky_opacity=0.2, line_of_sight=0.0)
+WEIGHTS = LossConfig()
 
 
 def _sample(shot: Shot) -> Sample:
@@ -29,7 +29,6 @@ def _sample(shot: Shot) -> Sample:
     return Sample(
         rgb=torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator),
         valid=torch.rand(size, generator=generator) > 0.1,
-        sky=torch.rand(size, generator=generator) > 0.8,
         pixels=torch.tensor([100, 900, 2000]),
         depth_m=torch.tensor([4.0, 9.0, 12.0]),
         depth_shares=torch.tensor([0.5, 0.5, 0.0]),
@@ -83,7 +82,6 @@ def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str, grid:
     depths = out.depth_m.reshape(-1)[sample.pixels]
     expected["lidar_depth"] = WEIGHTS.lidar_depth * relative_depth(depths[:2], sample.depth_m[:2], torch.tensor([0.5, 0.5]))
     expected["bending"] = WEIGHTS.bending * bending(out.depth_m, out.opacity, truth)
-    expected["sky_opacity"] = 0.2 * (out.opacity * sample.sky).mean()
     upwards = torch.nn.functional.normalize(ray_directions(shot, "cpu", scene.camera_model), dim=-1)[..., 2]
     expected["ground_opacity"] = WEIGHTS.ground_opacity * ((1 - out.opacity) * below_horizon(upwards)).mean()
     expected["exposure"] = WEIGHTS.exposure * own.square().mean()
