@@ -44,7 +44,7 @@ def config_of(chosen: argparse.Namespace, *, ray: bool) -> FitConfig:
         camera_model="ray" if ray else "ewa",
         data=DataConfig(max_width=chosen.max_width),
         init=InitConfig(point_count=chosen.points, ray_count=chosen.rays),
-        densify=DensifyConfig(cap=chosen.cap),
+        densify=DensifyConfig(cap=chosen.cap, strategy=chosen.strategy),
         device="cuda",
         seed=chosen.seed,
     )
@@ -132,6 +132,9 @@ def main() -> int:
     parser.add_argument("--cap", type=int, default=500_000)
     parser.add_argument("--points", type=int, default=400_000, help="initial Gaussians from LiDAR or structure from motion")
     parser.add_argument("--rays", type=int, default=100_000, help="initial Gaussians along rays")
+    parser.add_argument(
+        "--strategy", choices=("classic", "mcmc"), default="classic", help="of ours; recipes of photos relocate"
+    )
     parser.add_argument("--max-width", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="file that the lines are added to as well")

@@ -44,8 +44,7 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint; run without --resume.") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as fault:
-        reason = str(fault).splitlines()[0][:120]
-        raise UserError(f"{path}: the checkpoint cannot be read ({reason}); delete it and run again.") from fault
+        raise UserError(f"{path}: this is no whole checkpoint; delete it and run again.") from fault
 
 
 def random_state() -> dict[str, Any]:

@@ -31,12 +31,30 @@ def fit_config_from_json(raw: Mapping[str, Any]) -> FitConfig:
 def settings_key(config: FitConfig) -> str:
     """Short hash of the settings that a fit's result depends on, which a checkpoint carries. Where and how noisily it runs is left out, and
     so are settings that older checkpoints do not know, as long as they have their defaults."""
-    settings = plain(replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
+    settings = result_settings(config)
     later = {
         "exposure": config.exposure == ExposureConfig(),
         "coarse": config.coarse == CoarseConfig(),
     }
     return content_key({name: value for name, value in settings.items() if not later.get(name)})
+
+
+def result_settings(config: FitConfig) -> dict[str, Any]:
+    """The settings that a fit's result depends on, as plain values."""
+    return plain(replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
+
+
+def first_difference(held: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """The first setting that two sets of `result_settings` differ in, with both values, in a few words; None where they are the same."""
+    for name, value in given.items():
+        other = held.get(name)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            inner = first_difference(other, value)
+            if inner is not None:
+                return f"{name}.{inner}"
+        elif value != other:
+            return f"{name} {other} in place of {value}"
+    return None
 
 
 def _read(kind: type[T], raw: Mapping[str, Any]) -> T:

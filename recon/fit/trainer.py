@@ -18,7 +18,7 @@ from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.coarse import CoarseSchedule, halved_shot
 from splatmend.recon.fit.config import FitConfig
-from splatmend.recon.fit.config_json import settings_key
+from splatmend.recon.fit.config_json import first_difference, result_settings, settings_key
 from splatmend.recon.fit.data import FrameSource
 from splatmend.recon.fit.graphed import PictureLosses
 from splatmend.recon.fit.lean_adam import LeanAdam
@@ -282,6 +282,7 @@ class Trainer:
         """Everything that the next iteration depends on, as plain tensors, numbers and strings."""
         return {
             "config_key": self.config_key,
+            "settings": result_settings(self.config),
             "log_key": self.log_key,
             "iteration": self.iteration,
             "processes": self.processes.count,
@@ -301,7 +302,9 @@ class Trainer:
         Raises:
             UserError: where the state belongs to another log or other settings.
         """
-        for key, own, what in (("log_key", self.log_key, "another log"), ("config_key", self.config_key, "other settings")):
+        change = first_difference(state["settings"], result_settings(self.config)) if "settings" in state else None
+        settings = "other settings" + ("" if change is None else f" ({change})")
+        for key, own, what in (("log_key", self.log_key, "another log"), ("config_key", self.config_key, settings)):
             if state[key] != own:
                 raise UserError(f"--resume: the checkpoint was made with {what}; give the same again, or start anew without --resume.")
         count = state.get("processes", 1)  # older checkpoints are of one

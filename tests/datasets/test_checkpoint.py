@@ -28,7 +28,7 @@ def test_broken_and_absent_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "c.pt")
     (tmp_path / "c.pt").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="this is no whole checkpoint; delete it and run again"):
         load_checkpoint(tmp_path / "c.pt")
 
 

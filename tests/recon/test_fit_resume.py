@@ -241,8 +241,11 @@ def test_a_checkpoint_of_other_settings_or_logs_is_refused(tmp_path: Path) -> No
 
     with pytest.raises(Stopped):
         fit(tiny_log(6), tmp_path / "scene", CONFIG, on_progress=stop)
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match=r"other settings \(seed 0 in place of 1\)"):
         fit(tiny_log(6), tmp_path / "scene", FitConfig(**{**vars(CONFIG), "seed": 1}), resume=True, on_progress=stop)
+    other = replace(CONFIG, densify=replace(CONFIG.densify, every=4))
+    with pytest.raises(UserError, match=r"other settings \(densify.every 3 in place of 4\)"):
+        fit(tiny_log(6), tmp_path / "scene", other, resume=True, on_progress=stop)
     with pytest.raises(UserError, match="another log"):
         fit(tiny_log(7), tmp_path / "scene", CONFIG, resume=True, on_progress=stop)
     assert (tmp_path / "scene.partial" / "checkpoint.pt").is_file()
