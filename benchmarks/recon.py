@@ -132,9 +132,7 @@ def main() -> int:
     parser.add_argument("--cap", type=int, default=500_000)
     parser.add_argument("--points", type=int, default=400_000, help="initial Gaussians from LiDAR or structure from motion")
     parser.add_argument("--rays", type=int, default=100_000, help="initial Gaussians along rays")
-    parser.add_argument(
-        "--strategy", choices=("classic", "mcmc"), default="classic", help="of ours; recipes of photos relocate"
-    )
+    parser.add_argument("--strategy", choices=("classic", "mcmc"), default="classic", help="of ours; recipes of photos relocate")
     parser.add_argument("--max-width", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="file that the lines are added to as well")

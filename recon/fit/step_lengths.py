@@ -4,12 +4,15 @@ Learning rates of places are in units of the scene's extent, as if all stood abo
 a drive much does not: what stands a metre beside the path would go in one step as far as what stands fifty metres off, across half a
 picture. And what few pictures show goes farther for each of them, for Adam measures steps by how large gradients are on average: in a
 drive of five hundred pictures a leaf beside the path jumps by decimetres whenever one shows it, and ends as fog before the cameras. So
-steps are in proportion to the distance from the nearest camera, and an angle, up to the extent.
+steps are in proportion to the distance from the nearest camera, and an angle, up to the full step; and since what stands by the path is
+shown by some tens of pictures, however many there are, that angle is the smaller the more there are.
 
-Shape letters: N Gaussians, C cameras.
+Shape letters: N Gaussians, C cameras, one for each picture.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -17,6 +20,9 @@ from torch import Tensor
 
 _LEAST = 0.005
 """Share of the full step that is left to what touches a camera."""
+_PICTURES = 500
+"""In so many pictures steps are as long as the distance over the extent says. Adam's step of what a share of the pictures shows is one over
+the root of the share."""
 _PAIRS = 1 << 26
 """Distances that are held at once."""
 
@@ -35,5 +41,6 @@ class StepLengths:
         if anew or self.known is None or len(self.known) != len(means):
             parts = means.detach().split(max(_PAIRS // len(self.centres), 1))
             nearest = torch.cat([torch.cdist(part, self.centres).amin(dim=1) for part in parts])
-            self.known = (nearest / self.extent).clamp_(_LEAST, 1.0)[:, None]
+            lengths = nearest * (math.sqrt(_PICTURES / len(self.centres)) / self.extent)
+            self.known = lengths.clamp_(_LEAST, 1.0)[:, None]
         return self.known

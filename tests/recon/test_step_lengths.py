@@ -9,7 +9,7 @@ from splatmend.recon.fit.step_lengths import StepLengths
 from splatmend.recon.gaussians import Gaussians
 
 CPU = torch.device("cpu")
-CENTRES = torch.tensor([[float(x), 0.0, 1.5] for x in range(0, 200, 2)])
+CENTRES = torch.tensor([[0.4 * x, 0.0, 1.5] for x in range(500)])
 
 
 def test_a_share_is_the_distance_from_the_nearest_camera_over_the_extent() -> None:
@@ -17,6 +17,12 @@ def test_a_share_is_the_distance_from_the_nearest_camera_over_the_extent() -> No
     means = torch.tensor([[10.0, 5.0, 1.5], [10.0, -25.0, 1.5], [10.0, 0.0, 1.5], [150.0, 300.0, 1.5], [-10.0, 0.0, 1.5]])
     shares = steps.shares(means, anew=True)
     torch.testing.assert_close(shares[:, 0], torch.tensor([0.1, 0.5, 0.005, 1.0, 0.2]))
+
+
+def test_fewer_pictures_allow_longer_steps() -> None:
+    means = torch.tensor([[9.6, 5.0, 1.5], [9.6, -25.0, 1.5]])
+    few = StepLengths(CENTRES[::4], 50.0).shares(means, anew=True)
+    torch.testing.assert_close(few[:, 0], torch.tensor([0.2, 1.0]))
 
 
 def test_shares_are_found_anew_where_that_is_due_or_numbers_have_changed() -> None:
