@@ -127,21 +127,27 @@ def _rotate(w: Tensor, axis: Tensor, vectors: Tensor) -> Tensor:
     return vectors + w * twice + torch.linalg.cross(axis, twice)
 
 
-def shake(nodes: Sequence[Mapping[str, Parameter]], rates: Sequence[float], generator: torch.Generator) -> None:
+def shake(
+    nodes: Sequence[Mapping[str, Parameter]],
+    rates: Sequence[float],
+    generator: torch.Generator,
+    shares: Sequence[Float[Tensor, "N 1"] | None] | None = None,
+) -> None:
     """Put noise on the positions of several sets of Gaussians in one go.
 
     Args:
         nodes: parameters of each set, see the head of this module; means are changed.
         rates: size of each set's noise: the learning rate of its means times `MCMCConfig.noise_lr`.
         generator: source of the randomness, on the device of the parameters.
+        shares: what each Gaussian of a set takes of it; None for all of it.
     """
     with torch.no_grad():
         quats, log_scales, logits = (torch.cat([params[name] for params in nodes]) for name in ("quats", "log_scales", "opacity_logits"))
         normal = torch.randn(log_scales.shape, generator=generator, device=quats.device, dtype=quats.dtype)
         counts = [len(params["means"]) for params in nodes]
         noise = position_noise(quats, log_scales, logits, normal).split(counts)
-        for params, rate, part in zip(nodes, rates, noise, strict=True):
-            params["means"].add_(part, alpha=rate)
+        for params, rate, part, share in zip(nodes, rates, noise, shares or [None] * len(nodes), strict=True):
+            params["means"].add_(part if share is None else part * share, alpha=rate)
 
 
 class MCMC:

@@ -18,6 +18,7 @@ from splatmend.datasets.log import SceneLog
 from splatmend.recon.fit.config import CoarseConfig, FitConfig
 from splatmend.recon.fit.extra_views import ExtraView, ExtraViews
 from splatmend.recon.fit.losses import photometric
+from splatmend.recon.fit.picture_exposures import RATE_END
 from splatmend.recon.fit.picture_terms import ground_opacity
 from splatmend.recon.fit.trainer import StepReport, Trainer
 from splatmend.recon.render import render
@@ -48,10 +49,15 @@ class ContinueConfig:
 
 
 def continued_config(config: FitConfig, more: ContinueConfig, iterations: int) -> FitConfig:
-    """The settings of a fit that goes on for so many iterations: poses stay, pictures have their full size, the means
-    start at a lower rate, and Gaussians are relocated, whatever strategy the fit had: fading all of them would leave too few
+    """The settings of a fit that goes on for so many iterations: poses stay, pictures have their full size, means and
+    exposures start at lower rates, and Gaussians are relocated, whatever strategy the fit had: fading all of them would leave too few
     iterations to come back."""
-    rates = replace(config.rates, means=max(more.rate_share * config.rates.means, config.rates.means_end))
+    rates = replace(
+        config.rates,
+        means=max(more.rate_share * config.rates.means, config.rates.means_end),
+        # As slowly as the fit ended: a first step is the whole rate, however good a map is.
+        exposure=RATE_END * config.rates.exposure,
+    )
     return replace(
         config,
         iterations=iterations,

@@ -141,32 +141,33 @@ def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnPr
         show = held.enter_context(_curve_rows(folder, trainer, on_progress)) if processes.first else _ignored
         interrupted = held.enter_context(interruptions_noted(patient=processes.count > 1))
         report: StepReport | None = None
-        while trainer.iteration < until:
-            before = trainer.iteration
-            try:
+        try:
+            while trainer.iteration < until:
+                before = trainer.iteration
                 report = trainer.step()
-            except NotFiniteError as fault:
-                if report is not None:
-                    # Gradients of poses are looked at a step later: where a term of the loss is at fault, this names it.
-                    report.as_row(before, trainer.gaussian_count, processes)
-                raise UserError(f"fit: {fault} at iteration {before}; lower the learning rates.") from fault
-            iteration = trainer.iteration
-            last = iteration >= until
-            saving = due(config.checkpoint_every, iteration) or last
-            if due(config.log_every, iteration) or before == 0 or saving:
-                show(report.as_row(iteration, trainer.gaussian_count, processes))
-            for wanted in config.snapshots_at:
-                if before < wanted <= iteration and processes.first:
-                    _save_snapshot(trainer, folder, wanted)
-            stopping = processes.any(interrupted())
-            if stopping:
-                # Which refuses what no run should go on from.
-                report.as_row(iteration, trainer.gaussian_count, processes)
-            if (saving or stopping) and processes.first:
-                trainer.check_finite()
-                save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
-            if stopping:
-                raise KeyboardInterrupt
+                iteration = trainer.iteration
+                last = iteration >= until
+                saving = due(config.checkpoint_every, iteration) or last
+                if due(config.log_every, iteration) or before == 0 or saving:
+                    show(report.as_row(iteration, trainer.gaussian_count, processes))
+                for wanted in config.snapshots_at:
+                    if before < wanted <= iteration and processes.first:
+                        _save_snapshot(trainer, folder, wanted)
+                stopping = processes.any(interrupted())
+                if stopping:
+                    # Which refuses what no run should go on from.
+                    report.as_row(iteration, trainer.gaussian_count, processes)
+                if (saving or stopping) and processes.first:
+                    trainer.check_finite()
+                    save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
+                if stopping:
+                    raise KeyboardInterrupt
+        except NotFiniteError as fault:
+            if report is not None:
+                # Gradients of poses are looked at a step later: where a term of the loss is at fault, this names it. Of this process alone,
+                # for the others need not have come to this place.
+                report.as_row(trainer.iteration, trainer.gaussian_count)
+            raise UserError(f"fit: {fault} at iteration {trainer.iteration}; lower the learning rates.") from fault
 
 
 @contextmanager

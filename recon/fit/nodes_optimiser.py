@@ -233,7 +233,8 @@ class NodesOptimiser:
         # has to be divided out here.
         noise = [means_lr / node.extent * node.densifier.config.noise_lr for node in nodes if isinstance(node.densifier, MCMC)]
         if noise:
-            shake([node.params for node in nodes], noise, generator)
+            shares = [None if node.steps is None else node.steps.shares(node.params["means"], anew=False) for node in nodes]
+            shake([node.params for node in nodes], noise, generator, shares)
 
     def _move(self, nodes: Sequence[FittedNode], *, anew: bool) -> None:
         """The optimiser's step, cut to the nodes' step lengths, which are found `anew` where that is due."""

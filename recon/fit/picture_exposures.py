@@ -4,6 +4,7 @@
 A picture is drawn with its own map less what all maps have in common, but its loss moves its own alone, and only when it is shown.
 Gradients through the mean would move all others the other way, and an optimiser that scales gradients to steps makes as much of the
 thousandth part of one as of the whole: maps that no picture has spoken for would drift for as long as a round over the pictures takes.
+Now they move with the mean, by a step at most.
 
 Shape letters: F training pictures, P pictures of a step, G the axes of a grid, none for one map per picture.
 """
@@ -23,7 +24,7 @@ from splatmend.recon.fit.lean_adam import LeanAdam
 
 _BETAS = (0.9, 0.99)
 """Of the showings of one picture."""
-_RATE_END = 0.1
+RATE_END = 0.1
 """Learning rates fall to this share."""
 
 
@@ -60,7 +61,7 @@ class PictureExposures:
             # One step may show the last picture of a round and the same as the first of the next.
             shown.grad = gradient if shown.grad is None else shown.grad + gradient
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * _RATE_END**progress
+            group["lr"] = self.rate * RATE_END**progress
         self.optimizer.step()
         for number in numbers:
             self._maps[number].grad = None

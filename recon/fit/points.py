@@ -215,6 +215,9 @@ def _sweep_colours(
             continue
         frame = min(own, key=lambda candidate: abs(candidate.mid_us - sweep.middle_us))
         pixels, inside = project(camera, transform(inverse(frame.world_from_camera), points.at(frame.mid_us)))
+        for body in points.bodies:
+            # Where it is then, nobody says.
+            inside[body.rows] &= body.actor.is_labelled(frame.mid_us)
         new = inside & ~seen
         columns, rows = np.floor(pixels[new]).astype(np.int64).T
         usable = usable_pixels(frame, camera)

@@ -40,7 +40,12 @@ class StepLengths:
         """Of a full step; those of before where they need not be found `anew` and there are as many Gaussians as then."""
         if anew or self.known is None or len(self.known) != len(means):
             parts = means.detach().split(max(_PAIRS // len(self.centres), 1))
-            nearest = torch.cat([torch.cdist(part, self.centres).amin(dim=1) for part in parts])
+            nearest = torch.cat([_distances(part, self.centres).amin(dim=1) for part in parts])
             lengths = nearest * (math.sqrt(_PICTURES / len(self.centres)) / self.extent)
             self.known = lengths.clamp_(_LEAST, 1.0)[:, None]
         return self.known
+
+
+def _distances(means: Float[Tensor, "n 3"], centres: Float[Tensor, "C 3"]) -> Float[Tensor, "n C"]:
+    # By products of matrices they would lose their digits far from the origin.
+    return torch.cdist(means, centres, compute_mode="donot_use_mm_for_euclid_dist")

@@ -15,6 +15,7 @@ from splatmend.datasets.shot import Shot
 from splatmend.recon.fit import CoarseConfig, DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit import trainer as trainer_module
 from splatmend.recon.fit.coarse import CoarseSchedule, coarser_targets, halved, halved_shot
+from splatmend.recon.fit.config import RatesConfig
 from splatmend.recon.fit.continuing import ContinueConfig, continued_config
 from splatmend.recon.fit.data import FrameSource, prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
@@ -59,7 +60,9 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 
 def test_a_fit_that_goes_on_has_full_size() -> None:
-    assert continued_config(FitConfig(coarse=CoarseConfig(until=0.5)), ContinueConfig(), 100).coarse == CoarseConfig()
+    continued = continued_config(FitConfig(coarse=CoarseConfig(until=0.5)), ContinueConfig(), 100)
+    assert continued.coarse == CoarseConfig()
+    assert continued.rates.exposure == pytest.approx(0.1 * FitConfig().rates.exposure)
 
 
 @pytest.mark.parametrize("distortion", ["none", "opencv_fisheye"])
@@ -121,6 +124,7 @@ def test_a_coarse_start_ends_where_a_plain_fit_does(model: Model, monkeypatch: p
         camera_model=model,
         init=InitConfig(point_count=800, ray_count=100, actor_count=200),
         densify=DensifyConfig(cap=1200, actor_cap=250, start=10, every=20),
+        rates=RatesConfig(exposure=0.0),  # so few pictures move colours by chance
     )
     log = prepared_log(tiny_log(), config.data, model)
     scores = {}

@@ -82,8 +82,8 @@ def _step_of_two_pictures(trainer: Trainer) -> None:
                 group["lr"] = 2**0.5 * means_rate * trainer.nodes[group["node"]].extent
     for param, one, other in zip(params, *gradients):
         param.grad = (one + other) / 2
-    for optimizer in optimizers:
-        optimizer.step()
+    trainer.nodes._move(list(trainer.nodes.nodes.values()), anew=True)
+    optimizers[1].step()
     if config.densify.strategy == "mcmc":
         nodes = list(trainer.nodes.nodes.values())
         shake([n.params for n in nodes], [2**0.5 * means_rate / n.extent * n.densifier.config.noise_lr for n in nodes], trainer.generator)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,8 +194,12 @@ def test_what_fails_while_a_scene_is_scored_loses_no_iteration(tmp_path: Path, m
     config = replace(CONFIG, checkpoint_every=1_000)
     fit(tiny_log(6), tmp_path / "whole", config, on_progress=lambda row: None)
     module = importlib.import_module("splatmend.recon.fit.fit")
+
+    def interrupted(*given: object) -> dict:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr(module, "write_scored", lambda *given: signal.raise_signal(signal.SIGINT))
+        patched.setattr(module, "write_scored", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fit(tiny_log(6), tmp_path / "cut", config, on_progress=lambda row: None)
     rows: list[dict] = []
@@ -205,13 +210,16 @@ def test_what_fails_while_a_scene_is_scored_loses_no_iteration(tmp_path: Path, m
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
 
 
-def test_a_gradient_of_a_pose_that_is_not_finite_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("places", [{}, {"checkpoint_every": 1}, {"iterations": 1}, {"snapshots_at": (1,)}])
+def test_a_gradient_of_a_pose_that_is_not_finite_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: dict[str, Any]
+) -> None:
     def wrong(self: Corrections, names: tuple[str, ...], t_us: int, gradients: np.ndarray, progress: float) -> None:
         raise NotFiniteError("the gradient of the pose of front at 5 us is not finite")
 
     monkeypatch.setattr(Corrections, "step_all", wrong)
     with pytest.raises(UserError, match="the pose of front at 5 us is not finite at iteration 1; lower the learning rates"):
-        fit(tiny_log(6), tmp_path / "scene", CONFIG, on_progress=lambda row: None)
+        fit(tiny_log(6), tmp_path / "scene", replace(CONFIG, **places), on_progress=lambda row: None)
 
 
 def test_a_parameter_that_is_not_finite_is_named_and_nothing_is_kept_of_it(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch.nn import Parameter
 
-from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.config import DensifyConfig, FitConfig
 from splatmend.recon.fit.nodes_optimiser import FittedNode, NodesOptimiser
 from splatmend.recon.fit.step_lengths import StepLengths
 from splatmend.recon.gaussians import Gaussians
@@ -63,3 +63,16 @@ def test_what_is_seldom_seen_does_not_jump_past_the_cameras() -> None:
         farthest[name] = max(path)
     assert farthest["full"] > 0.1
     assert farthest["scaled"] < 0.02
+
+
+def test_noise_is_as_much_smaller_as_steps_are() -> None:
+    config = FitConfig(densify=DensifyConfig(strategy="mcmc", start=10_000, stop_share=1.0), iterations=20_000)
+    moved = []
+    for steps in (StepLengths(CENTRES, 50.0), None):
+        nodes = NodesOptimiser({"background": _node(torch.tensor([[20.0, 1.0, 1.5]]), config, steps)}, config)
+        with torch.no_grad():
+            nodes["background"].params["opacity_logits"].fill_(-6.0)
+        nodes.step(["background"], 1, torch.Generator().manual_seed(0))
+        moved.append(nodes["background"].params["means"].detach() - torch.tensor([[20.0, 1.0, 1.5]]))
+    assert float(moved[1].norm()) > 1e-3
+    torch.testing.assert_close(moved[0], 0.02 * moved[1], rtol=1e-2, atol=1e-6)
