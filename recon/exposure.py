@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from splatmend.recon.bilateral import slice_grid
@@ -50,7 +50,7 @@ class ExposureTable:
 
     def row(self, index: int) -> Float[Tensor, "*G 3 4"]:
         """The map of one trained picture, mean taken off."""
-        return exposure_map(self.deltas, torch.tensor([index], device=self.deltas.device))
+        return from_identity(self.centred[index])
 
     def at(self, camera: str, t_us: int) -> Float[Tensor, "*G 3 4"]:
         """The map for a picture of a camera at a time: linear between the trained pictures before and after, held at the ends. A camera
@@ -101,11 +101,6 @@ class ExposureTable:
             times_us=tuple(int(r["time_us"]) for r in rows),
             deltas=torch.from_numpy(stacked.astype(np.float32)),
         )
-
-
-def exposure_map(deltas: Float[Tensor, "F *G 3 4"], row: Int[Tensor, "1"]) -> Float[Tensor, "*G 3 4"]:
-    """The map or grid of one trained picture, the mean of all taken off; see `ExposureTable`."""
-    return from_identity((deltas - common(deltas)).index_select(0, row)[0])
 
 
 def from_identity(delta: Float[Tensor, "*G 3 4"]) -> Float[Tensor, "*G 3 4"]:

@@ -76,3 +76,35 @@ def test_noise_is_as_much_smaller_as_steps_are() -> None:
         moved.append(nodes["background"].params["means"].detach() - torch.tensor([[20.0, 1.0, 1.5]]))
     assert float(moved[1].norm()) > 1e-3
     torch.testing.assert_close(moved[0], 0.02 * moved[1], rtol=1e-2, atol=1e-6)
+
+
+def test_a_state_keeps_the_shares_that_steps_go_on_with() -> None:
+    """They are found once in so many iterations; found again by whoever goes on, they would be others."""
+    config = FitConfig(iterations=4_000)
+    start = torch.tensor([[20.0, 5.0, 1.5], [20.0, 9.0, 1.5]])
+    one, other = (NodesOptimiser({"background": _node(start, config, StepLengths(CENTRES, 50.0))}, config) for _ in range(2))
+
+    def step(nodes: NodesOptimiser, iteration: int) -> None:
+        for param in nodes["background"].all_params.values():
+            param.grad = torch.ones_like(param)
+        nodes.step(["background"], iteration, torch.Generator().manual_seed(0))
+
+    def known(nodes: NodesOptimiser) -> torch.Tensor:
+        steps = nodes["background"].steps
+        assert steps is not None
+        assert steps.known is not None
+        return steps.known.clone()
+
+    for iteration in (2, 3, 4):
+        step(one, iteration)
+    torch.testing.assert_close(known(one)[:, 0], torch.tensor([0.1, 0.18]))
+    assert not torch.equal(StepLengths(CENTRES, 50.0).shares(one["background"].params["means"], anew=True), known(one))
+    other.load_state_dict(one.state_dict())
+    before = known(one)
+    for nodes in (one, other):
+        step(nodes, 5)
+        assert torch.equal(known(nodes), before)
+    assert torch.equal(one["background"].params["means"], other["background"].params["means"])
+    # Due in the iteration after the one that changes numbers.
+    step(one, config.densify.every + 1)
+    assert not torch.equal(known(one), before)
