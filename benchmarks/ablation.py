@@ -79,6 +79,7 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "no harmonics": lambda config: replace(config, sh_degree=0),
     "no ground": without_loss("ground_opacity"),
     "relocation (MCMC)": lambda config: replace(config, densify=replace(config.densify, strategy="mcmc")),
+    "full steps everywhere": lambda config: replace(config, rates=replace(config.rates, means_by_distance=False)),
     "no densification": lambda config: replace(config, densify=replace(config.densify, stop_share=0.0)),
 }
 

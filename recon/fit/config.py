@@ -99,6 +99,8 @@ class RatesConfig:
     """At the start."""
     means_end: float = 1.6e-6
     """At the end."""
+    means_by_distance: bool = True
+    """Whether steps of the background are the shorter the nearer the path they are made."""
     quats: float = 1e-3
     """Rotations."""
     log_scales: float = 5e-3

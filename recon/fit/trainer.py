@@ -115,7 +115,8 @@ class Trainer:
         extent = scene_extent([log.frames[number] for number in self.train_numbers], log.metric)
         trained = [shots[number].shot for number in self.train_numbers]
         centres = np.stack([shot.world_from_camera[:3, 3] for shot in trained]) - self.scene.background.origin_world_m
-        steps = StepLengths(torch.tensor(centres, dtype=torch.float32, device=device), extent)
+        lengths = StepLengths(torch.tensor(centres, dtype=torch.float32, device=device), extent)
+        steps = lengths if config.rates.means_by_distance else None
         ground, cap = self.scene.background.gaussians, config.densify.cap
         nodes = {BACKGROUND: FittedNode(ground, extent, cap, config, device, scaling=self.scaling, steps=steps)}
         for actor_id, actor in self.scene.actors.items():
