@@ -81,10 +81,11 @@ def make_street(config: StreetConfig, inputs: Mapping[str, Path], out: Path, con
 
 def fit_scene(config: FitConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:
     """A log becomes a scene; an interrupted fit goes on from its checkpoint."""
-    from splatmend.datasets.readers.registry import open_log
+    from splatmend.pipelines.log_notes import open_log_with_notes
     from splatmend.recon.fit.fit import fit
 
-    fit(open_log(inputs["log"]), out, replace(config, device=torch_device(context.device)), resume=context.resume, overwrite=True)
+    log = open_log_with_notes(inputs["log"])
+    fit(log, out, replace(config, device=torch_device(context.device)), resume=context.resume, overwrite=True)
 
 
 def render_scene(config: RenderConfig, inputs: Mapping[str, Path], out: Path, context: StageContext) -> None:

@@ -30,12 +30,13 @@ class Options:
 
 def run(options: Options) -> int:
     from splatmend.datasets.launch import launched_rank
-    from splatmend.datasets.readers.registry import open_log
     from splatmend.pipelines.commands.output import refuse_existing
+    from splatmend.pipelines.log_notes import open_log_with_notes
     from splatmend.recon.fit.fit import fit
 
     refuse_existing(options.out, options.overwrite)
-    scene = fit(open_log(options.log), options.out, options.config, resume=options.resume, overwrite=options.overwrite)
+    log = open_log_with_notes(options.log)
+    scene = fit(log, options.out, options.config, resume=options.resume, overwrite=options.overwrite)
     if launched_rank() == 0:
         print_scene(scene)
     return 0
