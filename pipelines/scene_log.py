@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
@@ -18,16 +20,23 @@ def log_of_scene(path: Path, scene: Scene, given: Path | None = None) -> SceneLo
     Raises:
         UserError: where neither is there, or it is another log.
     """
-    if given is None:
-        named = scene.facts.get(LOG_PATH_FACT)
-        if not isinstance(named, str):
-            raise UserError(f"{path}: the scene does not say where its log lies; give --log PATH.")
-        given = Path(named)
-        if not on_disk(given):
-            raise UserError(f"{path}: its log is no longer at {given}; give --log PATH.")
-    log = open_log(given)
+    log = open_log(log_path_of_scene(path, scene.facts, "--log") if given is None else given)
     check_same_log(path, scene.log_id, log.path, log.log_id)
     return log
+
+
+def log_path_of_scene(path: Path, facts: Mapping[str, Any], option: str) -> Path:
+    """Where the log of a scene in a folder lies, by the scene's facts.
+
+    Raises:
+        UserError: where they do not say, or it is not there any more; the sentence names the option that gives it.
+    """
+    named = facts.get(LOG_PATH_FACT)
+    if not isinstance(named, str):
+        raise UserError(f"{path}: the scene does not say where its log lies; give {option} PATH.")
+    if not on_disk(Path(named)):
+        raise UserError(f"{path}: its log is no longer at {named}; give {option} PATH.")
+    return Path(named)
 
 
 def check_references(layers: int, log: Path | None) -> None:

@@ -24,9 +24,9 @@ class Options:
     """The same shots after enhancement: a second row."""
     also: tuple[Path, ...] = ()
     """More clips of the same shots: rows named as their folders."""
-    truth: Path
+    truth: Path | None = None
     """A clip of the same shots (also a video file or a folder of images), the log that the scene was fitted to, or a folder that
-    `splatmend street` wrote. A scene takes its log or street only."""
+    `splatmend street` wrote. A scene takes its log or street only, by default where it says that its log lies."""
     out: Path
     """Folder of the scores to write."""
     config: Annotated[EvaluateConfig, arg(name="")] = field(default_factory=EvaluateConfig)
@@ -48,6 +48,11 @@ def run(options: Options) -> int:
     from splatmend.pipelines.evaluation.scene_scores import is_scene
 
     refuse_existing(options.out, options.overwrite)
+    if not options.clip_or_scene.exists():
+        raise UserError(
+            f"{options.clip_or_scene}: there is no such file or folder; give a scene that splatmend fit wrote, or a clip, a video file or "
+            "a folder of images."
+        )
     if is_scene(options.clip_or_scene):
         _run_scene(options)
     else:
@@ -68,6 +73,8 @@ def _run_clips(options: Options) -> None:
         raise UserError(
             f"{options.clip_or_scene}: shift, height, yaw, camera, max-frames and model are for scenes; give a scene, or leave them out."
         )
+    if options.truth is None:
+        raise UserError(f"{options.clip_or_scene}: a clip is scored against a truth; give --truth PATH.")
     clips = {"raw": options.clip_or_scene}
     if options.enhanced is not None:
         clips["enhanced"] = options.enhanced
@@ -84,23 +91,26 @@ def _run_clips(options: Options) -> None:
 def _run_scene(options: Options) -> None:
     from rich.console import Console
 
+    from splatmend.datasets.artifact import read_manifest
     from splatmend.datasets.progress import ConsoleBar
     from splatmend.datasets.readers.registry import open_log
     from splatmend.pipelines.evaluation.scene_scores import evaluate_scene
     from splatmend.pipelines.evaluation.scene_table import how_to_provide, not_measured, scene_tables
     from splatmend.pipelines.evaluation.truth import ClipTruth, StreetTruth, open_truth
+    from splatmend.pipelines.scene_log import log_path_of_scene
 
     scene = options.clip_or_scene
     if options.enhanced is not None or options.also:
         raise UserError(f"{scene}: this is a scene, whose enhanced rows come from --model; leave --enhanced and --also out.")
-    truth = open_truth(options.truth)
+    place = options.truth or log_path_of_scene(scene, read_manifest(scene, "scene").facts, "--truth")
+    truth = open_truth(place)
     if isinstance(truth, ClipTruth):
-        raise UserError(f"{options.truth}: a scene is held against its log or street, not a clip; give one of these.")
+        raise UserError(f"{place}: a scene is held against its log or street, not a clip; give one of these.")
     enhance, facts, layers = _enhancing(options)
     with ConsoleBar("evaluate", 1) as bar:
         scores = evaluate_scene(
             scene,
-            open_log(options.truth),
+            open_log(place),
             truth if isinstance(truth, StreetTruth) else None,
             options.out,
             options.viewpoints,
@@ -114,6 +124,8 @@ def _run_scene(options: Options) -> None:
         )
     for table in scene_tables(scores):
         Console().print(table)
+    if not isinstance(truth, StreetTruth):
+        print(f"{place}: this is no procedural street, so pictures beside the recorded path have scores only that need no true picture.")
     if absent := not_measured(scores):
         print(absent)
     print("".join(f"{line}\n" for line in how_to_provide(scores)), end="")

@@ -328,6 +328,54 @@ def test_the_wrong_truth_and_flags_of_scenes_for_clips_are_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["clip"]
 
 
+def test_a_scene_is_held_against_the_log_that_it_names(folder: Path, tmp_path: Path) -> None:
+    """Its street has the truth of every picture."""
+    command = ["evaluate", folder / "scene", "--shift", "2", "--max-frames", "4", "--metrics", "psnr", "never_seen", "--device", "cpu"]
+    assert main([str(word) for word in [*command, "--out", tmp_path / "scores"]]) == 0
+    scores, given = read(tmp_path / "scores"), read(folder / "scores")
+    assert scores["truth"] == {"kind": "street", "path": str(folder / "street")}
+    for name in ("psnr", "never_seen"):
+        assert scores["rows"]["left 2 m"]["mean"][name] == pytest.approx(given["rows"]["left 2 m"]["mean"][name])
+
+
+def test_a_log_without_an_oracle_gives_what_needs_no_truth(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(folder / "street", tmp_path / "street-3", ignore=shutil.ignore_patterns("street.json"))
+    scene = scene_of_log(folder / "scene", tmp_path / "scene", str(tmp_path / "street-3"))
+    command = ["evaluate", scene, "--shift", "2", "--height", "1", "--yaw", "15", "--max-frames", "4", "--device", "cpu"]
+    assert main([str(word) for word in [*command, "--out", tmp_path / "scores"]]) == 0
+    assert f"{tmp_path / 'street-3'}: this is no procedural street, so" in " ".join(capsys.readouterr().out.split())
+    rows, given = read(tmp_path / "scores")["rows"], read(folder / "scores")["rows"]
+    for name in ("never_seen", "lidar_depth_median_m", "own_warping_error"):
+        assert rows["left 2 m"]["mean"][name] == pytest.approx(given["left 2 m"]["mean"][name]), name
+    assert rows["left 2 m"]["mean"]["psnr"] is None
+    assert rows["recorded"]["mean"]["psnr"] is not None
+
+
+def test_what_is_not_there_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = scene_of_log(folder / "scene", tmp_path / "gone", str(tmp_path / "log"))
+    silent = scene_of_log(folder / "scene", tmp_path / "silent", None)
+    scene = load_scene(folder / "scene")
+    clip = render_clip(scene, build_trajectory(scene, TrajectoryConfig(frames=2)), tmp_path / "clip")
+    for arguments, said in (
+        ([tmp_path / "scen", "--shift", "1"], f"{tmp_path / 'scen'}: there is no such file or folder; give a scene that splatmend fit"),
+        ([gone], f"{gone}: its log is no longer at {tmp_path / 'log'}; give --truth PATH"),
+        ([silent], f"{silent}: the scene does not say where its log lies; give --truth PATH"),
+        ([clip], f"{clip}: a clip is scored against a truth; give --truth PATH"),
+    ):
+        assert main(["evaluate", *map(str, arguments), "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "x").exists()
+
+
+def scene_of_log(scene: Path, copy: Path, log_path: str | None) -> Path:
+    """A copy of a scene that says its log lies elsewhere, or does not say it."""
+    shutil.copytree(scene, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["facts"] |= {"log_path": log_path}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return copy
+
+
 def test_enhanced_rows_have_references_and_raw_ones_stay_what_they_were(folder: Path, tmp_path: Path) -> None:
     """The bundled enhancer, with and without what fitted frames show of the shifted path."""
     arguments = ["evaluate", folder / "scene", "--truth", folder / "street", "--device", "cpu", "--model", "bundled", "--shift", "1"]
