@@ -48,10 +48,6 @@ class ExposureTable:
         """The deltas with their mean at zero."""
         return self.deltas - common(self.deltas) if len(self.cameras) else self.deltas
 
-    def row(self, index: int) -> Float[Tensor, "*G 3 4"]:
-        """The map of one trained picture, mean taken off."""
-        return from_identity(self.centred[index])
-
     def at(self, camera: str, t_us: int) -> Float[Tensor, "*G 3 4"]:
         """The map for a picture of a camera at a time: linear between the trained pictures before and after, held at the ends. A camera
         that was not trained gets the identity."""

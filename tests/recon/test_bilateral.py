@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from splatmend.recon.bilateral import slice_grid, variation
-from splatmend.recon.exposure import ExposureTable, apply_exposure
+from splatmend.recon.exposure import ExposureTable, apply_exposure, from_identity
 
 
 def _grids(pictures: int = 2, levels: int = 3, rows: int = 4, columns: int = 5) -> torch.Tensor:
@@ -48,20 +48,21 @@ def test_variation_is_nothing_for_equal_maps_and_counts_every_axis() -> None:
 
 def test_what_pictures_have_in_common_at_a_brightness_is_the_scenes_but_not_at_a_place() -> None:
     table = ExposureTable(cameras=("a", "a"), times_us=(0, 100), deltas=_grids())
-    mean = torch.stack([table.row(0), table.row(1)]).mean(dim=(0, 2, 3))
+    mean = from_identity(table.centred).mean(dim=(0, 2, 3))
     torch.testing.assert_close(mean, torch.eye(3, 4).expand(3, 3, 4))
     vignette = torch.zeros(2, 3, 4, 5, 3, 4)
     vignette[:, :, 0, 0, :, :3] = -0.4 * torch.eye(3)
-    kept = ExposureTable(cameras=("a", "a"), times_us=(0, 100), deltas=vignette).row(0)
+    kept = from_identity(ExposureTable(cameras=("a", "a"), times_us=(0, 100), deltas=vignette).centred[0])
     torch.testing.assert_close(kept[:, 0, 0, 0, 0] - kept[:, 2, 2, 0, 0], torch.full((3,), -0.4))
-    torch.testing.assert_close(table.with_deltas(table.centred).row(1), table.row(1))
+    torch.testing.assert_close(table.with_deltas(table.centred).centred, table.centred)
 
 
 def test_pictures_that_were_not_trained_take_a_mixture_of_their_neighbours_grids() -> None:
     table = ExposureTable(cameras=("a", "a"), times_us=(0, 100), deltas=_grids())
     assert table.grid == (3, 4, 5)
-    torch.testing.assert_close(table.at("a", 25), 0.75 * table.row(0) + 0.25 * table.row(1))
-    torch.testing.assert_close(table.at("a", 900), table.row(1))
+    maps = from_identity(table.centred)
+    torch.testing.assert_close(table.at("a", 25), 0.75 * maps[0] + 0.25 * maps[1])
+    torch.testing.assert_close(table.at("a", 900), maps[1])
     rgb = torch.rand(6, 9, 3, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(apply_exposure(rgb, table.at("unknown", 0)), rgb)
     assert ExposureTable.identity(["a"], [0], (2, 3, 4)).deltas.shape == (1, 2, 3, 4, 3, 4)

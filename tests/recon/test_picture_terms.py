@@ -10,7 +10,7 @@ from tiny_log import true_scene
 
 from splatmend.datasets.shot import Shot
 from splatmend.recon.bilateral import variation
-from splatmend.recon.exposure import ExposureTable
+from splatmend.recon.exposure import ExposureTable, from_identity
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import Sample
 from splatmend.recon.fit.graphed import PictureLosses, StaticInputs
@@ -74,7 +74,7 @@ def test_terms_are_those_of_the_rendered_picture(model: str, shutter: str, grid:
         drawn = draw_splats(scene, shot, ("rgb", "depth"), ray_camera=view.ray_camera, along=[view.lines])
         plan = plan_of(scene, drawn, shot, WEIGHTS, exposure_variation=0.3)
         terms, squared_error = picture_terms(plan, tensors_of(scene, drawn, view, own, sample))
-        out = render(scene, shot, ("rgb", "depth"), exposure=scene.exposure.row(1))
+        out = render(scene, shot, ("rgb", "depth"), exposure=from_identity(scene.exposure.centred[1]))
     assert out.rgb is not None
     assert out.depth_m is not None
     truth = sample.rgb.float() / 255

@@ -11,6 +11,7 @@ from tiny_log import CAMERA, EGO_FROM_CAMERA, ORIGIN_M, gaussians, true_scene
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, pose, project, yaw_pose
 from splatmend.datasets.shot import Shot
+from splatmend.recon.exposure import from_identity
 from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.nodes import RigidActor
 from splatmend.recon.render import render
@@ -122,7 +123,7 @@ def test_exposure_is_taken_from_the_table_or_given_or_left_out() -> None:
     scene = replace(scene, exposure=scene.exposure.__class__(cameras=("front", "front"), times_us=(0, 100_000), deltas=deltas))
     shot = scene.shots[0].shot
     plain, auto = render(scene, shot, exposure=None).rgb, render(scene, shot).rgb
-    given = render(scene, shot, exposure=scene.exposure.row(1)).rgb
+    given = render(scene, shot, exposure=from_identity(scene.exposure.centred[1])).rgb
     assert plain is not None
     torch.testing.assert_close(auto, plain + 0.1)
     torch.testing.assert_close(given, plain - 0.1)
