@@ -33,7 +33,6 @@ SHUTTER_DIRECTIONS: Mapping[int, ShutterDirection] = {
 }
 # `camera_segmentation.proto`. Our labels are `class * PANOPTIC_DIVISOR + instance`, whatever divisor a file uses.
 SEMANTIC_CLASSES = range(29)
-SKY_CLASS = 25
 PANOPTIC_DIVISOR = 1000
 
 SEGMENT = "key.segment_context_name"

@@ -14,7 +14,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import WAYMO_FROM_OPENCV, PoseTrack, orthonormal, rotation_fault
 from splatmend.datasets.images import is_cut_short
 from splatmend.datasets.log import ActorClass, ActorTrack, Camera, CameraFrame, LidarPoints, ShutterDirection
-from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS, SKY_CLASS
+from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS
 from splatmend.datasets.waymo_range_image import joined_points, points_from_range_image, uniform_inclinations
 
 SHUTTER_NOTE = "Camera {name} states no readout direction; it is taken as a global shutter in the middle of its readout."
@@ -293,11 +293,6 @@ def decode_panoptic(encoded: bytes, divisor: int, where: str) -> np.ndarray:
     if instance.max() >= PANOPTIC_DIVISOR or semantic.max() > max(SEMANTIC_CLASSES):
         raise UserError(f"{where}: a panoptic label has a class or instance that Waymo does not define; copy the file again.")
     return (semantic * PANOPTIC_DIVISOR + instance).astype(np.uint16)
-
-
-def panoptic_masks(read_panoptic: Callable[[], np.ndarray]) -> dict[str, Callable[[], np.ndarray]]:
-    """`panoptic` (uint16 labels) and `sky` (bool), both read when they are asked for."""
-    return {"panoptic": read_panoptic, "sky": lambda: read_panoptic() // PANOPTIC_DIVISOR == SKY_CLASS}
 
 
 def _decode(encoded: bytes, flags: int) -> np.ndarray | None:

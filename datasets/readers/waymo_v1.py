@@ -32,7 +32,6 @@ from splatmend.datasets.readers.waymo_shared import (
     finished_cameras,
     finished_frames,
     known,
-    panoptic_masks,
     pose_track,
     rigid_poses,
 )
@@ -182,7 +181,7 @@ class _FileReader:
                 readout_done_s=image.camera_readout_done_time,
             )
             has_panoptic = bool(image.camera_segmentation_label.panoptic_label)
-            masks = panoptic_masks(partial(self._read_panoptic, span, image.name)) if has_panoptic else {}
+            masks = {"panoptic": partial(self._read_panoptic, span, image.name)} if has_panoptic else {}
             parts.frames.append(camera_frame(calibration, exposure, partial(self._read_image, span, image.name), masks, where, self.path))
             parts.ego.append((round(exposure.pose_s * 1e6), exposure.world_from_vehicle))
         # The frame's pose is that of the middle of the sweep and only defines the labels' frame; the boxes live at the frame's

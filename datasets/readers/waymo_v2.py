@@ -26,7 +26,6 @@ from splatmend.datasets.readers.waymo_shared import (
     decode_panoptic,
     finished_cameras,
     finished_frames,
-    panoptic_masks,
     pose_track,
 )
 from splatmend.datasets.readers.waymo_v2_files import SegmentFiles, find_segment, is_segment_folder
@@ -121,7 +120,7 @@ def _gather_frames(segment: SegmentFiles, calibrations: dict[int, WaymoCamera], 
             trigger_s=float(times[row, 2]),
             readout_done_s=float(times[row, 3]),
         )
-        masks = panoptic_masks(partial(_read_panoptic, panoptic, panoptic_rows[key])) if key in panoptic_rows else {}
+        masks = {"panoptic": partial(_read_panoptic, panoptic, panoptic_rows[key])} if key in panoptic_rows else {}
         read_image = partial(_read_image, images, row, calibration.camera)
         parts.frames.append(camera_frame(calibration, exposure, read_image, masks, f"{path} at {key[0]} us", path))
         parts.ego.append((round(exposure.pose_s * 1e6), exposure.world_from_vehicle))

@@ -314,16 +314,14 @@ def test_panoptic_labels_become_masks(drive: Path) -> None:
     file_of(drive, "camera_segmentation").parent.mkdir()
     pq.write_table(pa.table(rows), file_of(drive, "camera_segmentation"))
     log = waymo_v2.read(drive)
-    assert [sorted(frame.masks) for frame in log.frames] == [[], [], [], ["panoptic", "sky"]]
+    assert [sorted(frame.masks) for frame in log.frames] == [[], [], [], ["panoptic"]]
     assert log.frames[3].masks["panoptic"]().dtype == np.uint16
     assert np.unique(log.frames[3].masks["panoptic"]()).tolist() == [2007, 25000]
     # Undistorting moves labels but blends none.
     moved = undistorted(log).frames_of("FRONT_LEFT")[1].masks["panoptic"]()
     assert np.unique(moved).tolist() == [2007, 25000]
-    sky = log.frames[3].masks["sky"]()
-    assert sky.dtype == bool
-    assert sky[:20].all()
-    assert not sky[20:].any()
+    assert (log.frames[3].masks["panoptic"]()[:20] == 25000).all()
+    assert (log.frames[3].masks["panoptic"]()[20:] == 2007).all()
 
 
 def test_the_registry_opens_a_chosen_drive(drive: Path) -> None:
