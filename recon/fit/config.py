@@ -237,15 +237,16 @@ class CorrectionConfig:
 
 
 _BENDING: tuple[ActorClass, ...] = ("pedestrian", "cyclist")
+"""What bends unless one says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorsConfig:
     """What is known of actors by their class. A class that is not named is rigid and may look different on its two sides."""
 
-    deformable: tuple[ActorClass, ...] = _BENDING
-    """Classes whose bodies bend: their Gaussians move in the box over time. Of the default those are taken that `symmetric` and `left_out`
-    do not name."""
+    deformable: tuple[ActorClass, ...] | None = None
+    """Classes whose bodies bend: their Gaussians move in the box over time. None: pedestrians and cyclists, but for those that `symmetric`
+    or `left_out` names; without a class after it: none at all."""
     symmetric: tuple[ActorClass, ...] = ()
     """Classes whose left and right are alike. It is used where pictures see one side of an actor only."""
     left_out: tuple[ActorClass, ...] = ()
@@ -267,12 +268,9 @@ class ActorsConfig:
     """Weight of the mean square of the second differences of a course's control values."""
 
     def __post_init__(self) -> None:
-        if self.deformable == _BENDING:
-            # What bends unless one says otherwise.
-            others = {*self.symmetric, *self.left_out}
-            object.__setattr__(self, "deformable", tuple(name for name in _BENDING if name not in others))
+        named = {"deformable": self.deformable or (), "symmetric": self.symmetric, "left_out": self.left_out}
         for one, other in (("deformable", "symmetric"), ("deformable", "left_out"), ("symmetric", "left_out")):
-            both = set(getattr(self, one)) & set(getattr(self, other))
+            both = set(named[one]) & set(named[other])
             _need(not both, f"actors of class {min(both, default='')} cannot be both {one} and {other}; leave it out of one of them")
         _need(0 <= self.mirrored_share <= 0.5, f"mirrored_share must lie between 0 and 0.5, not {self.mirrored_share}")
         _need(1 <= len(self.cadences_hz) <= 32, f"there must be 1 to 32 cadences_hz, not {len(self.cadences_hz)}")
@@ -280,6 +278,13 @@ class ActorsConfig:
         _need(1e-3 <= self.course_step_s < math.inf, f"course_step_s must be at least 0.001, not {self.course_step_s}")
         for name in ("motion_rate", "course_rate", "motion", "course_bend"):
             _need(0 <= getattr(self, name) < math.inf, f"{name} of actors must be a number from 0 on, not {getattr(self, name)}")
+
+    @property
+    def bending(self) -> tuple[ActorClass, ...]:
+        """The classes that `deformable` comes to."""
+        if self.deformable is not None:
+            return self.deformable
+        return tuple(name for name in _BENDING if name not in (*self.symmetric, *self.left_out))
 
 
 @dataclass(frozen=True, kw_only=True)

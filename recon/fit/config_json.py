@@ -40,8 +40,9 @@ def settings_key(config: FitConfig) -> str:
 
 
 def result_settings(config: FitConfig) -> dict[str, Any]:
-    """The settings that a fit's result depends on, as plain values."""
-    return plain(replace(config, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
+    """The settings that a fit's result depends on, as plain values; classes that bend by default stand there as if they had been named."""
+    actors = replace(config.actors, deformable=config.actors.bending)
+    return plain(replace(config, actors=actors, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
 
 
 def first_difference(held: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:

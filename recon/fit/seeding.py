@@ -94,7 +94,7 @@ def _goes_away(actor: ActorTrack) -> bool:
 
 
 def _node(actor: ActorTrack, gaussians: Gaussians, config: FitConfig) -> RigidActor:
-    if actor.actor_class not in config.actors.deformable:
+    if actor.actor_class not in config.actors.bending:
         return RigidActor(gaussians=gaussians, track=actor)
     motion = still(
         len(gaussians),

@@ -11,11 +11,14 @@ import torch
 from test_fit_resume import CONFIG
 from tiny_log import CAMERA, EGO_FROM_CAMERA, ORIGIN_M, STEP_US, gaussians, tiny_log, true_scene
 
+from splatmend.datasets.artifact import plain
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack, yaw_pose
 from splatmend.datasets.log import ActorTrack
 from splatmend.datasets.shot import Shot
+from splatmend.pipelines.cli import main
 from splatmend.recon.fit import ActorsConfig, FitConfig, fit
+from splatmend.recon.fit.config_json import fit_config_from_json, result_settings, settings_key
 from splatmend.recon.fit.symmetry import MirroredDraws, seen_side
 from splatmend.recon.gaussians import concatenate
 from splatmend.recon.motion import Motion
@@ -196,6 +199,27 @@ def test_a_fit_of_bending_actors_goes_on_to_the_same_bits(tmp_path: Path) -> Non
     assert float(actor.motion.coefficients.abs().max()) > 0
 
 
+def test_classes_that_bend_by_default_are_the_same_settings_as_those_that_are_named() -> None:
+    """Scenes and checkpoints from before a default could be told from them hold the names."""
+    given = replace(CONFIG, actors=ActorsConfig(left_out=("cyclist",)))
+    named = replace(CONFIG, actors=ActorsConfig(deformable=("pedestrian",), left_out=("cyclist",)))
+    assert settings_key(given) == settings_key(named)
+    assert result_settings(given)["actors"]["deformable"] == ["pedestrian"]
+    for config in (given, named):
+        assert fit_config_from_json(plain(config)) == config
+
+
+def test_the_command_line_tells_a_default_from_what_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fit", str(tmp_path / "absent"), "--out", str(tmp_path / "scene"), "--actors.symmetric", "pedestrian"]
+    for given, said in (
+        (["--actors.deformable", "pedestrian", "cyclist"], "pedestrian cannot be both deformable and symmetric"),
+        (["--actors.deformable"], "absent: there is no such"),
+        ([], "absent: there is no such"),
+    ):
+        assert main([*command, *given]) == 2
+        assert said in " ".join(capsys.readouterr().err.replace("│", " ").split()), given
+
+
 def test_classes_that_are_left_out_are_no_actors(tmp_path: Path) -> None:
     config = replace(CONFIG, iterations=1, actors=ActorsConfig(symmetric=(), left_out=("vehicle",)))
     assert load_scene(fit(tiny_log(6), tmp_path / "scene", config, on_progress=lambda row: None)).actors == {}
@@ -204,7 +228,14 @@ def test_classes_that_are_left_out_are_no_actors(tmp_path: Path) -> None:
 def test_a_class_has_one_nature() -> None:
     with pytest.raises(UserError, match="pedestrian cannot be both deformable and symmetric"):
         ActorsConfig(deformable=("pedestrian",), symmetric=("vehicle", "pedestrian"))
-    assert ActorsConfig(symmetric=("vehicle", "pedestrian")).deformable == ("cyclist",)
-    assert ActorsConfig(left_out=("pedestrian", "cyclist")).deformable == ()
+    both = ("pedestrian", "cyclist")
+    for other in ("symmetric", "left_out"):
+        with pytest.raises(UserError, match=f"cyclist cannot be both deformable and {other}"):
+            ActorsConfig(deformable=both, **{other: ("cyclist",)})
+    assert ActorsConfig().bending == both
+    assert ActorsConfig(symmetric=("vehicle", "pedestrian")).bending == ("cyclist",)
+    assert ActorsConfig(left_out=both).bending == ()
+    assert ActorsConfig(deformable=(), symmetric=("cyclist",)).bending == ()
+    assert replace(ActorsConfig(symmetric=("cyclist",)), symmetric=()).bending == both
     with pytest.raises(UserError, match="mirrored_share"):
         ActorsConfig(mirrored_share=0.7)
