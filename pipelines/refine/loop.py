@@ -19,12 +19,13 @@ from splatmend.datasets.log_key import log_key
 from splatmend.pipelines.evaluation.same_shots import check_same_log
 from splatmend.pipelines.refine.config import RefineConfig
 from splatmend.pipelines.refine.rounds import Enhance, extra_views, is_whole, make_round, read_round
+from splatmend.recon.fit.astray import warn_of_worse
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.config_json import fit_config_from_json
 from splatmend.recon.fit.continuing import ContinuedTrainer, continued_config
 from splatmend.recon.fit.data import prepared_log
 from splatmend.recon.fit.extra_views import ExtraView
-from splatmend.recon.fit.fit import CHECKPOINT, OnProgress, fit_device, run_iterations, write_scored
+from splatmend.recon.fit.fit import CHECKPOINT, CURVE, OnProgress, fit_device, read_curve, run_iterations, write_scored
 from splatmend.recon.fit.movers import log_with_movers
 from splatmend.recon.references import References, references_of
 from splatmend.recon.scene import Scene
@@ -91,6 +92,7 @@ def refine(
         started, done_before = time.monotonic(), trainer.iteration
         for number in range(trainer.iteration // config.iterations, len(config.shifts)):
             _run_round(trainer, folder, number, config, enhance, on_progress, lookup)
+        warn_of_worse(out, read_curve(folder / CURVE), CURVE)
         seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
         rounds = [read_round(folder / ROUNDS / f"{number:02d}") for number in range(len(config.shifts))]
         facts = {

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from splatmend.datasets.artifact import Manifest, building, partial_folder, plain
@@ -22,6 +21,7 @@ from splatmend.datasets.launch import launched_rank
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.readers.registry import on_disk
+from splatmend.recon.fit.astray import warn_of_worse
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.corrections import NotFiniteError
 from splatmend.recon.fit.data import prepared_log, recorded_shots
@@ -36,12 +36,8 @@ from splatmend.recon.scene_files import save_scene, scene_facts, write_scene
 CHECKPOINT = "checkpoint.pt"
 CURVE = "curve.jsonl"
 OnProgress = Callable[[dict[str, Any]], None]
-"""Called with each row of the loss curve (iteration, loss, psnr of that picture, gaussians, terms)."""
+"""Called with each row of the loss curve (iteration, loss, psnr of that picture, gaussians, terms, mean_psnr of so many pictures)."""
 _logger = logging.getLogger(__name__)
-_FEWEST_ROWS = 5
-"""Rows of the loss curve, one picture each, whose median says how good pictures are."""
-_WORSE_DB = 3.0
-"""So much a median may fall by chance, or where a fit begins with small pictures."""
 
 
 def fit(
@@ -94,7 +90,7 @@ def fit(
             done_before = trainer.iteration
             run_iterations(trainer, folder, config.iterations, on_progress)
             if first:
-                _warn_of_worse(out, _curve(folder / CURVE))
+                warn_of_worse(out, read_curve(folder / CURVE), CURVE)
             seconds, done_now = time.monotonic() - started, trainer.iteration - done_before
         if not first:
             return out
@@ -149,7 +145,7 @@ def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnPr
                 last = iteration >= until
                 saving = due(config.checkpoint_every, iteration) or last
                 if due(config.log_every, iteration) or before == 0 or saving:
-                    show(report.as_row(iteration, trainer.gaussian_count, processes))
+                    show(report.as_row(iteration, trainer.gaussian_count, processes) | trainer.recent.take())
                 for wanted in config.snapshots_at:
                     if before < wanted <= iteration and processes.first:
                         _save_snapshot(trainer, folder, wanted)
@@ -185,26 +181,9 @@ def _curve_rows(folder: Path, trainer: Trainer, on_progress: OnProgress | None) 
         yield write
 
 
-def _curve(path: Path) -> list[dict[str, Any]]:
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a loss curve; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
-
-
-def _warn_of_worse(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Say so where a fit has gone astray: late pictures are drawn worse than earlier ones were."""
-    psnr = [row["psnr"] for row in rows]
-    tenth = len(psnr) // 10
-    if tenth < _FEWEST_ROWS:
-        return
-    middles = [float(np.median(psnr[begin : begin + tenth])) for begin in range(0, len(psnr) - tenth + 1, tenth)]
-    if max(middles) - middles[-1] > _WORSE_DB:
-        _logger.warning(
-            "%s: the fit has gone astray: pictures were drawn with %.1f dB on the way and with %.1f dB in the end; look at %s and at the "
-            "log's poses and times, and lower the learning rates.",
-            out,
-            max(middles),
-            middles[-1],
-            CURVE,
-        )
 
 
 def _ignored(row: dict[str, Any]) -> None:
@@ -221,7 +200,7 @@ def _save_snapshot(trainer: Trainer, folder: Path, wanted: int) -> None:
 def _cut_curve(path: Path, iteration: int) -> None:
     """Drop the rows that an interrupted run wrote after its last checkpoint."""
     if path.is_file():
-        path.write_text("".join(json.dumps(row) + "\n" for row in _curve(path) if row["iteration"] <= iteration))
+        path.write_text("".join(json.dumps(row) + "\n" for row in read_curve(path) if row["iteration"] <= iteration))
 
 
 def fit_device(config: FitConfig) -> torch.device:

@@ -16,6 +16,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
 from splatmend.datasets.shot import Shot
+from splatmend.recon.fit.astray import RecentPictures
 from splatmend.recon.fit.coarse import CoarseSchedule, halved_shot
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.config_json import first_difference, result_settings, settings_key
@@ -106,6 +107,7 @@ class Trainer:
         self.processes = processes
         self.scaling = StepScaling(processes.count)
         self.picture_losses = PictureLosses(graphs=config.cuda_graphs)
+        self.recent = RecentPictures()
         self.coarse = CoarseSchedule(config.coarse, config.iterations, log.cameras.values(), processes.count)
         self._halvings = self.coarse.first
         self.source = FrameSource(log, device, config.data.cache_mib, config.camera_model)
@@ -226,6 +228,8 @@ class Trainer:
         self.shared_optimizer.zero_grad(set_to_none=True)
         if self.scaling.due(self.config.densify.every, self.iteration):
             self.align()
+        if halvings == 0:
+            self.recent.note(seen.squared_error)
         return StepReport(terms=terms, squared_error=seen.squared_error, others=lambda: self.poses.prior_terms(poses))
 
     def _higher(self) -> dict[str | None, Tensor] | None:
@@ -292,6 +296,7 @@ class Trainer:
             "shared_optimizer": self.shared_optimizer.state_dict(),
             "exposures": self.exposures.state_dict(),
             "poses": self.poses.state_dict(),
+            "recent": self.recent.state_dict(),
             "generator": self.generator.get_state(),
             "device": self.device.type,
             "random": random_state(),
@@ -321,6 +326,7 @@ class Trainer:
         self.shared_optimizer.load_state_dict(state["shared_optimizer"])
         self.exposures.load_state_dict(state["exposures"])
         self.poses.load_state_dict(state["poses"])
+        self.recent.load_state_dict(state.get("recent", ()))  # older checkpoints do not say
         if state["device"] == self.device.type:
             self.generator.set_state(state["generator"].cpu())
         else:  # generators of different devices have different states

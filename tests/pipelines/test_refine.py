@@ -25,6 +25,7 @@ from splatmend.pipelines.refine.loop import refine
 from splatmend.pipelines.refine.observed import RecordedViews
 from splatmend.pipelines.refine.rounds import make_round
 from splatmend.recon.fit import CorrectionConfig, DataConfig, DensifyConfig, FitConfig, InitConfig, fit
+from splatmend.recon.fit.astray import RecentPictures
 from splatmend.recon.fit.continuing import ContinueConfig, ContinuedTrainer, continued_config
 from splatmend.recon.fit.data import prepared_log
 from splatmend.recon.fit.extra_views import ExtraView
@@ -200,6 +201,28 @@ def test_an_extra_view_teaches_neither_sky_nor_exposure(folder: Path) -> None:
         for name, value in trainer.shared.items():
             assert torch.equal(shared[name], value) == extra, name
     assert seen == [False, True, False, True]
+
+
+def test_a_refinement_that_gets_worse_says_so_by_pictures_of_the_log(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 80 iterations 32 show extra views, which are not counted."""
+    counted: list[torch.Tensor] = []
+    note = RecentPictures.note
+
+    def worse(recent: RecentPictures, squared_error: torch.Tensor) -> None:
+        counted.append(squared_error)
+        note(recent, squared_error * (10.0 if len(counted) > 24 else 1.0))
+
+    config = replace(REFINE, iterations=80, shifts=(0.5,))
+    logged = json.loads((folder / "ewa" / "manifest.json").read_text())
+    scene = shutil.copytree(folder / "ewa", tmp_path / "scene")
+    logged["config"]["log_every"] = 5
+    (scene / "manifest.json").write_text(json.dumps(logged))
+    monkeypatch.setattr(RecentPictures, "note", worse)
+    refine(scene, open_log(folder / "street"), tmp_path / "out", config, left_as_it_is, device="cpu", on_progress=lambda row: None)
+    assert sum(row.get("pictures", 0) for row in curve(tmp_path / "out")) == len(counted) == 48
+    assert f"{tmp_path / 'out'}: the fit has gone astray" in caplog.text
 
 
 def test_an_interrupted_run_goes_on_to_the_same_scene(folder: Path, tmp_path: Path) -> None:

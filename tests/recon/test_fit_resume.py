@@ -231,16 +231,6 @@ def test_a_parameter_that_is_not_finite_is_named_and_nothing_is_kept_of_it(tmp_p
     assert not (tmp_path / "scene").exists()
 
 
-@pytest.mark.parametrize(("late_db", "astray"), [(17.0, True), (20.0, False), (26.0, False)])
-def test_a_fit_that_gets_worse_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture, late_db: float, astray: bool) -> None:
-    """Pictures differ by decibels from row to row; what counts is their middle."""
-    module = importlib.import_module("splatmend.recon.fit.fit")
-    course = np.concatenate([np.linspace(14, 21, 20), np.full(60, 21.0), np.full(20, late_db)])
-    noise = np.random.default_rng(0).normal(scale=1.0, size=100)
-    module._warn_of_worse(tmp_path / "scene", [{"psnr": float(psnr)} for psnr in course + noise])
-    assert ("scene: the fit has gone astray: pictures were drawn with" in caplog.text) == astray
-
-
 def test_a_checkpoint_of_other_settings_or_logs_is_refused(tmp_path: Path) -> None:
     class Stopped(Exception):
         pass
