@@ -72,25 +72,41 @@ LPIPS_SIDE_PX, SSIM_SIDE_PX, HAARPSI_SIDE_PX = 32, 11, 16
 """Shortest side that pictures need for a score: below it pooling, or a window, leaves nothing."""
 
 
-def frame_scores(picture: torch.Tensor, truth: torch.Tensor, *, lpips_net: LpipsNet | None = "squeeze") -> dict[str, float]:
+def frame_scores(
+    picture: torch.Tensor, truth: torch.Tensor, *, usable: torch.Tensor | None = None, lpips_net: LpipsNet | None = "squeeze"
+) -> dict[str, float]:
     """Scores of one frame `[H, W, 3]` in [0, 1] against the truth on the same device, where all is reckoned: psnr (dB), and, where pictures
     are large enough, ssim, and lpips where its network is at hand.
 
     SSIM is torchmetrics' (gaussian window 11, sigma 1.5, data range 1).
+
+    Only pixels that are `usable` (bool `[H, W]`; None: all) are scored. PSNR is of their mean squared error. What looks at windows sees the
+    truth in place of the others: SSIM is the mean over windows around usable pixels, and LPIPS, to which equal windows add nothing, is
+    divided by the share of usable pixels. Where none is usable there are no scores.
     """
+    if usable is not None:
+        if not bool(usable.any()):
+            return {}
+        picture = torch.where(usable[..., None], picture, truth)
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     a = picture.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
     b = truth.detach().float().clamp(0, 1).permute(2, 0, 1)[None]
-    mse = float(torch.mean((a - b) ** 2))
+    mse = float(torch.mean((a - b) ** 2 if usable is None else ((a - b) ** 2)[..., usable]))
     scores = {"psnr": 10.0 * math.log10(1.0 / max(mse, 1e-10))}
     side = min(a.shape[-2:])
     with float32_convolutions(), torch.no_grad():
         if side >= SSIM_SIDE_PX:
-            scores["ssim"] = float(torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0)))
+            mean, windows = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
+            scores["ssim"] = float(mean if usable is None else windows[..., usable].mean())
         if side >= LPIPS_SIDE_PX and lpips_net is not None and lpips_available(lpips_net):
-            scores["lpips"] = float(lpips_network(lpips_net, str(a.device))(a * 2 - 1, b * 2 - 1))
+            scores["lpips"] = over_usable(float(lpips_network(lpips_net, str(a.device))(a * 2 - 1, b * 2 - 1)), usable)
     return scores
+
+
+def over_usable(mean: float, usable: torch.Tensor | None) -> float:
+    """A mean over all of a picture, to which pixels that are not `usable` added nothing, over those that are."""
+    return mean if usable is None else mean / float(usable.float().mean())
 
 
 def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,8 @@ from splatmend.recon.scene import Scene
 
 def held_out_rows(scene: Scene, log: SceneLog, *, backend: Backend | None = None) -> Iterator[dict[str, Any]]:
     """One row of scores per held-out frame of the prepared log that the scene was fitted to, reckoned on the scene's device. Pixels that a
-    "valid" mask excludes, and those that the lens does not reach, are scored as right."""
+    "valid" mask excludes, and those that the lens does not reach, are not scored (`frame_scores` says how); a frame without others has no
+    row."""
     wanted: tuple[Channel, ...] = ("rgb",)
     for recorded, frame in zip(scene.shots, log.frames):
         if not recorded.held_out:
@@ -26,10 +27,10 @@ def held_out_rows(scene: Scene, log: SceneLog, *, backend: Backend | None = None
         with torch.no_grad():
             picture = render(scene, recorded.shot, wanted, backend=backend).rgb
         assert picture is not None
-        scored = reached_pixels(frame, recorded.shot.camera)
-        if scored is not None:
-            picture = torch.where(torch.tensor(scored, device=scene.device)[..., None], picture, truth)
-        yield {"camera": frame.camera, "frame_index": frame.index, "time_us": frame.mid_us, **frame_scores(picture, truth)}
+        reached = reached_pixels(frame, recorded.shot.camera)
+        scores = frame_scores(picture, truth, usable=None if reached is None else torch.tensor(reached, device=scene.device))
+        if scores:
+            yield {"camera": frame.camera, "frame_index": frame.index, "time_us": frame.mid_us, **scores}
 
 
 def mean_row(rows: list[dict[str, Any]]) -> dict[str, float]:
