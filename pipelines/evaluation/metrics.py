@@ -27,6 +27,7 @@ from splatmend.datasets.image_metrics import (
     lpips_available,
     lpips_network,
     network_free_scores,
+    over_usable,
 )
 from splatmend.pipelines.evaluation.distributions import (
     I3D_FILE,
@@ -71,12 +72,16 @@ class SceneView:
 class FrameView:
     """What a metric may look at: pictures `[H, W, 3]` float32 in [0, 1]; those before and the flows are None at a clip's first frame.
 
+    `usable` (bool `[H, W]`; None: all) are the pixels where the recording can be trusted; in the others the picture has the truth's values.
+    PSNR, SSIM and LPIPS are over usable pixels (`frame_scores` says how), other scores count the others as right.
+
     `flow` is the truth's, `own_flow` that of the rendered clip itself. `truth` is None where nothing is known to be true, `scene` where
     the picture is no render, `agents` and `lanes` where nothing was looked for.
     """
 
     picture: torch.Tensor
     truth: torch.Tensor | None = None
+    usable: torch.Tensor | None = None
     previous_picture: torch.Tensor | None = None
     flow: Flow | None = None
     own_flow: Flow | None = None
@@ -93,7 +98,7 @@ class FrameView:
 
     @cached_property
     def pixel_scores(self) -> Mapping[str, float]:
-        return frame_scores(self.picture, self.known_truth, lpips_net=None)
+        return frame_scores(self.picture, self.known_truth, usable=self.usable, lpips_net=None)
 
     @cached_property
     def structure_scores(self) -> Mapping[str, float]:
@@ -178,11 +183,11 @@ def _large(side_px: int) -> str:
 
 def _lpips(net: LpipsNet) -> Metric:
     def score(view: FrameView) -> float | None:
-        if min(view.picture.shape[:2]) < LPIPS_SIDE_PX:
+        if min(view.picture.shape[:2]) < LPIPS_SIDE_PX or (view.usable is not None and not bool(view.usable.any())):
             return None
         a, b = (x.permute(2, 0, 1)[None] * 2 - 1 for x in (view.picture, view.known_truth))
         with float32_convolutions(), torch.no_grad():
-            return float(lpips_network(net, str(view.picture.device))(a, b))
+            return over_usable(float(lpips_network(net, str(view.picture.device))(a, b)), view.usable)
 
     return Metric(
         name=f"lpips_{net}",
@@ -242,7 +247,7 @@ def _share(chosen: Callable[[SceneView], np.ndarray]) -> Callable[[FrameView], f
 
 
 register(
-    Metric(name="psnr", label="PSNR (dB)", direction="higher", function=lambda view: view.pixel_scores["psnr"], decimals=2),
+    Metric(name="psnr", label="PSNR (dB)", direction="higher", function=lambda view: view.pixel_scores.get("psnr"), decimals=2),
 )
 register(
     Metric(

@@ -35,7 +35,7 @@ from splatmend.pipelines.evaluation.metrics import FEW_VIEWS, REGISTRY, SEE_THRO
 from splatmend.pipelines.evaluation.novel_agents import AgentView, LaneView, expected_boxes_px
 from splatmend.pipelines.evaluation.readout import as_drawn
 from splatmend.pipelines.evaluation.same_shots import check_same_log
-from splatmend.pipelines.evaluation.scores import SCORES, EvaluateConfig, Row, lockstep, picture_tensor
+from splatmend.pipelines.evaluation.scores import SCORES, EvaluateConfig, Row, lockstep, picture_tensor, usable_tensor
 from splatmend.pipelines.evaluation.strips import Strip, unseen_overlay
 from splatmend.pipelines.evaluation.truth import LogTruth, StreetTruth, TrueFrame
 from splatmend.pipelines.evaluation.viewpoints import Viewpoint, ViewpointsConfig, viewpoints
@@ -278,6 +278,7 @@ class _Evaluation:
                 view = FrameView(
                     picture=picture_tensor(pictures[kind], true, self.scene.device),
                     truth=picture_tensor(true.rgb, None, self.scene.device) if true is not None and counts else None,
+                    usable=usable_tensor(true, self.scene.device),
                     previous_picture=None if before is None else picture_tensor(before.pictures[kind], before.true, self.scene.device),
                     flow=flow,
                     own_flow=own_flow,

@@ -170,7 +170,7 @@ class _Tally:
                 last_true, last_views = before.get(camera, (None, {}))
                 flow = true.flow_from(last_true) if self.needs_flow and last_true is not None else None
                 where = {"clip": number, "frame": index, "camera": camera}
-                self._score_frame(where, views, last_views, flow)
+                self._score_frame(where, views, last_views, flow, usable_tensor(true, self.device))
             if self.needs_flow:
                 before[camera] = (true, views)
 
@@ -187,11 +187,16 @@ class _Tally:
         return needed
 
     def _score_frame(
-        self, where: Mapping[str, Any], views: Mapping[str, torch.Tensor], last_views: Mapping[str, torch.Tensor], flow: Flow | None
+        self,
+        where: Mapping[str, Any],
+        views: Mapping[str, torch.Tensor],
+        last_views: Mapping[str, torch.Tensor],
+        flow: Flow | None,
+        usable: torch.Tensor | None,
     ) -> None:
         self.flow = flow.source if flow is not None else self.flow
         for name, row in self.rows.items():
-            view = FrameView(picture=views[name], truth=views["truth"], previous_picture=last_views.get(name), flow=flow)
+            view = FrameView(picture=views[name], truth=views["truth"], usable=usable, previous_picture=last_views.get(name), flow=flow)
             row.frames.append({**where, **{metric.name: metric.function(view) for metric in self.metrics}})
         if flow is not None:
             view = FrameView(picture=views["truth"], truth=views["truth"], previous_picture=last_views["truth"], flow=flow)
@@ -268,3 +273,8 @@ def picture_tensor(picture: np.ndarray, true: TrueFrame | None, device: torch.de
     if true is not None and true.valid is not None:
         picture = np.where(true.valid[..., None], picture, true.rgb)
     return torch.from_numpy(np.ascontiguousarray(picture)).to(device).float() / 255.0
+
+
+def usable_tensor(true: TrueFrame | None, device: torch.device) -> torch.Tensor | None:
+    """Bool `[H, W]` of the pixels where the recording is valid; None for all."""
+    return None if true is None or true.valid is None else torch.from_numpy(true.valid).to(device)

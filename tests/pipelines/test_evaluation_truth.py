@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from splatmend.datasets.street import StreetConfig, build_street, street_log
 from splatmend.datasets.street.street import OracleImage, Street
 from splatmend.datasets.undistort import undistorted_camera
 from splatmend.pipelines.evaluation.scores import EvaluateConfig, evaluate
-from splatmend.pipelines.evaluation.truth import ClipTruth, LogTruth, StreetFrame, StreetTruth, open_truth
+from splatmend.pipelines.evaluation.truth import ClipTruth, LogTruth, StreetFrame, StreetTruth, TrueFrame, open_truth
 
 CAMERA = Camera(name="FRONT", width=32, height=24, focal_px=(30.0, 30.0), principal_px=(16.0, 12.0))
 PSNR = EvaluateConfig(metrics=("psnr",))
@@ -32,11 +33,11 @@ def still(index: int, camera: Camera = CAMERA, left_m: float = 0.0, delay_us: in
     return Shot.still(camera, pose(np.eye(3), np.array([left_m, 0.0, 0.1 * index])), index * 100_000 + delay_us)
 
 
-def write_clip(out: Path, shots: list[Shot], edits: ActorEdits | None = None) -> Path:
+def write_clip(out: Path, shots: list[Shot], edits: ActorEdits | None = None, level: float = 0.0) -> Path:
     extra = {} if edits is None else {"actors": plain(edits)}
     with building(out, manifest := Manifest(kind="clip", config={})) as partial, ClipWriter(partial) as writer:
         for index, shot in enumerate(shots):
-            writer.write(np.full((24, 32, 3), 0.2 * index), shot, extra=extra)
+            writer.write(np.full((24, 32, 3), level + 0.2 * index), shot, extra=extra)
         manifest.facts = writer.facts
     return out
 
@@ -63,6 +64,35 @@ def test_clips_of_other_shots_are_refused(clip: Path, tmp_path: Path, other: lis
     with pytest.raises(UserError, match=f"other: .*{words}"):
         evaluate({"raw": clip}, open_truth(second), tmp_path / "scores", PSNR)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "raw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTruth(ClipTruth):
+    """A clip whose frames are valid in a part only."""
+
+    valid: np.ndarray
+
+    def frames(self, cameras: Sequence[ClipFrame], needed: Sequence[bool] | None = None) -> Iterator[TrueFrame | None]:
+        for true in super().frames(cameras, needed):
+            assert true is not None
+            yield replace(true, valid=self.valid)
+
+
+def test_pixels_where_the_recording_is_not_valid_are_not_scored(clip: Path, tmp_path: Path) -> None:
+    """The picture is wrong by 0.2 everywhere; a mask makes it no better."""
+    truth = write_clip(tmp_path / "truth", [still(i) for i in range(3)], level=0.2)
+    valid = np.zeros((24, 32), dtype=bool)
+    config = EvaluateConfig(metrics=("psnr", "ssim"))
+    means = []
+    for columns in (32, 8, 0):
+        valid[:, :] = False
+        valid[:, :columns] = True
+        scores = evaluate({"raw": clip}, MaskedTruth(clip=open_clip(truth), valid=valid.copy()), tmp_path / f"{columns}", config)
+        means.append(scores["rows"]["raw"]["mean"])
+    assert means[0]["psnr"] == pytest.approx(-20 * np.log10(0.2), abs=0.05)
+    assert means[1]["psnr"] == pytest.approx(means[0]["psnr"], abs=1e-4)
+    assert means[1]["ssim"] < 0.99
+    assert means[2] == {"psnr": None, "ssim": None}
 
 
 def test_clips_with_other_actors_are_refused_and_equal_ones_are_not(clip: Path, tmp_path: Path) -> None:
