@@ -111,7 +111,7 @@ def without_jumps(log: SceneLog) -> SceneLog:
     sweeps = log.sweeps
     if len(lost):
         step_us = float(np.median(np.diff(log.ego.times_us)))
-        sweeps = tuple(sweep for sweep in sweeps if np.abs(lost - sweep.timestamp_us).min() > 0.6 * step_us)
+        sweeps = tuple(sweep for sweep in sweeps if np.abs(lost - sweep.middle_us).min() > max(0.6 * step_us, sweep.turn_us / 2))
         if len(sweeps) < len(log.sweeps):
             notes.append(
                 f"{len(log.sweeps) - len(sweeps)} of {len(log.sweeps)} sweeps were taken where the vehicle's pose jumps; they are left out."

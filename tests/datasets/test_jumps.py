@@ -58,7 +58,7 @@ def log_of(frames: PoseTrack, ego: PoseTrack, boxes: PoseTrack, *, metric: bool 
             )
             for number, (t, place) in enumerate(zip(frames.times_us, frames.world_from_body))
         ),
-        sweeps=tuple(LidarSweep(sensor="top", timestamp_us=int(t), read_points=lambda: nothing) for t in ego.times_us),
+        sweeps=tuple(LidarSweep(sensor="top", timestamp_us=int(t) - STEP_US // 2, read_points=lambda: nothing) for t in frames.times_us),
         actors=(ActorTrack(actor_id="a", actor_class="vehicle", size_m=(4.0, 2.0, 1.5), track=boxes),),
         ego=ego,
         metric=metric,
@@ -113,7 +113,8 @@ def test_a_log_without_jumps_has_their_neighbours_poses() -> None:
         assert Rotation.from_matrix(off[:3, :3]).magnitude() < np.radians(2)
         readout = np.linalg.inv(frame.world_from_camera_start) @ frame.world_from_camera_end
         np.testing.assert_allclose(readout[:3, 3], [0.1, 0.0, 0.0], atol=1e-9)
-    assert [sweep.timestamp_us // STEP_US for sweep in log.sweeps] == [i for i in range(40) if i != 8]
+    # The sweep half of whose turn is done then; the next one starts only 50 ms later, but is taken around another pose.
+    assert [sweep.middle_us // STEP_US for sweep in log.sweeps] == [i for i in range(40) if i != 8]
     assert len(log.ego.times_us) == 39
     (actor,) = log.actors
     assert actor.track.times_us.tolist() == [STEP_US * i for i in range(40) if i != 15]
@@ -123,6 +124,14 @@ def test_a_log_without_jumps_has_their_neighbours_poses() -> None:
         "1 of 40 sweeps were taken where the vehicle's pose jumps; they are left out.",
         "actor a: 1 of 40 boxes jump; they are left out.",
     )
+
+
+def test_a_sweep_goes_where_any_pose_of_its_turn_jumps() -> None:
+    """Poses of the vehicle every 10 ms, one of them wrong 30 ms before half of a turn is done."""
+    times_us = np.arange(391) * STEP_US // 10
+    fine = PoseTrack(times_us=times_us, world_from_body=drive().at(times_us))
+    log = without_jumps(log_of(drive(), with_faults(fine, {77: moved(3.0)}), drive()))
+    assert [sweep.middle_us // STEP_US for sweep in log.sweeps] == [i for i in range(40) if i != 8]
 
 
 def test_a_log_without_faults_or_without_a_scale_stays_the_same() -> None:
