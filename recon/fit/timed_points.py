@@ -35,10 +35,15 @@ class TimedPoints:
     @classmethod
     def of(cls, points: LidarPoints, actors: Sequence[ActorTrack]) -> TimedPoints:
         """The points of a sweep; where boxes overlap, of the actor that is named first."""
+        if not len(points.xyz_world_m):
+            return cls(xyz_world_m=points.xyz_world_m, bodies=())
         free = np.ones(len(points.xyz_world_m), dtype=bool)
+        median_us = int(np.median(points.time_us))
         bodies = []
         for actor in actors:
-            rows, xyz = _in_box(actor, points.xyz_world_m, points.time_us)
+            if not actor.is_labelled(median_us):
+                continue
+            rows, xyz = _in_box(actor, points, median_us)
             own = free[rows]
             if own.any():
                 bodies.append(OnBody(actor=actor, rows=rows[own], xyz=xyz[own]))
@@ -61,16 +66,14 @@ class TimedPoints:
         return xyz
 
 
-def _in_box(actor: ActorTrack, xyz_world_m: np.ndarray, times_us: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the points that lie in the actor's box at their own times, and these points in the actor's frame."""
-    rows, none = np.zeros(0, dtype=np.int64), np.zeros((0, 3))
-    if not len(xyz_world_m) or not actor.is_labelled(int(np.median(times_us))):
-        return rows, none
+def _in_box(actor: ActorTrack, points: LidarPoints, median_us: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the points that lie in the actor's box at their own times, and these points in the actor's frame. `median_us` is the median
+    of their times."""
     reach = np.linalg.norm(actor.size_m) / 2 + 3.0  # what a fast car moves during a turn
-    near = np.nonzero(np.linalg.norm(xyz_world_m - actor.world_from_actor(int(np.median(times_us)))[:3, 3], axis=1) < reach)[0]
+    near = np.nonzero(np.linalg.norm(points.xyz_world_m - actor.world_from_actor(median_us)[:3, 3], axis=1) < reach)[0]
     if not near.size:
-        return rows, none
-    in_actor = transform(inverse(actor.track.at(times_us[near])), xyz_world_m[near])
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 3))
+    in_actor = transform(inverse(actor.track.at(points.time_us[near])), points.xyz_world_m[near])
     half = np.asarray(actor.size_m) / 2
     held = (np.abs(in_actor) <= half + BOX_MARGIN_M).all(axis=1) & (in_actor[:, 2] >= ROAD_MARGIN_M - half[2])
     return near[held], in_actor[held]
