@@ -26,11 +26,15 @@ def project_frame(camera: Camera, frame: CameraFrame | Shot, xyz_world_m: np.nda
         world_from_body=np.stack([frame.world_from_camera_start, frame.world_from_camera_end]),
     )
     for _ in range(_ROUNDS):
-        fraction = readout_fraction(camera, np.nan_to_num(pixels, nan=0.5))
-        times_us = frame.start_us + np.round(fraction * (frame.end_us - frame.start_us)).astype(np.int64)
-        in_camera = transform(inverse(track.at(times_us)), xyz_world_m)
+        in_camera = transform(inverse(track.at(times_read_us(camera, frame, pixels))), xyz_world_m)
         pixels, inside = project(camera, in_camera)
     return pixels, in_camera[:, 2], inside
+
+
+def times_read_us(camera: Camera, frame: CameraFrame | Shot, pixels: np.ndarray) -> np.ndarray:
+    """When an exposure reads pixels `[N, 2]`, int64 `[N]`; for NaN any time of the readout."""
+    fraction = readout_fraction(camera, np.nan_to_num(pixels, nan=0.5))
+    return frame.start_us + np.round(fraction * (frame.end_us - frame.start_us)).astype(np.int64)
 
 
 def readout_fraction(camera: Camera, pixels: np.ndarray) -> np.ndarray:

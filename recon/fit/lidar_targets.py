@@ -36,21 +36,22 @@ class LidarTargets:
         """Keep the targets of these frames in a temporary file."""
         if self.log.sweeps:
             wanted = sorted(set(numbers) - set(self._kept), key=lambda number: self.log.frames[number].mid_us)
-            for number, targets in zip(wanted, worked_in_order(wanted, self._points, self._targets), strict=True):
+            for number, targets in zip(wanted, worked_in_order(wanted, self._near, self._targets), strict=True):
                 self._kept[number] = self._spool.keep(*targets)
 
     def of(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and depths of a frame. Safe to call from several threads for frames that are prepared, and where there are no sweeps."""
-        return self._kept[number].load() if number in self._kept else self._targets(number, self._points(number))  # type: ignore[return-value]
+        return self._kept[number].load() if number in self._kept else self._targets(number, self._near(number))  # type: ignore[return-value]
 
-    def _points(self, number: int) -> np.ndarray:
-        """Points `[N, 3]` of the sweeps that are nearest to a frame, where they are in the world when it is taken."""
-        t_us = self.log.frames[number].mid_us
-        sweeps = nearest_sweeps(self.log.sweeps, t_us)
-        return np.concatenate([self._sweeps(index).at(t_us) for index in sweeps]) if sweeps else np.zeros((0, 3))
+    def _near(self, number: int) -> list[TimedPoints]:
+        """The sweeps that are nearest to a frame."""
+        return [self._sweeps(index) for index in nearest_sweeps(self.log.sweeps, self.log.frames[number].mid_us)]
 
-    def _targets(self, number: int, xyz_world_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pixels, depth_m = lidar_targets(self.log.frames[number], self.log, xyz_world_m, self.model)
+    def _targets(self, number: int, sweeps: Sequence[TimedPoints]) -> tuple[np.ndarray, np.ndarray]:
+        frame = self.log.frames[number]
+        camera = self.log.cameras[frame.camera]
+        points = [sweep.as_read(camera, frame) if self.model == "ray" else sweep.at(frame.mid_us) for sweep in sweeps]
+        pixels, depth_m = lidar_targets(frame, self.log, np.concatenate([np.zeros((0, 3)), *points]), self.model)
         return pixels.astype(np.int32), depth_m.astype(np.float32)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from splatmend.datasets.geometry import inverse, transform
-from splatmend.datasets.log import ActorTrack, LidarPoints
+from splatmend.datasets.geometry import inverse, project, transform
+from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarPoints
+from splatmend.datasets.point_projection import times_read_us
 
 BOX_MARGIN_M = 0.15
 """Boxes are grown by this much at their sides and top before points are told apart: labels and poses are off by centimetres."""
@@ -63,6 +64,22 @@ class TimedPoints:
         xyz = self.xyz_world_m.copy() if self.bodies else self.xyz_world_m
         for body in self.bodies:
             xyz[body.rows] = transform(body.actor.world_from_actor(t_us), body.xyz)
+        return xyz
+
+    def as_read(self, camera: Camera, frame: CameraFrame) -> np.ndarray:
+        """Where the points are in the world `[N, 3]` when a picture's readout comes to them: those of a body that moves meanwhile have gone
+        with it until that row (or column) is read in which each of them is seen from the middle of the exposure. The row that sees it then
+        is a few off at most, so a second step would move it by millimetres."""
+        xyz = self.at(frame.mid_us)
+        if camera.shutter == "global":
+            return xyz
+        camera_from_world = inverse(frame.world_from_camera)
+        for body in self.bodies:
+            if np.array_equal(*body.actor.track.at(np.array([frame.start_us, frame.end_us]))):
+                continue
+            pixels, inside = project(camera, transform(camera_from_world, xyz[body.rows]))
+            if inside.any():
+                xyz[body.rows] = transform(body.actor.track.at(times_read_us(camera, frame, pixels)), body.xyz)
         return xyz
 
 

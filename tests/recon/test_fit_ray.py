@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_log import tiny_log
 
-from splatmend.datasets.geometry import pose, transform
+from splatmend.datasets.geometry import inverse, pose, transform
 from splatmend.datasets.log import CameraFrame, LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, street_log
@@ -17,7 +17,7 @@ from splatmend.recon.fit import DataConfig, DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.config import LossConfig
 from splatmend.recon.fit.data import FrameSource, prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
-from splatmend.recon.fit.lidar_targets import lidar_targets
+from splatmend.recon.fit.lidar_targets import LidarTargets, lidar_targets
 from splatmend.recon.fit.trainer import Trainer
 from splatmend.recon.raster.api import Model
 
@@ -93,6 +93,36 @@ def test_lidar_depth_is_that_of_the_row_which_sees_the_point() -> None:
     assert pixels.tolist() == [row * camera.width + column]
     np.testing.assert_allclose(depth_m, 6.0, atol=1e-4)
     assert abs(lidar_targets(frame, log, sweep.read_points().xyz_world_m, "ewa")[1][0] - 6.0) > 0.25
+
+
+@pytest.mark.parametrize("model", ["ewa", "ray"])
+def test_lidar_depth_of_a_moving_body_is_that_of_the_row_which_sees_it(model: Model) -> None:
+    """The back of a car that drives ahead at 20 m/s, before a camera that stands and reads a picture in 20 ms."""
+    log = tiny_log(4)
+    camera = replace(log.cameras["front"], shutter="top_to_bottom", readout_us=20_000)
+    frame = replace(log.frames[2], end_us=log.frames[2].start_us + 20_000)
+    track = log.actors[0].track
+    places_m = track.world_from_body[0, :3, 3] + np.outer(track.times_us * 20e-6, [1.0, 0.0, 0.0])
+    path = replace(track, world_from_body=np.stack([pose(np.eye(3), place) for place in places_m]))
+    actor = replace(log.actors[0], track=path)
+    face = np.stack(np.meshgrid([-1.0], np.linspace(-0.4, 0.4, 9), np.linspace(-0.3, 0.4, 7)), axis=-1).reshape(-1, 3)
+    late_us = np.full(len(face), frame.mid_us + 45_000)
+    xyz = transform(path.at(late_us), face)
+    scan = LidarPoints(xyz_world_m=xyz, time_us=late_us, intensity=np.zeros(len(face), np.float32), origin_world_m=xyz)
+    log = replace(
+        log,
+        cameras={"front": camera},
+        frames=(frame,),
+        actors=(actor,),
+        sweeps=(replace(log.sweeps[2], read_points=lambda: scan),),
+    )
+    pixels, depth_m = LidarTargets(log, model).of(0)
+    assert len(pixels) > 20
+    middles = (pixels // camera.width + 0.5) / camera.height
+    read_us = frame.start_us + np.round(20_000 * (middles if model == "ray" else np.full(len(pixels), 0.5))).astype(np.int64)
+    expected = transform(inverse(frame.world_from_camera) @ path.at(read_us), np.array([-1.0, 0.0, 0.0]))
+    # A point is read up to half a row from the middle of its row.
+    np.testing.assert_allclose(depth_m, expected[:, 2], atol=0.01)
 
 
 def _fitted(log: SceneLog, model: Model, seed: int) -> dict[str, float]:
