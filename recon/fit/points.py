@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.log import CameraFrame, LidarPoints, LidarSweep, SceneLog
+from splatmend.datasets.log import Camera, CameraFrame, LidarPoints, LidarSweep, SceneLog
 from splatmend.recon.fit.config import InitConfig
 from splatmend.recon.fit.timed_points import TimedPoints
 from splatmend.recon.fit.usable_pixels import usable_pixels
@@ -24,6 +24,8 @@ _SPARE, _FEWEST_VOXELS = 4, 20_000
 """Voxels that are kept while sweeps are read: so many for each initial Gaussian, and never fewer."""
 _MOST_OF_ACTOR = 100_000
 """Returns of an actor that are kept before they are thinned."""
+_NEAR_US = 500_000
+"""A picture that is farther in time from the middle of a sweep says nothing of what moves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,22 +59,24 @@ def scene_extent(frames: Sequence[CameraFrame], metric: bool) -> float:
 
 def lidar_points(log: SceneLog, frames: Sequence[CameraFrame], config: InitConfig) -> tuple[ColouredPoints, Mapping[str, ColouredPoints]]:
     """Points of all sweeps that a training frame near in time sees, with its colours: those of the background in the world, and those
-    in each actor's box in the actor's frame. Both are thinned to one point per voxel; of the background's voxels a fair share is left out
-    where there are many more than `point_count`, so that memory does not grow with the way that was driven."""
+    in each actor's box in the actor's frame. Where no frame ever sees the background from near in time, one that is far may do. All are
+    thinned to one point per voxel; of the background's voxels a fair share is left out where there are many more than `point_count`, so
+    that memory does not grow with the way that was driven."""
     centres = cKDTree(np.stack([frame.world_from_camera[:3, 3] for frame in frames]))
-    background = Voxels(centres, config.voxel_m, max(_SPARE * config.point_count, _FEWEST_VOXELS))
+    most = max(_SPARE * config.point_count, _FEWEST_VOXELS)
+    background, from_afar = Voxels(centres, config.voxel_m, most), Voxels(centres, config.voxel_m, most)
     actors: dict[str, list[ColouredPoints]] = {actor.actor_id: [] for actor in log.actors}
     near_origin = cKDTree(np.zeros((1, 3)))
     images = _ImageMemo()
 
-    def told_apart(sweep: LidarSweep, points: LidarPoints) -> tuple[ColouredPoints, dict[str, ColouredPoints]]:
+    def told_apart(sweep: LidarSweep, points: LidarPoints) -> tuple[list[ColouredPoints], dict[str, ColouredPoints]]:
         timed = TimedPoints.of(points, log.actors)
-        rgb, seen = _sweep_colours(sweep, timed, log, frames, images)
-        standing = timed.standing & seen
+        rgb, near, far = _sweep_colours(sweep, timed, log, frames, images)
+        standing = [ColouredPoints(xyz=timed.xyz_world_m[seen], rgb=rgb[seen]) for seen in (timed.standing & near, far)]
         of_actors = {
-            body.actor.actor_id: ColouredPoints(xyz=body.xyz[seen[body.rows]], rgb=rgb[body.rows][seen[body.rows]]) for body in timed.bodies
+            body.actor.actor_id: ColouredPoints(xyz=body.xyz[near[body.rows]], rgb=rgb[body.rows][near[body.rows]]) for body in timed.bodies
         }
-        return ColouredPoints(xyz=timed.xyz_world_m[standing], rgb=rgb[standing]), {n: p for n, p in of_actors.items() if len(p)}
+        return standing, {n: p for n, p in of_actors.items() if len(p)}
 
     for standing, of_actors in worked_in_order(log.sweeps, lambda sweep: sweep.read_points(), told_apart):
         for actor_id, points in of_actors.items():
@@ -80,9 +84,10 @@ def lidar_points(log: SceneLog, frames: Sequence[CameraFrame], config: InitConfi
             parts.append(points)
             if sum(map(len, parts)) > _MOST_OF_ACTOR:
                 parts[:] = [thinned(joined(parts), near_origin, config.voxel_m)]
-        background.add(standing)
+        for voxels, points in zip((background, from_afar), standing, strict=True):
+            voxels.add(points)
     return (
-        background.points(),
+        background.with_missing(from_afar.points()),
         {actor_id: thinned(joined(parts), near_origin, config.voxel_m) for actor_id, parts in actors.items() if parts},
     )
 
@@ -135,6 +140,15 @@ class Voxels:
             self._share /= 2
             points = self._drawn(points)
         return points
+
+    def with_missing(self, points: ColouredPoints) -> ColouredPoints:
+        """`points()`, and those of others that lie in voxels without any that are not left out either."""
+        own = self.points()
+        points = self._drawn(points)
+        if not len(points):
+            return own
+        place, _ = _grouped(_voxels(np.concatenate([own.xyz, points.xyz]), self._centres, self._voxel_m))
+        return joined([own, points.select(~np.isin(place[len(own) :], place[: len(own)]))])
 
     def _drawn(self, points: ColouredPoints) -> ColouredPoints:
         if self._share == 1.0 or not len(points):
@@ -205,26 +219,44 @@ class _ImageMemo:
 
 def _sweep_colours(
     sweep: LidarSweep, points: TimedPoints, log: SceneLog, frames: Sequence[CameraFrame], images: _ImageMemo
-) -> tuple[np.ndarray, np.ndarray]:
-    """Colours `[N, 3]` of a sweep's points from each camera's nearest training frame, and which points one of them sees."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colours `[N, 3]` of a sweep's points from each camera's nearest training frame; which points a frame near in time sees; and which
+    of the others, if they stand, one that is far."""
     rgb = np.zeros((len(points.xyz_world_m), 3))
-    seen = np.zeros(len(rgb), dtype=bool)
-    for camera in log.cameras.values():
-        own = [frame for frame in frames if frame.camera == camera.name]
-        if not own:
-            continue
-        frame = min(own, key=lambda candidate: abs(candidate.mid_us - sweep.middle_us))
-        pixels, inside = project(camera, transform(inverse(frame.world_from_camera), points.at(frame.mid_us)))
-        for body in points.bodies:
-            # Where it is then, nobody says.
-            inside[body.rows] &= body.actor.is_labelled(frame.mid_us)
-        new = inside & ~seen
-        columns, rows = np.floor(pixels[new]).astype(np.int64).T
-        usable = usable_pixels(frame, camera)
-        if usable is not None:
-            shown = usable[rows, columns]
-            columns, rows = columns[shown], rows[shown]
-            new[new] = shown
-        rgb[new] = images(frame)[rows, columns] / 255.0
-        seen |= new
-    return rgb, seen
+    near, far = np.zeros((2, len(rgb)), dtype=bool)
+    standing = points.standing
+    for gap_us, frame in _nearest_frames(sweep, log, frames):
+        new = ~near if gap_us <= _NEAR_US else standing & ~near & ~far
+        colours, shown = _colours_in(frame, log.cameras[frame.camera], points, new, images)
+        rgb[shown] = colours
+        (near if gap_us <= _NEAR_US else far)[shown] = True
+    return rgb, near, far
+
+
+def _nearest_frames(sweep: LidarSweep, log: SceneLog, frames: Sequence[CameraFrame]) -> list[tuple[int, CameraFrame]]:
+    """Each camera's nearest frame in time with how far it is (microseconds): those that are near in the cameras' order, then the others,
+    nearest first."""
+    found = []
+    for name in log.cameras:
+        own = [(abs(frame.mid_us - sweep.middle_us), frame) for frame in frames if frame.camera == name]
+        if own:
+            found.append(min(own, key=lambda one: one[0]))
+    return sorted(found, key=lambda one: max(one[0], _NEAR_US))
+
+
+def _colours_in(
+    frame: CameraFrame, camera: Camera, points: TimedPoints, wanted: np.ndarray, images: _ImageMemo
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours of those of the wanted points that a frame shows, and which `[N]` these are."""
+    pixels, inside = project(camera, transform(inverse(frame.world_from_camera), points.at(frame.mid_us)))
+    for body in points.bodies:
+        # Where it is then, nobody says.
+        inside[body.rows] &= body.actor.is_labelled(frame.mid_us)
+    shown = inside & wanted
+    columns, rows = np.floor(pixels[shown]).astype(np.int64).T
+    usable = usable_pixels(frame, camera)
+    if usable is not None:
+        kept = usable[rows, columns]
+        columns, rows = columns[kept], rows[kept]
+        shown[shown] = kept
+    return images(frame)[rows, columns] / 255.0, shown

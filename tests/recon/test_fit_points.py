@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from tiny_log import ORIGIN_M, tiny_log, true_scene
 
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import inverse, transform
+from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import CameraFrame, SceneLog, SfmPoints
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import recorded_shots
@@ -80,6 +80,12 @@ def test_a_long_way_leaves_a_fair_share_of_its_voxels_and_the_same_ones_in_every
     counts = np.histogram2d(left.xyz[:, 0], left.xyz[:, 1], bins=2)[0]
     assert counts.min() > 0.8 * counts.max()
     assert len(_all(centres, places, colours)) == len(whole)
+    # What voxels left out does not come back, and what lies elsewhere comes with the same share.
+    left = voxels.points()
+    assert len(voxels.with_missing(whole)) < 1.02 * len(left)
+    aside = thinned(ColouredPoints(xyz=places + np.array([40.0, 0.0, 0.0]), rgb=colours), centres, 0.2)
+    coming = len(voxels.with_missing(aside)) - len(left)
+    assert coming / len(aside) == pytest.approx(len(left) / len(whole), rel=0.2)
 
 
 def _all(centres: cKDTree, places: np.ndarray, colours: np.ndarray) -> ColouredPoints:
@@ -187,6 +193,48 @@ def test_points_take_their_colours_from_the_picture_of_the_middle_of_their_turn(
     second = replace(log, frames=tuple(frames), sweeps=log.sweeps[1:2])
     background, _ = lidar_points(second, second.frames, InitConfig(voxel_m=0.01))
     assert (background.rgb == [0, 1, 0]).all()
+
+
+def _one_coloured(frame: CameraFrame, rgb: list[int]) -> CameraFrame:
+    return replace(frame, read_image=lambda: np.tile(np.uint8(rgb), (48, 64, 1)))
+
+
+def test_pictures_near_in_time_come_before_those_of_a_camera_that_is_missing() -> None:
+    """The first camera has one red picture, 0.6 s before the sweep; the second, which looks the same way, a green one at its time."""
+    log = tiny_log(8)
+    cameras = {name: replace(log.cameras["front"], name=name) for name in ("front", "spare")}
+    frames = (_one_coloured(log.frames[0], [255, 0, 0]), replace(_one_coloured(log.frames[6], [0, 255, 0]), camera="spare"))
+    background, actors = lidar_points(replace(log, cameras=cameras, sweeps=log.sweeps[6:7]), frames, InitConfig(voxel_m=0.01))
+    _, shown = project(cameras["spare"], transform(inverse(frames[1].world_from_camera), background.xyz))
+    assert shown.sum() > 50
+    assert (background.rgb[shown] == [0, 1, 0]).all()
+    # Beside and behind the second camera only the first one sees what stands.
+    assert (~shown).sum() > 10
+    assert (background.rgb[~shown] == [1, 0, 0]).all()
+    assert (actors["car/1"].rgb == [0, 1, 0]).all()
+
+
+def test_what_moves_takes_no_colour_from_a_picture_far_away_in_time() -> None:
+    log = tiny_log(8)
+    far = replace(log, sweeps=log.sweeps[6:7])
+    background, actors = lidar_points(far, log.frames[:1], InitConfig(voxel_m=0.01))
+    assert len(background) > 100
+    assert not actors
+    assert "car/1" in lidar_points(far, log.frames[1:2], InitConfig(voxel_m=0.01))[1]
+
+
+def test_places_that_a_picture_ever_sees_near_in_time_take_no_colour_from_afar() -> None:
+    """The first sweep has a red picture at its time; the other only a green one 0.8 s later, which shows most of the same places."""
+    log = tiny_log(21)
+    frames = (_one_coloured(log.frames[0], [255, 0, 0]), _one_coloured(log.frames[20], [0, 255, 0]))
+    near, both = (
+        lidar_points(replace(log, sweeps=sweeps, actors=()), frames, InitConfig(voxel_m=0.01))[0]
+        for sweeps in (log.sweeps[:1], (log.sweeps[0], log.sweeps[12]))
+    )
+    red, green = ((both.rgb == colour).all(axis=1) for colour in ([1, 0, 0], [0, 1, 0]))
+    assert (red | green).all()
+    assert red.sum() == len(near) > 100
+    assert green.sum() > 10
 
 
 def test_few_points_of_a_body_that_goes_away_are_no_background() -> None:
