@@ -15,9 +15,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from tiny_log import tiny_log
+from tiny_log import tiny_log, true_scene
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.log import SceneLog
 from splatmend.recon.fit import CoarseConfig, CorrectionConfig, DensifyConfig, ExposureConfig, FitConfig, InitConfig, fit
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.processes import ALONE, Processes, joined_processes
@@ -45,8 +46,13 @@ CONFIGS["exposure grids"] = replace(CONFIG, exposure=ExposureConfig(model="bilat
 CONFIGS["coarse"] = replace(CONFIG, coarse=CoarseConfig(until=0.1, halvings=1))
 
 
+def long_log() -> SceneLog:
+    """A drive of 55 m, in whose fits a sixth of the Gaussians take shorter steps."""
+    return tiny_log(scene=true_scene(stretch=20.0))
+
+
 def trainer_of(config: FitConfig, processes: Processes = ALONE) -> Trainer:
-    log = tiny_log()
+    log = long_log()
     return Trainer(log, recorded_shots(log, config.data), config, CPU, processes=processes)
 
 
@@ -66,8 +72,8 @@ def tensors_of(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def before(folder: Path) -> None:
-    """Some steps with each strategy, and what each process has after them; a fit; and one whose second process is interrupted, twice, as by
-    a terminal and its launcher."""
+    """Some steps with each strategy, and what each process has after them; a fit; one of the long log; and the same whose second process is
+    interrupted, twice, as by a terminal and its launcher."""
     rank = int(os.environ["RANK"])
     with joined_processes(CPU) as processes:
         for name, config in CONFIGS.items():
@@ -82,9 +88,10 @@ def before(folder: Path) -> None:
     rows: list[int] = []
     fit(tiny_log(), folder / "whole", CONFIGS["classic"], on_progress=lambda row: rows.append(row["iteration"]))
     (folder / f"rows {rank}").write_text(str(rows))
+    fit(long_log(), folder / "long", CONFIGS["classic"], on_progress=lambda row: None)
     with _in_a_step(24 if rank == 1 else 0, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)]):
         try:
-            fit(tiny_log(), folder / "cut", CONFIGS["classic"], on_progress=lambda row: None)
+            fit(long_log(), folder / "cut", CONFIGS["classic"], on_progress=lambda row: None)
         except KeyboardInterrupt:
             (folder / f"interrupted {rank}").touch()
 
@@ -92,7 +99,7 @@ def before(folder: Path) -> None:
 def after(folder: Path) -> None:
     """The interrupted fit gone on with; then one whose second process dies without a word. The other says how that ends for it."""
     rank = int(os.environ["RANK"])
-    fit(tiny_log(), folder / "cut", CONFIGS["classic"], resume=True, on_progress=lambda row: None)
+    fit(long_log(), folder / "cut", CONFIGS["classic"], resume=True, on_progress=lambda row: None)
     with _in_a_step(5 if rank == 1 else 0, lambda: os._exit(7)):
         try:
             fit(tiny_log(), folder / "dead", CONFIGS["classic"], on_progress=lambda row: None)

@@ -86,7 +86,8 @@ def _step_of_two_pictures(trainer: Trainer) -> None:
     optimizers[1].step()
     if config.densify.strategy == "mcmc":
         nodes = list(trainer.nodes.nodes.values())
-        shake([n.params for n in nodes], [2**0.5 * means_rate / n.extent * n.densifier.config.noise_lr for n in nodes], trainer.generator)
+        noise = [2**0.5 * means_rate / n.extent * n.densifier.config.noise_lr for n in nodes]
+        shake([n.params for n in nodes], noise, trainer.generator, [None if n.steps is None else n.steps.known for n in nodes])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -112,6 +113,7 @@ def test_a_step_of_two_processes_is_one_of_the_mean_of_their_gradients(folder: P
 def test_processes_stay_the_same_to_the_bit(folder: Path, name: str) -> None:
     one, other = _both(folder, name)
     assert set(one["last"]) == set(other["last"])
+    assert 0.1 < float((one["last"]["nodes/background/steps"] < 0.9).float().mean()) < 0.5
     assert all(torch.equal(value, other["last"][key]) for key, value in one["last"].items())
     assert one["counts"] == other["counts"]
     changes = [i for i, (before, now) in enumerate(zip(one["counts"], one["counts"][1:]), start=2) if now != before]
@@ -141,10 +143,10 @@ def test_two_processes_make_one_scene(folder: Path, tmp_path: Path) -> None:
 
 def test_an_interruption_of_one_stops_both_and_a_resumed_fit_ends_the_same(folder: Path, gone_on: Path) -> None:
     assert all((folder / f"interrupted {rank}").is_file() for rank in (0, 1))
-    files = sorted(path.relative_to(folder / "whole") for path in (folder / "whole").rglob("*") if path.is_file())
+    files = sorted(path.relative_to(folder / "long") for path in (folder / "long").rglob("*") if path.is_file())
     for file in files:
         if file.name != "manifest.json":  # holds the time that the fit took
-            assert (gone_on / "cut" / file).read_bytes() == (folder / "whole" / file).read_bytes(), file
+            assert (gone_on / "cut" / file).read_bytes() == (folder / "long" / file).read_bytes(), file
     assert not (gone_on / "cut.partial").exists()
 
 

@@ -41,25 +41,30 @@ def gaussians(xyz: np.ndarray, rgb: np.ndarray, sigma: float, degree: int = 0, s
     )
 
 
-def true_scene(frames: int = 12, actor_id: str = "car/1", degree: int = 0) -> Scene:
-    """A road, two walls of coloured blocks, a sky that is lighter above, and a red car driving ahead."""
+def true_scene(frames: int = 12, actor_id: str = "car/1", degree: int = 0, stretch: float = 1.0) -> Scene:
+    """A road, two walls of coloured blocks, a sky that is lighter above, and a red car driving ahead. `stretch` makes street and ways
+    longer but no wider: where cameras are far from each other, what stands by them takes shorter steps in a fit."""
+    along = np.array([stretch, 1.0, 1.0])
     random = np.random.default_rng(3)
     road = np.stack([random.uniform(0, 16, 260), random.uniform(-3, 3, 260), np.zeros(260)], axis=1)
     walls = np.stack([random.uniform(2, 16, 240), random.choice([-3.2, 3.2], 240), random.uniform(0, 3, 240)], axis=1)
     blocks = 0.5 + 0.4 * np.sin(np.floor(walls) @ np.array([[1.0, 2, 3], [0.3, 0.7, 0.1], [2.0, 1, 0.5]]))
     background = gaussians(
-        np.concatenate([road, walls]), np.concatenate([np.full((260, 3), 0.35) + random.uniform(-0.1, 0.1, (260, 3)), blocks]), 0.25, degree
+        np.concatenate([road, walls]) * along,
+        np.concatenate([np.full((260, 3), 0.35) + random.uniform(-0.1, 0.1, (260, 3)), blocks]),
+        0.25,
+        degree,
     )
     car = random.uniform(-1, 1, (120, 3)) * [1.0, 0.5, 0.4]
     times_us = np.arange(frames) * STEP_US
-    world_from_car = np.stack([yaw_pose(0.1, ORIGIN_M + np.array([5 + 0.35 * i, 0.8, 0.5])) for i in range(frames)])
+    world_from_car = np.stack([yaw_pose(0.1, ORIGIN_M + np.array([5 + 0.35 * stretch * i, 0.8, 0.5])) for i in range(frames)])
     track = ActorTrack(
         actor_id=actor_id,
         actor_class="vehicle",
         size_m=(2.2, 1.2, 1.0),
         track=PoseTrack(times_us=times_us, world_from_body=world_from_car),
     )
-    ego_m = [ORIGIN_M + np.array([0.25 * i, 0.02 * i, 0]) for i in range(frames)]
+    ego_m = [ORIGIN_M + np.array([0.25 * i, 0.02 * i, 0]) * along for i in range(frames)]
     ego = PoseTrack(times_us=times_us, world_from_body=np.stack([yaw_pose(0.0, place) for place in ego_m]))
     shots = tuple(
         RecordedShot(
