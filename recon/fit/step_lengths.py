@@ -23,7 +23,7 @@ _LEAST = 0.005
 _PICTURES = 500
 """In so many pictures steps are as long as the distance over the extent says. Adam's step of what a share of the pictures shows is one over
 the root of the share."""
-_PAIRS = 1 << 26
+_PAIRS = 1 << 22
 """Distances that are held at once."""
 
 
@@ -40,12 +40,16 @@ class StepLengths:
         """Of a full step; those of before where they need not be found `anew` and there are as many Gaussians as then."""
         if anew or self.known is None or len(self.known) != len(means):
             parts = means.detach().split(max(_PAIRS // len(self.centres), 1))
-            nearest = torch.cat([_distances(part, self.centres).amin(dim=1) for part in parts])
+            nearest = torch.cat([_nearest(part, self.centres) for part in parts])
             lengths = nearest * (math.sqrt(_PICTURES / len(self.centres)) / self.extent)
             self.known = lengths.clamp_(_LEAST, 1.0)[:, None]
         return self.known
 
 
-def _distances(means: Float[Tensor, "n 3"], centres: Float[Tensor, "C 3"]) -> Float[Tensor, "n C"]:
-    # By products of matrices they would lose their digits far from the origin.
-    return torch.cdist(means, centres, compute_mode="donot_use_mm_for_euclid_dist")
+def _nearest(means: Float[Tensor, "n 3"], centres: Float[Tensor, "C 3"]) -> Float[Tensor, "n"]:
+    """Distance to the nearest centre. Axis by axis: by products of matrices it would lose its digits far from the origin, and without
+    them `torch.cdist` starts a block of CUDA threads for each pair, which takes a hundred times as long."""
+    squared = torch.zeros((), device=means.device)
+    for own, of_centres in zip(means.unbind(dim=1), centres.unbind(dim=1), strict=True):
+        squared = squared + (own[:, None] - of_centres[None]).square_()
+    return squared.amin(dim=1).sqrt()
