@@ -21,7 +21,7 @@ def depth_errors_m(log: SceneLog, shot: Shot, depth_m: np.ndarray) -> np.ndarray
     sweeps = [log.sweeps[index] for index in nearest_sweeps(log.sweeps, shot.mid_us)] if log.metric else []
     if not sweeps:
         return np.zeros(0)
-    points = np.concatenate([TimedPoints.of(sweep.read_points(), log.actors).at(shot.mid_us) for sweep in sweeps])
+    points = np.concatenate([TimedPoints.of(sweep.read_points(), log.actors).as_read(shot) for sweep in sweeps])
     pixels, z, inside = project_by_line(shot, points)
     columns, rows = np.floor(pixels[inside]).astype(np.int64).T
     flat, measured_m = unoccluded(columns, rows, z[inside], shot.camera.width, shot.camera.height)

@@ -9,6 +9,7 @@ import numpy as np
 from splatmend.datasets.geometry import inverse, project, transform
 from splatmend.datasets.log import CameraFrame, LidarSweep, SceneLog
 from splatmend.datasets.point_projection import project_frame
+from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.timed_points import TimedPoints
 from splatmend.recon.raster.api import Model
 from splatmend.recon.read_ahead import worked_in_order
@@ -49,8 +50,8 @@ class LidarTargets:
 
     def _targets(self, number: int, sweeps: Sequence[TimedPoints]) -> tuple[np.ndarray, np.ndarray]:
         frame = self.log.frames[number]
-        camera = self.log.cameras[frame.camera]
-        points = [sweep.as_read(camera, frame) if self.model == "ray" else sweep.at(frame.mid_us) for sweep in sweeps]
+        shot = Shot.of(frame, self.log.cameras[frame.camera])
+        points = [sweep.as_read(shot) if self.model == "ray" else sweep.at(frame.mid_us) for sweep in sweeps]
         pixels, depth_m = lidar_targets(frame, self.log, np.concatenate([np.zeros((0, 3)), *points]), self.model)
         return pixels.astype(np.int32), depth_m.astype(np.float32)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.log import ActorTrack, Camera, CameraFrame, LidarPoints
+from splatmend.datasets.log import ActorTrack, LidarPoints
 from splatmend.datasets.point_projection import times_read_us
+from splatmend.datasets.shot import Shot
 
 BOX_MARGIN_M = 0.15
 """Boxes are grown by this much at their sides and top before points are told apart: labels and poses are off by centimetres."""
@@ -66,20 +67,20 @@ class TimedPoints:
             xyz[body.rows] = transform(body.actor.world_from_actor(t_us), body.xyz)
         return xyz
 
-    def as_read(self, camera: Camera, frame: CameraFrame) -> np.ndarray:
-        """Where the points are in the world `[N, 3]` when a picture's readout comes to them: those of a body that moves meanwhile have gone
+    def as_read(self, shot: Shot) -> np.ndarray:
+        """Where the points are in the world `[N, 3]` when a shot's readout comes to them: those of a body that moves meanwhile have gone
         with it until that row (or column) is read in which each of them is seen from the middle of the exposure. The row that sees it then
         is a few off at most, so a second step would move it by millimetres."""
-        xyz = self.at(frame.mid_us)
-        if camera.shutter == "global":
+        xyz = self.at(shot.mid_us)
+        if shot.camera.shutter == "global":
             return xyz
-        camera_from_world = inverse(frame.world_from_camera)
+        camera_from_world = inverse(shot.world_from_camera)
         for body in self.bodies:
-            if np.array_equal(*body.actor.track.at(np.array([frame.start_us, frame.end_us]))):
+            if np.array_equal(*body.actor.track.at(np.array([shot.start_us, shot.end_us]))):
                 continue
-            pixels, inside = project(camera, transform(camera_from_world, xyz[body.rows]))
+            pixels, inside = project(shot.camera, transform(camera_from_world, xyz[body.rows]))
             if inside.any():
-                xyz[body.rows] = transform(body.actor.track.at(times_read_us(camera, frame, pixels)), body.xyz)
+                xyz[body.rows] = transform(body.actor.track.at(times_read_us(shot.camera, shot, pixels)), body.xyz)
         return xyz
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
-from splatmend.datasets.geometry import pose, yaw_pose
-from splatmend.datasets.log import Camera, ShutterDirection
-from splatmend.datasets.shot import Shot
+from splatmend.datasets.geometry import inverse, pose, transform, yaw_pose
+from splatmend.datasets.log import Camera, LidarPoints, ShutterDirection
+from splatmend.datasets.shot import Shot, readout_times_us
 from splatmend.datasets.street import StreetConfig, build_street, street_log
 from splatmend.pipelines.evaluation.lidar_depth import depth_errors_m
 from splatmend.pipelines.evaluation.readout import as_drawn, project_by_line, surface_points
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recon"))
+from tiny_log import tiny_log
 
 CAMERA = Camera(name="FRONT", width=80, height=60, focal_px=(60.0, 60.0), principal_px=(40.0, 30.0), readout_us=50_000)
 BENT = replace(CAMERA, distortion_model="opencv", distortion=(-0.2, 0.05, 0.001, -0.001, 0.0))
@@ -69,3 +74,28 @@ def test_lidar_meets_the_line_that_saw_it(model: Literal["ewa", "ray"]) -> None:
     errors_m = depth_errors_m(street_log(street), as_drawn(model, shot), street.render(shot, supersample=1).depth_m)
     assert len(errors_m) > 300
     assert (np.mean(np.abs(errors_m) > 1.0) > 0.03) == (model == "ewa")
+
+
+def test_lidar_on_a_moving_body_meets_the_line_that_saw_it() -> None:
+    """The back of a car that drives ahead at 20 m/s, 45 ms after it was read; the camera stands and reads a picture in 20 ms."""
+    log = tiny_log(4)
+    frame, actor = log.frames[2], log.actors[0]
+    camera = replace(log.cameras["front"], shutter="top_to_bottom", readout_us=20_000)
+    shot = replace(Shot.of(frame, camera), end_us=frame.start_us + 20_000)
+    along_m = actor.track.world_from_body[0, :3, 3] + np.outer(actor.track.times_us * 20e-6, [1.0, 0.0, 0.0])
+    path = replace(actor.track, world_from_body=np.stack([pose(np.eye(3), place) for place in along_m]))
+    back = np.stack(np.meshgrid([-1.0], np.linspace(-0.4, 0.4, 9), np.linspace(-0.3, 0.4, 7)), axis=-1).reshape(-1, 3)
+    late_us = np.full(len(back), shot.mid_us + 45_000)
+    xyz = transform(path.at(late_us), back)
+    scan = LidarPoints(xyz_world_m=xyz, time_us=late_us, intensity=np.zeros(len(back), np.float32), origin_world_m=xyz)
+    log = replace(log, actors=(replace(actor, track=path),), sweeps=(replace(log.sweeps[2], read_points=lambda: scan),))
+
+    def depth_m(times_us: np.ndarray) -> np.ndarray:
+        line_m = transform(inverse(shot.world_from_camera) @ path.at(times_us), np.array([-1.0, 0.0, 0.0]))[:, 2]
+        return np.repeat(line_m[:, None], camera.width, axis=1)
+
+    rows_us = readout_times_us(shot)
+    errors_m = depth_errors_m(log, shot, depth_m(rows_us))
+    assert len(errors_m) > 20
+    np.testing.assert_allclose(errors_m, 0.0, atol=0.01)
+    assert np.abs(depth_errors_m(log, shot, depth_m(np.full_like(rows_us, shot.mid_us)))).max() > 0.05
