@@ -93,9 +93,9 @@ def _turns(first: Float[np.ndarray, "K 4 4"], then: Float[np.ndarray, "K 4 4"]) 
 def without_jumps(log: SceneLog) -> SceneLog:
     """The log with wrong poses bridged by their neighbours', and a note for each track that had some.
 
-    Frames with a bridged pose are marked (`CameraFrame.pose_bridged`): their pictures are no truth for it. Sweeps taken while the vehicle's
-    own pose is wrong, whose points would stand elsewhere, are left out; wrong boxes are dropped. Logs without a scale stay as they are:
-    nothing says what is far for them.
+    Frames with a bridged pose are marked (`CameraFrame.pose_bridged`): their pictures are no truth for it. Sweeps of whose turn a part lies
+    between a wrong pose of the vehicle and its right neighbours, where points would stand elsewhere, are left out, and wrong boxes are
+    dropped. Logs without a scale stay as they are: nothing says what is far for them.
     """
     if not log.metric:
         return log
@@ -111,7 +111,7 @@ def without_jumps(log: SceneLog) -> SceneLog:
     sweeps = log.sweeps
     if len(lost):
         step_us = float(np.median(np.diff(log.ego.times_us)))
-        sweeps = tuple(sweep for sweep in sweeps if np.abs(lost - sweep.middle_us).min() > max(0.6 * step_us, sweep.turn_us / 2))
+        sweeps = tuple(sweep for sweep in sweeps if np.abs(lost - sweep.middle_us).min() >= sweep.turn_us / 2 + step_us)
         if len(sweeps) < len(log.sweeps):
             notes.append(
                 f"{len(log.sweeps) - len(sweeps)} of {len(log.sweeps)} sweeps were taken where the vehicle's pose jumps; they are left out."
