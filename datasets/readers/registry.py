@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.gaps import with_gaps_noted
 from splatmend.datasets.log import SceneLog
 
 
@@ -80,7 +81,7 @@ def open_log(path: Path | str) -> SceneLog:
     """
     path = Path(path).expanduser()
     if (source := source_of(path)) is not None:
-        return source.read(path).validate()
+        return with_gaps_noted(source.read(path).validate())
     if not on_disk(path):
         raise UserError(f"{path}: there is no such file or folder; check the path of the log.")
     layouts = "; ".join(f"{source.name}: {source.layout}" for source in SOURCES)

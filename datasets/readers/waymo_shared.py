@@ -17,6 +17,7 @@ from splatmend.datasets.log import ActorClass, ActorTrack, Camera, CameraFrame, 
 from splatmend.datasets.waymo_layout import PANOPTIC_DIVISOR, SEMANTIC_CLASSES, SHUTTER_DIRECTIONS
 from splatmend.datasets.waymo_range_image import joined_points, points_from_range_image, uniform_inclinations
 
+NO_SWEEP_NOTE = "The range images are empty; there is no LiDAR depth."
 SHUTTER_NOTE = "Camera {name} states no readout direction; it is taken as a global shutter in the middle of its readout."
 SWEEP_NOTE = "Waymo gives the start of a LiDAR sweep only; point times are spread evenly over 100 ms by range-image column."
 
@@ -203,7 +204,7 @@ def finished_frames(frames: Iterable[CameraFrame]) -> tuple[CameraFrame, ...]:
 
 
 def finished_cameras(calibrations: Iterable[WaymoCamera], frames: Iterable[CameraFrame], notes: list[str]) -> dict[str, Camera]:
-    """Cameras that took a frame, with the median readout time of their frames."""
+    """Cameras that took a frame, with the median readout time of their frames, and a note for each that took none."""
     readouts: dict[str, list[int]] = {}
     for frame in frames:
         readouts.setdefault(frame.camera, []).append(frame.end_us - frame.start_us)
@@ -214,6 +215,8 @@ def finished_cameras(calibrations: Iterable[WaymoCamera], frames: Iterable[Camer
             cameras[name] = replace(calibration.camera, readout_us=int(np.median(readouts[name])))
             if not calibration.has_direction:
                 notes.append(SHUTTER_NOTE.format(name=name))
+        else:
+            notes.append(f"Camera {name} has no picture; it is left out.")
     return cameras
 
 

@@ -18,6 +18,7 @@ from splatmend.datasets.geometry import rotation_fault
 from splatmend.datasets.log import LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.readers.tfrecord import RecordSpan, index_records, read_record
 from splatmend.datasets.readers.waymo_shared import (
+    NO_SWEEP_NOTE,
     SWEEP_NOTE,
     Exposure,
     LidarCalibration,
@@ -116,7 +117,7 @@ class _FileReader:
         frames = finished_frames(parts.frames)
         if sweeps and empty:
             parts.notes.append(f"{empty} LiDAR sweep(s) are empty and were left out.")
-        parts.notes.append(SWEEP_NOTE if sweeps else "The range images are empty; there is no LiDAR depth.")
+        parts.notes.append(SWEEP_NOTE if sweeps else NO_SWEEP_NOTE)
         return SceneLog(
             log_id=name,
             source="Waymo v1",

@@ -15,6 +15,7 @@ from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.log import Camera, LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.readers.parquet_rows import ParquetBlobs, ParquetRows
 from splatmend.datasets.readers.waymo_shared import (
+    NO_SWEEP_NOTE,
     SWEEP_NOTE,
     Exposure,
     LidarCalibration,
@@ -135,7 +136,6 @@ def _sweeps(segment: SegmentFiles, poses: dict[int, np.ndarray], notes: list[str
         return ()
     calibrations = lidar_calibrations(segment.need("lidar_calibration"))
     reader = _SweepReader(path, segment.find("lidar_pose"), calibrations, poses)
-    notes.append(SWEEP_NOTE)
     if reader.pixel_poses is None:
         notes.append("There is no lidar_pose component: each sweep is placed by one vehicle pose, and is bent where the vehicle moved.")
     sweeps = []
@@ -152,6 +152,7 @@ def _sweeps(segment: SegmentFiles, poses: dict[int, np.ndarray], notes: list[str
             continue
         read_points = partial(reader.points, row, timestamp_us, lidar)
         sweeps.append(LidarSweep(sensor=LIDAR_NAMES[lidar], timestamp_us=timestamp_us, read_points=read_points, file=path))
+    notes.append(SWEEP_NOTE if sweeps else NO_SWEEP_NOTE)
     return tuple(sorted(sweeps, key=lambda sweep: (sweep.timestamp_us, sweep.sensor)))
 
 
