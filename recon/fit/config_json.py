@@ -36,19 +36,28 @@ def settings_key(config: FitConfig) -> str:
         "exposure": config.exposure == ExposureConfig(),
         "coarse": config.coarse == CoarseConfig(),
     }
+    if config.rates.means_by_distance:
+        settings["rates"].pop("means_by_distance")
     return content_key({name: value for name, value in settings.items() if not later.get(name)})
 
 
 def result_settings(config: FitConfig) -> dict[str, Any]:
-    """The settings that a fit's result depends on, as plain values; classes that bend by default stand there as if they had been named."""
-    actors = replace(config.actors, deformable=config.actors.bending)
-    return plain(replace(config, actors=actors, device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
+    """The settings that a fit's result depends on, as plain values."""
+    return plain(replace(resolved(config), device="auto", backend=None, cuda_graphs=True, checkpoint_every=1, log_every=1))
+
+
+def resolved(config: FitConfig) -> FitConfig:
+    """The same with the classes named that bend by default, so that what is kept of a fit does not hang on today's default."""
+    return replace(config, actors=replace(config.actors, deformable=config.actors.bending))
 
 
 def first_difference(held: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
-    """The first setting that two sets of `result_settings` differ in, with both values, in a few words; None where they are the same."""
+    """The first setting that two sets of `result_settings` differ in, with both values, in a few words; None where those that
+    both know are the same."""
     for name, value in given.items():
-        other = held.get(name)
+        if name not in held:
+            continue
+        other = held[name]
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             inner = first_difference(other, value)
             if inner is not None:

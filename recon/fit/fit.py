@@ -23,6 +23,7 @@ from splatmend.datasets.log_key import log_key
 from splatmend.datasets.readers.registry import on_disk
 from splatmend.recon.fit.astray import warn_of_worse
 from splatmend.recon.fit.config import FitConfig
+from splatmend.recon.fit.config_json import resolved
 from splatmend.recon.fit.corrections import NotFiniteError
 from splatmend.recon.fit.data import prepared_log, recorded_shots
 from splatmend.recon.fit.heldout import held_out_rows, mean_row
@@ -75,7 +76,7 @@ def fit(
     shots = recorded_shots(prepared, config.data)
     manifest = Manifest(
         kind="scene",
-        config=plain(config),
+        config=plain(resolved(config)),
         inputs={"log": log_key(log)},
     )
     checkpoint = partial_folder(out) / CHECKPOINT

@@ -185,6 +185,7 @@ def test_a_checkpoint_from_before_there_were_exposure_grids_goes_on() -> None:
     older = {name: value for name, value in settings.items() if name not in ("exposure", "coarse")}
     # What bends by default was held by its names.
     older["actors"] |= {"deformable": ["pedestrian", "cyclist"]}
+    del older["rates"]["means_by_distance"]
     trainer.load_state_dict(trainer.state_dict() | {"config_key": content_key(older)})
     grids = Trainer(log, shots, CONFIGS["exposure grids"], torch.device("cpu"))
     with pytest.raises(UserError, match="other settings"):
