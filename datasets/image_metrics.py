@@ -5,6 +5,7 @@ LPIPS needs a network's weights in torch's hub cache; without them it is reporte
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import math
@@ -81,8 +82,8 @@ def frame_scores(
     SSIM is torchmetrics' (gaussian window 11, sigma 1.5, data range 1).
 
     Only pixels that are `usable` (bool `[H, W]`; None: all) are scored. PSNR is of their mean squared error. What looks at windows sees the
-    truth in place of the others: SSIM is the mean over windows around usable pixels, and LPIPS, to which equal windows add nothing, is
-    divided by the share of usable pixels. Where none is usable there are no scores.
+    truth in place of the others, and its mean is over the windows around usable pixels; where these are scattered it sees much that is
+    right, and scores are too good. Where none is usable there are no scores.
     """
     if usable is not None:
         if not bool(usable.any()):
@@ -100,13 +101,18 @@ def frame_scores(
             mean, windows = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
             scores["ssim"] = float(mean if usable is None else windows[..., usable].mean())
         if side >= LPIPS_SIDE_PX and lpips_net is not None and lpips_available(lpips_net):
-            scores["lpips"] = over_usable(float(lpips_network(lpips_net, str(a.device))(a * 2 - 1, b * 2 - 1)), usable)
+            scores["lpips"] = lpips_score(lpips_net, a, b, usable)
     return scores
 
 
-def over_usable(mean: float, usable: torch.Tensor | None) -> float:
-    """A mean over all of a picture, to which pixels that are not `usable` added nothing, over those that are."""
-    return mean if usable is None else mean / float(usable.float().mean())
+def lpips_score(net: LpipsNet, picture: torch.Tensor, truth: torch.Tensor, usable: torch.Tensor | None = None) -> float:
+    """LPIPS of pictures `[1, 3, H, W]` in [0, 1]; where not all pixels are `usable` (`[H, W]`), the mean of its map over those."""
+    network = lpips_network(net, str(picture.device))
+    if usable is None:
+        return float(network(picture * 2 - 1, truth * 2 - 1))
+    by_pixel = copy.copy(network)
+    by_pixel.spatial = True
+    return float(by_pixel(picture * 2 - 1, truth * 2 - 1)[0, 0][usable].mean())
 
 
 def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -25,9 +25,8 @@ from splatmend.datasets.image_metrics import (
     float32_convolutions,
     frame_scores,
     lpips_available,
-    lpips_network,
+    lpips_score,
     network_free_scores,
-    over_usable,
 )
 from splatmend.pipelines.evaluation.distributions import (
     I3D_FILE,
@@ -178,16 +177,16 @@ def _structure(name: str) -> Callable[[FrameView], float | None]:
 
 
 def _large(side_px: int) -> str:
-    return f"needs pictures of {side_px} pixels or more"
+    return f"needs pictures of {side_px} pixels or more, not all masked"
 
 
 def _lpips(net: LpipsNet) -> Metric:
     def score(view: FrameView) -> float | None:
         if min(view.picture.shape[:2]) < LPIPS_SIDE_PX or (view.usable is not None and not bool(view.usable.any())):
             return None
-        a, b = (x.permute(2, 0, 1)[None] * 2 - 1 for x in (view.picture, view.known_truth))
+        a, b = (x.permute(2, 0, 1)[None] for x in (view.picture, view.known_truth))
         with float32_convolutions(), torch.no_grad():
-            return over_usable(float(lpips_network(net, str(view.picture.device))(a, b)), view.usable)
+            return lpips_score(net, a, b, view.usable)
 
     return Metric(
         name=f"lpips_{net}",
