@@ -17,7 +17,7 @@ from torch import Tensor
 
 RUNS = 10
 """A fit is looked at in about so many runs of pictures, of the same length."""
-FEWEST_PICTURES = 20
+FEWEST_PICTURES = 40
 """Of a run; in short fits there are fewer runs."""
 WORSE_DB = 3.0
 """So much a run's mean may fall by chance."""
@@ -70,7 +70,7 @@ def runs_db(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 def warn_of_worse(out: Path, rows: Sequence[Mapping[str, Any]], curve: str) -> None:
     """Say so where the last of the `runs_db` of a curve is worse than the best of them by more than `WORSE_DB`. Nothing can be said of a
-    fit whose curve holds less than two runs: of fewer than 40 pictures, or with a single row."""
+    fit whose curve holds less than two runs: of fewer than 80 pictures, or with a single row."""
     runs = runs_db(rows)
     if runs and max(runs) - runs[0] > WORSE_DB:
         _logger.warning(

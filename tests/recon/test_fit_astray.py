@@ -78,8 +78,8 @@ def test_pictures_of_full_size_count() -> None:
 @pytest.mark.parametrize("astray", [True, False])
 def test_a_short_fit_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, astray: bool) -> None:
     if astray:
-        get_worse(monkeypatch, after=25)
-    config = replace(CONFIG, iterations=50, log_every=5, checkpoint_every=1_000)
+        get_worse(monkeypatch, after=45)
+    config = replace(CONFIG, iterations=90, log_every=5, checkpoint_every=1_000)
     fit(tiny_log(6), tmp_path / "scene", config, on_progress=lambda row: None)
     assert ("gone astray" in caplog.text) == astray
 
