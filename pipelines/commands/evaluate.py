@@ -64,11 +64,17 @@ def run(options: Options) -> int:
 def _run_clips(options: Options) -> None:
     from rich.console import Console
 
+    from splatmend.datasets.clip import open_clip
     from splatmend.pipelines.evaluation.scene_table import how_to_provide
     from splatmend.pipelines.evaluation.scores import evaluate
     from splatmend.pipelines.evaluation.table import score_table
     from splatmend.pipelines.evaluation.truth import open_truth
 
+    if options.clip_or_scene.name.endswith(".partial"):
+        raise UserError(
+            f"{options.clip_or_scene}: this is still being written; finish it with --resume, and give the folder that comes of it."
+        )
+    open_clip(options.clip_or_scene)
     if options.viewpoints.asks or options.model != "none":
         raise UserError(
             f"{options.clip_or_scene}: shift, height, yaw, camera, max-frames and model are for scenes; give a scene, or leave them out."
@@ -103,7 +109,12 @@ def _run_scene(options: Options) -> None:
     if options.enhanced is not None or options.also:
         raise UserError(f"{scene}: this is a scene, whose enhanced rows come from --model; leave --enhanced and --also out.")
     place = options.truth or log_path_of_scene(scene, read_manifest(scene, "scene").facts, "--truth")
-    truth = open_truth(place)
+    try:
+        truth = open_truth(place)
+    except UserError as fault:
+        if options.truth is not None:
+            raise
+        raise UserError(f"{scene}: its log lay at {place}, where now is none ({fault}); give --truth PATH.") from fault
     if isinstance(truth, ClipTruth):
         raise UserError(f"{place}: a scene is held against its log or street, not a clip; give one of these.")
     enhance, facts, layers = _enhancing(options)

@@ -356,11 +356,18 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path, capsys: pytest
     silent = scene_of_log(folder / "scene", tmp_path / "silent", None)
     scene = load_scene(folder / "scene")
     clip = render_clip(scene, build_trajectory(scene, TrajectoryConfig(frames=2)), tmp_path / "clip")
+    elsewhere = scene_of_log(folder / "scene", tmp_path / "elsewhere", str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    unfinished = tmp_path / "scene.partial"
+    unfinished.mkdir()
     for arguments, said in (
         ([tmp_path / "scen", "--shift", "1"], f"{tmp_path / 'scen'}: there is no such file or folder; give a scene that splatmend fit"),
         ([gone], f"{gone}: its log is no longer at {tmp_path / 'log'}; give --truth PATH"),
         ([silent], f"{silent}: the scene does not say where its log lies; give --truth PATH"),
         ([clip], f"{clip}: a clip is scored against a truth; give --truth PATH"),
+        ([elsewhere], f"{elsewhere}: its log lay at {tmp_path / 'empty'}, where now is none"),
+        ([tmp_path / "empty"], f"{tmp_path / 'empty'}: it holds neither a manifest.json nor images"),
+        ([unfinished, "--shift", "1"], f"{unfinished}: this is still being written; finish it with --resume"),
     ):
         assert main(["evaluate", *map(str, arguments), "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
