@@ -142,7 +142,7 @@ class Voxels:
         return points
 
     def with_missing(self, points: ColouredPoints) -> ColouredPoints:
-        """`points()`, and those of others that lie in voxels without any that are not left out either."""
+        """`points()`, and of others those in voxels that hold none of them, less the share that is left out: twice `most` at most."""
         own = self.points()
         points = self._drawn(points)
         if not len(points):

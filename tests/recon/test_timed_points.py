@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from tiny_log import tiny_log
 
 from splatmend.datasets.geometry import inverse, transform
@@ -29,18 +28,3 @@ def test_points_are_told_apart_by_where_bodies_are_at_each_points_time() -> None
     later = TimedPoints.of(points, [actor]).at(300_000)
     np.testing.assert_allclose(transform(inverse(actor.world_from_actor(300_000)), later[::2]), 0.0, atol=1e-6)
     assert not TimedPoints.of(_scan(actor, np.zeros(0, np.int64)), [actor]).bodies
-
-
-def test_the_median_time_of_a_sweep_is_found_once_for_all_actors(monkeypatch: pytest.MonkeyPatch) -> None:
-    actor = tiny_log(6).actors[0]
-    points = _scan(actor, np.arange(150_000, 250_001, 20_000))
-    found: list[int] = []
-    median = np.median
-
-    def counted(values: np.ndarray) -> np.floating:
-        found.append(len(values))
-        return median(values)
-
-    monkeypatch.setattr(np, "median", counted)
-    assert len(TimedPoints.of(points, [actor] * 5).bodies) == 1
-    assert found == [12]
