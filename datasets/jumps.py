@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.geometry import PoseTrack, inverse
-from splatmend.datasets.log import ActorTrack, CameraFrame, SceneLog
+from splatmend.datasets.log import ActorTrack, CameraFrame, LidarSweep, SceneLog
 
 MOST = 0.25
 """Where more than this share of a track's poses would have to go, none is called wrong: then the track jumps as a whole."""
@@ -90,12 +90,18 @@ def _turns(first: Float[np.ndarray, "K 4 4"], then: Float[np.ndarray, "K 4 4"]) 
     return Rotation.from_matrix(np.swapaxes(first[:, :3, :3], -1, -2) @ then[:, :3, :3]).as_rotvec()
 
 
+def _reach_us(sweep: LidarSweep, step_us: float) -> float:
+    """How far from the middle of a sweep a wrong pose of the vehicle spoils it; poses are `step_us` apart. Where returns follow the path,
+    those between a wrong pose and its right neighbours are off; else those of the turn that it belongs to."""
+    return sweep.turn_us / 2 + step_us if sweep.follows_path else max(0.6 * step_us, sweep.turn_us / 2)
+
+
 def without_jumps(log: SceneLog) -> SceneLog:
     """The log with wrong poses bridged by their neighbours', and a note for each track that had some.
 
-    Frames with a bridged pose are marked (`CameraFrame.pose_bridged`): their pictures are no truth for it. Sweeps of whose turn a part lies
-    between a wrong pose of the vehicle and its right neighbours, where points would stand elsewhere, are left out, and wrong boxes are
-    dropped. Logs without a scale stay as they are: nothing says what is far for them.
+    Frames with a bridged pose are marked (`CameraFrame.pose_bridged`): their pictures are no truth for it. Sweeps that a wrong pose of the
+    vehicle reaches, whose points would stand elsewhere, are left out, and wrong boxes are dropped. Logs without a scale stay as they are:
+    nothing says what is far for them.
     """
     if not log.metric:
         return log
@@ -111,7 +117,7 @@ def without_jumps(log: SceneLog) -> SceneLog:
     sweeps = log.sweeps
     if len(lost):
         step_us = float(np.median(np.diff(log.ego.times_us)))
-        sweeps = tuple(sweep for sweep in sweeps if np.abs(lost - sweep.middle_us).min() >= sweep.turn_us / 2 + step_us)
+        sweeps = tuple(sweep for sweep in sweeps if np.abs(lost - sweep.middle_us).min() > _reach_us(sweep, step_us))
         if len(sweeps) < len(log.sweeps):
             notes.append(
                 f"{len(log.sweeps) - len(sweeps)} of {len(log.sweeps)} sweeps were taken where the vehicle's pose jumps; they are left out."

@@ -130,6 +130,7 @@ class LidarSweep:
     read_points: Callable[[], LidarPoints]
     file: Path | None = None  # where the points lie
     turn_us: int = TURN_US  # how long it takes
+    follows_path: bool = False  # whether each return is placed by the poses of the vehicle around its own time, and not all by one
 
     @property
     def middle_us(self) -> int:

@@ -82,4 +82,11 @@ def sweep_from_file(
         points = compensated_points(xyzi[finite], track, forward_us, turn_us=turn_us, is_compensated=is_compensated)
         return replace(points, dropped=int((~finite).sum()))
 
-    return LidarSweep(sensor="velodyne", timestamp_us=forward_us - turn_us // 2, read_points=read, file=path, turn_us=turn_us)
+    return LidarSweep(
+        sensor="velodyne",
+        timestamp_us=forward_us - turn_us // 2,
+        read_points=read,
+        file=path,
+        turn_us=turn_us,
+        follows_path=not is_compensated,
+    )

@@ -38,7 +38,7 @@ def moved(x_m: float, y_m: float = 0.0, yaw_deg: float = 0.0) -> np.ndarray:
     return yaw_pose(np.radians(yaw_deg), np.array([x_m, y_m, 0.0]))
 
 
-def log_of(frames: PoseTrack, ego: PoseTrack, boxes: PoseTrack, *, metric: bool = True) -> SceneLog:
+def log_of(frames: PoseTrack, ego: PoseTrack, boxes: PoseTrack, *, metric: bool = True, follows_path: bool = False) -> SceneLog:
     camera = Camera(name="front", width=32, height=32, focal_px=(30.0, 30.0), principal_px=(16.0, 16.0))
     nothing = LidarPoints(xyz_world_m=np.zeros((0, 3)), time_us=np.zeros(0, int), intensity=np.zeros(0), origin_world_m=np.zeros((0, 3)))
     return SceneLog(
@@ -58,7 +58,10 @@ def log_of(frames: PoseTrack, ego: PoseTrack, boxes: PoseTrack, *, metric: bool 
             )
             for number, (t, place) in enumerate(zip(frames.times_us, frames.world_from_body))
         ),
-        sweeps=tuple(LidarSweep(sensor="top", timestamp_us=int(t) - STEP_US // 2, read_points=lambda: nothing) for t in frames.times_us),
+        sweeps=tuple(
+            LidarSweep(sensor="top", timestamp_us=int(t) - STEP_US // 2, read_points=lambda: nothing, follows_path=follows_path)
+            for t in frames.times_us
+        ),
         actors=(ActorTrack(actor_id="a", actor_class="vehicle", size_m=(4.0, 2.0, 1.5), track=boxes),),
         ego=ego,
         metric=metric,
@@ -113,17 +116,23 @@ def test_a_log_without_jumps_has_their_neighbours_poses() -> None:
         assert Rotation.from_matrix(off[:3, :3]).magnitude() < np.radians(2)
         readout = np.linalg.inv(frame.world_from_camera_start) @ frame.world_from_camera_end
         np.testing.assert_allclose(readout[:3, 3], [0.1, 0.0, 0.0], atol=1e-9)
-    # Returns are placed by the poses around them, so half of the sweep before, and of the one after, is off as well.
-    assert [sweep.middle_us // STEP_US for sweep in log.sweeps] == [i for i in range(40) if i not in (7, 8, 9)]
+    # The sweep half of whose turn is done then; the next one starts only 50 ms later, but is taken around another pose.
+    assert [sweep.middle_us // STEP_US for sweep in log.sweeps] == [i for i in range(40) if i != 8]
     assert len(log.ego.times_us) == 39
     (actor,) = log.actors
     assert actor.track.times_us.tolist() == [STEP_US * i for i in range(40) if i != 15]
     assert log.notes == (
         "read",
         "camera front: 2 of 40 poses jump (8, 21); they are bridged, their pictures are not fitted.",
-        "3 of 40 sweeps were taken where the vehicle's pose jumps; they are left out.",
+        "1 of 40 sweeps were taken where the vehicle's pose jumps; they are left out.",
         "actor a: 1 of 40 boxes jump; they are left out.",
     )
+
+
+def test_of_sweeps_that_follow_the_path_a_jump_spoils_the_ones_beside_it() -> None:
+    """A return between the wrong pose and the right one after it is placed between the two."""
+    log = without_jumps(log_of(drive(), with_faults(drive(), {8: moved(3.0)}), drive(), follows_path=True))
+    assert [sweep.middle_us // STEP_US for sweep in log.sweeps] == [i for i in range(40) if i not in (7, 8, 9)]
 
 
 def test_a_sweep_goes_where_any_pose_of_its_turn_jumps() -> None:
