@@ -218,7 +218,8 @@ class _Evaluation:
         for entry in self.judges.entries:
             reason = self.missing[entry.name]
             if reason is None and all(row["count"][entry.name] == 0 for row in self.rows.values()):
-                reason = "no true picture" if isinstance(entry, Metric) and entry.suits_clips and not self.truth_counts else entry.undefined
+                untrue = isinstance(entry, Metric) and entry.suits_clips and not self.truth_counts
+                reason = "no true picture (of recorded frames those that were held out have one)" if untrue else entry.undefined
             described[entry.name] = {
                 "label": entry.label,
                 "direction": entry.direction,

@@ -34,7 +34,7 @@ class ViewpointsConfig:
     def __post_init__(self) -> None:
         for name, values in (("shift", self.shift), ("height", self.height), ("yaw", self.yaw)):
             if not np.isfinite(values).all() or 0.0 in values:
-                raise UserError(f"{name}: give numbers other than 0 (the recorded path is always judged).")
+                raise UserError(f"{name}: give finite numbers other than 0 (the recorded path is always judged).")
             if len(set(values)) < len(values):
                 raise UserError(f"{name}: a number is there twice; give each path once.")
 
