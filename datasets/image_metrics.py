@@ -110,7 +110,7 @@ def lpips_score(net: LpipsNet, picture: torch.Tensor, truth: torch.Tensor, usabl
     network = lpips_network(net, str(picture.device))
     if usable is None:
         return float(network(picture * 2 - 1, truth * 2 - 1))
-    by_pixel = copy.copy(network)
+    by_pixel: Any = copy.copy(network)
     by_pixel.spatial = True
     return float(by_pixel(picture * 2 - 1, truth * 2 - 1)[0, 0][usable].mean())
 
