@@ -108,7 +108,7 @@ def frame_scores(
 def lpips_score(net: LpipsNet, picture: torch.Tensor, truth: torch.Tensor, usable: torch.Tensor | None = None) -> float:
     """LPIPS of pictures `[1, 3, H, W]` in [0, 1]; where not all pixels are `usable` (`[H, W]`), the mean of its map over those."""
     network = lpips_network(net, str(picture.device))
-    if usable is None:
+    if usable is None or bool(usable.all()):
         return float(network(picture * 2 - 1, truth * 2 - 1))
     by_pixel: Any = copy.copy(network)
     by_pixel.spatial = True

@@ -72,7 +72,7 @@ def test_a_mask_raises_no_score_of_pictures_that_are_wrong_alike_everywhere() ->
     truth = torch.rand(96, 128, 3, generator=generator)
     picture = (truth + 0.2 * torch.randn(truth.shape, generator=generator)).clamp(0, 1)
     usable = torch.ones(96, 128, dtype=torch.bool)
-    assert frame_scores(picture, truth, usable=usable) == pytest.approx(frame_scores(picture, truth), abs=1e-4)
+    assert frame_scores(picture, truth, usable=usable) == pytest.approx(frame_scores(picture, truth), abs=1e-6)
     usable[:, :64] = False
     whole, half = frame_scores(picture, truth), frame_scores(picture, truth, usable=usable)
     assert half["psnr"] == pytest.approx(whole["psnr"], abs=0.1)
