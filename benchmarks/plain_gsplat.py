@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from splatmend.datasets.geometry import inverse
-from splatmend.datasets.image_metrics import structural_similarity
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.shot import Shot
+from splatmend.datasets.ssim import structural_similarity
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.data import FrameSource
 from splatmend.recon.fit.points import scene_extent

@@ -115,65 +115,6 @@ def lpips_score(net: LpipsNet, picture: torch.Tensor, truth: torch.Tensor, usabl
     return float(by_pixel(picture * 2 - 1, truth * 2 - 1)[0, 0][usable].mean())
 
 
-def structural_similarity(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """SSIM `[N]` of pictures `[N, C, H, W]` in [0, 1], mean over the windows that lie inside (Wang et al. 2004; window 11, sigma 1.5).
-    Sides must be at least 11. Differentiable once, with respect to one of the two; `ValueError` where both ask for a gradient."""
-    if b.requires_grad:
-        if a.requires_grad:
-            raise ValueError("structural_similarity gives a gradient for one of its pictures only")
-        a, b = b, a  # it does not matter which is which
-    with torch.autocast(a.device.type, enabled=False):
-        return _StructuralSimilarity.apply(a, b)
-
-
-class _StructuralSimilarity(torch.autograd.Function):
-    """Keeps the slopes of the map with respect to the blurred a, a a and a b, in place of a graph over fifteen maps."""
-
-    @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        channels = a.shape[1]
-        mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blurred(torch.cat([a, b, a * a, b * b, a * b], dim=1)).split(channels, dim=1)
-        c1, c2 = 0.01**2, 0.03**2
-        product, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
-        light, light_over = 2 * product + c1, squares + c1
-        shape, shape_over = 2 * (mean_ab - product) + c2, mean_aa + mean_bb - squares + c2
-        scale = 1 / (light_over * shape_over)
-        similar = light * shape * scale
-        if ctx.needs_input_grad[0]:
-            by_ab = 2 * light * scale
-            by_aa = -similar / shape_over
-            # Through the blurred a alone: the products of means in the two fractions.
-            by_a = 2 * mean_b * (shape - light) * scale + 2 * mean_a * (similar / shape_over - similar / light_over)
-            ctx.save_for_backward(a, b, torch.cat([by_a, by_aa, by_ab], dim=1))
-        return similar.mean(dim=(1, 2, 3))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        a, b, slopes = ctx.saved_tensors
-        by_a, by_aa, by_ab = _spread(slopes).split(a.shape[1], dim=1)
-        count = slopes.shape[1] // 3 * slopes.shape[2] * slopes.shape[3]
-        return (by_a + 2 * a * by_aa + b * by_ab) * (grad / count)[:, None, None, None], None
-
-
-def _window(like: torch.Tensor) -> torch.Tensor:
-    x = torch.arange(-5, 6, dtype=like.dtype, device=like.device)
-    weights = torch.exp(-(x**2) / (2 * 1.5**2))
-    return (weights / weights.sum()).expand(like.shape[1], 1, 11)
-
-
-def _blurred(maps: torch.Tensor) -> torch.Tensor:
-    """Means over the windows that lie inside, `[N, C, H - 10, W - 10]`."""
-    window = _window(maps)
-    rows = torch.nn.functional.conv2d(maps, window[:, :, :, None], groups=maps.shape[1])
-    return torch.nn.functional.conv2d(rows, window[:, :, None, :], groups=maps.shape[1])
-
-
-def _spread(maps: torch.Tensor) -> torch.Tensor:
-    """The transpose of `_blurred`: a window is its own mirror image, so it is a blur of the padded maps."""
-    return _blurred(torch.nn.functional.pad(maps, (10, 10, 10, 10)))
-
-
 def network_free_scores(picture: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     """MS-SSIM, GMSD (lower is better) and HaarPSI of one frame `[H, W, 3]` in [0, 1], by piq, where pictures are large enough."""
     import piq

@@ -14,14 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.image_metrics import (
-    BACKBONE_FILES,
-    LpipsNet,
-    hub_checkpoints,
-    lpips_available,
-    lpips_network,
-    structural_similarity,
-)
+from splatmend.datasets.image_metrics import BACKBONE_FILES, LpipsNet, hub_checkpoints, lpips_available, lpips_network
+from splatmend.datasets.ssim import structural_similarity
 from splatmend.enhance.flow_loss import Motion, flow_warping
 from splatmend.enhance.perceptual import gram_of_frames, lpips_of_frames
 

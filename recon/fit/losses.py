@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from splatmend.datasets.image_metrics import structural_similarity
+from splatmend.datasets.ssim import structural_similarity
 
 
 def ssim(picture: Float[Tensor, "H W 3"], truth: Float[Tensor, "H W 3"]) -> Tensor:
