@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -98,16 +98,22 @@ def joined_harmonics(parts: Sequence[Float[Tensor, "N K 3"]]) -> Float[Tensor, "
 
 def left_matrices(a_wxyz: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4 4"]:
     """Matrices that make of a quaternion b the Hamilton product `a b`: the rotation b followed by the rotation a."""
-    return (a_wxyz @ _left_entries(a_wxyz.dtype, a_wxyz.device)).unflatten(-1, (4, 4))
+    return (a_wxyz @ left_entries(a_wxyz.dtype, a_wxyz.device)).unflatten(-1, (4, 4))
 
 
 _LEFT = "+w -x -y -z +x +w -z +y +y +z +w -x +z -y +x +w"
 
 
 @functools.lru_cache(maxsize=16)
-def _left_entries(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "4 16"]:
+def left_entries(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "4 16"]:
     """What makes of w, x, y, z the flattened matrix."""
     out = torch.zeros(4, 16, dtype=dtype)
     for place, entry in enumerate(_LEFT.split()):
         out["wxyz".index(entry[1]), place] = 1.0 if entry[0] == "+" else -1.0
     return out.to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def body_of_each(counts: tuple[int, ...], device: torch.device) -> Int[Tensor, "N"]:
+    """Which body each Gaussian belongs to, where those of several stand one after the other."""
+    return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(counts)).to(device)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from splatmend.datasets.log import ActorTrack
 from splatmend.recon.gaussians import Gaussians
-from splatmend.recon.motion import Motion
+from splatmend.recon.motion import Motion, moved_together, splines_at
 
 
 class Node(Protocol):
@@ -87,3 +90,15 @@ class DeformableActor(RigidActor):
     def detached(self) -> DeformableActor:
         """The same values outside every graph."""
         return replace(self, gaussians=self.gaussians.detached(), motion=self.motion.detached())
+
+
+def bends_at(actors: Sequence[RigidActor], t_us: int) -> Float[np.ndarray, "M 5"]:
+    """What `gaussians_together` needs on the device, of those that bend."""
+    return splines_at([actor.motion for actor in actors if isinstance(actor, DeformableActor)], t_us)
+
+
+def gaussians_together(actors: Sequence[RigidActor], t_us: int, bends: Float[Tensor, "M 5"]) -> list[Gaussians]:
+    """Gaussians of each actor in its own frame at a time, those that bend by one piece of work; `bends` is what `bends_at` gives."""
+    bending = [(actor.motion, actor.gaussians) for actor in actors if isinstance(actor, DeformableActor)]
+    moved = iter(moved_together(bending, t_us, bends) if bending else ())
+    return [next(moved) if isinstance(actor, DeformableActor) else actor.gaussians for actor in actors]

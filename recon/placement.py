@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatmend.recon.gaussians import Gaussians, joined, joined_harmonics
+from splatmend.recon.gaussians import Gaussians, body_of_each, joined, joined_harmonics
 from splatmend.recon.harmonics import colours
 from splatmend.recon.pose_tables import PARTS, DeviceTables, PoseTables, own_slopes
 from splatmend.recon.split_harmonics import split_colours
@@ -136,7 +136,7 @@ class _Placing(torch.autograd.Function):
         directions = means[0] - frame.tables.eye
         body = rows = own_means = own_quats = None
         if count > 1:
-            body = _bodies(tuple(frame.counts[1:]), means[0].device)
+            body = body_of_each(tuple(frame.counts[1:]), means[0].device)
             own_means, own_quats = joined(means[1:]), joined(quats[1:])
             rows = frame.tables.motions.index_select(0, body)
             turn, shift, left, eyes = rows.split_with_sizes(PARTS, dim=1)
@@ -224,9 +224,3 @@ def _by_node(
         return [background]
     of_actors = of_actors if more is None else of_actors + more[counts[0] :]
     return [background, *of_actors.split_with_sizes(counts[1:])]
-
-
-@functools.lru_cache(maxsize=32)
-def _bodies(counts: tuple[int, ...], device: torch.device) -> Int[Tensor, "n"]:
-    """Which actor each Gaussian belongs to, where they stand one after the other."""
-    return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(counts)).to(device)

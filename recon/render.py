@@ -22,7 +22,7 @@ from splatmend.datasets.log import Camera
 from splatmend.datasets.point_projection import readout_fraction
 from splatmend.datasets.shot import Shot
 from splatmend.recon.exposure import apply_exposure
-from splatmend.recon.nodes import RigidActor
+from splatmend.recon.nodes import RigidActor, bends_at, gaussians_together
 from splatmend.recon.placement import Placed, PoseTwists, place_by
 from splatmend.recon.pose_tables import PoseTables
 from splatmend.recon.raster import RasterStats, rasterize
@@ -189,18 +189,16 @@ def draw_splats(
         raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {_listed(scene.actors)}.")
     origin_m, t_us = scene.origin_world_m, shot.mid_us
     background = scene.background.gaussians_at(t_us)
-    actors = [
-        (name, actor.gaussians_at(t_us), _from_origin(pose, origin_m))
-        for name, actor, pose in drawn_actors(scene, shot, without, actor_poses)
-    ]
+    found = list(drawn_actors(scene, shot, without, actor_poses))
+    bodies, poses = [actor for _, actor, _ in found], [_from_origin(pose, origin_m) for _, _, pose in found]
     ray_camera = ray_camera_of(shot, model) if ray_camera is None else ray_camera
     lens = _in_scene(ray_camera, origin_m) if model == "ray" else None
     # All that depends on poses goes to the device by one copy.
-    tables = PoseTables.of(
-        _from_origin(shot.world_from_camera, origin_m), [pose for _, _, pose in actors], camera_slopes=twists is not None and twists.camera
-    )
+    camera_slopes = twists is not None and twists.camera
+    tables = PoseTables.of(_from_origin(shot.world_from_camera, origin_m), poses, camera_slopes=camera_slopes)
     lines = () if lens is None else line_views(lens)
-    on_device, others = tables.with_others([*lines, *along], scene.device)
+    on_device, (bends, *others) = tables.with_others([bends_at(bodies, t_us), *lines, *along], scene.device)
+    actors = list(zip([name for name, _, _ in found], gaussians_together(bodies, t_us, bends), poses, strict=True))
     nodes = (None, *(name for name, _, _ in actors))
     rest = None if higher is None else [higher[name] for name in nodes]
     placed = place_by(on_device, background, actors, twists, sh_degree, coloured="rgb" in channels, higher=rest)

@@ -19,6 +19,7 @@ from splatmend.recon.densify import MCMC, MCMCConfig, moments_of, shake
 from splatmend.recon.densify_classic import Classic, ClassicConfig, note, wishes_to_move
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.lean_adam import LeanAdam
+from splatmend.recon.fit.motion_terms import MotionSizes, motion_term
 from splatmend.recon.fit.step_lengths import StepLengths
 from splatmend.recon.fit.step_scaling import ONE_PICTURE, StepScaling
 from splatmend.recon.gaussians import Gaussians
@@ -169,16 +170,19 @@ class NodesOptimiser:
             scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn]).exp()
             terms = {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
         if moving := [self.nodes[key] for key in drawn if self.nodes[key].courses is not None]:
-            terms["motion"] = torch.stack([self._motion_term(node) for node in moving]).sum()
+            terms["motion"] = self._motion_term(moving)
         return terms
 
-    def _motion_term(self, node: FittedNode) -> Tensor:
-        """Of a node that moves in its frame: little motion, along smooth courses."""
-        assert node.courses is not None
-        turns, shifts = node.params["motion"].split(3, dim=-1)
-        size = turns.square().mean() + (shifts / node.extent).square().mean()
-        bend = torch.diff(node.courses, n=2, dim=1).square().mean()
-        return self.config.actors.motion * size + self.config.actors.course_bend * bend
+    def _motion_term(self, moving: Sequence[FittedNode]) -> Tensor:
+        coefficients = [node.params["motion"] for node in moving]
+        courses = [node.courses for node in moving if node.courses is not None]
+        sizes = MotionSizes(
+            shapes=tuple((*own.shape[:2], course.shape[1]) for own, course in zip(coefficients, courses, strict=True)),
+            extents=tuple(node.extent for node in moving),
+            motion=self.config.actors.motion,
+            bend=self.config.actors.course_bend,
+        )
+        return motion_term(sizes, coefficients, courses)
 
     def _shares_of(self, drawn: Sequence[str]) -> tuple[Tensor, Tensor]:
         """What a Gaussian counts in its node's mean, and that over the node's extent, `[N]` each."""
