@@ -40,6 +40,10 @@ ACTOR = Tolerance(slack_m=0.7, slack_deg=80.0, acceleration_m_s2=15.0, turn_deg_
 """Boxes are drawn by people and networks, and those of people turn on the spot."""
 
 
+_MOST_NAMED = 3
+"""Actors with wrong boxes that notes name."""
+
+
 def jumping(track: PoseTrack, tolerance: Tolerance) -> Bool[np.ndarray, "K"]:
     """Which poses of a track are wrong; none in a track of fewer than five."""
     count = len(track.times_us)
@@ -122,12 +126,9 @@ def without_jumps(log: SceneLog) -> SceneLog:
             notes.append(
                 f"{len(log.sweeps) - len(sweeps)} of {len(log.sweeps)} sweeps were taken where the vehicle's pose jumps; they are left out."
             )
-    actors: list[ActorTrack] = []
-    for actor in log.actors:
-        track, dropped = _smoothed(actor.track, ACTOR)
-        actors.append(replace(actor, track=track))
-        if len(dropped):
-            notes.append(f"actor {actor.actor_id}: {len(dropped)} of {len(actor.track.times_us)} boxes jump; they are left out.")
+    smoothed = [(actor, *_smoothed(actor.track, ACTOR)) for actor in log.actors]
+    actors = [replace(actor, track=track) for actor, track, _ in smoothed]
+    notes += _notes_of_boxes([(actor, len(dropped)) for actor, _, dropped in smoothed if len(dropped)])
     if not notes:
         return log
     return replace(
@@ -167,6 +168,18 @@ def _moved(frame: CameraFrame, at: Callable[[int], np.ndarray]) -> CameraFrame:
         world_from_camera_end=shift @ frame.world_from_camera_end,
         pose_bridged=True,
     )
+
+
+def _notes_of_boxes(dropped: Sequence[tuple[ActorTrack, int]]) -> list[str]:
+    """Of actors and how many of their boxes jump: a note each, or one of all where they are many."""
+    if len(dropped) <= _MOST_NAMED:
+        return [
+            f"actor {actor.actor_id}: {count} of {len(actor.track.times_us)} boxes jump; they are left out." for actor, count in dropped
+        ]
+    count, boxes = sum(count for _, count in dropped), sum(len(actor.track.times_us) for actor, _ in dropped)
+    worst = sorted(dropped, key=lambda one: -one[1])[:_MOST_NAMED]
+    named = ", ".join(f"{actor.actor_id} ({jumps} of {len(actor.track.times_us)})" for actor, jumps in worst)
+    return [f"{len(dropped)} actors: {count} of their {boxes} boxes jump, most of {named}; they are left out."]
 
 
 def _note(what: str, then: str, indices: Sequence[int], count: int) -> str:

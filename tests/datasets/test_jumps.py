@@ -129,6 +129,19 @@ def test_a_log_without_jumps_has_their_neighbours_poses() -> None:
     )
 
 
+def test_wrong_boxes_of_many_actors_are_said_in_one_sentence() -> None:
+    log = log_of(drive(), drive(), drive())
+    (actor,) = log.actors
+    tracks = [with_faults(drive(), {place: moved(3.0) for place in range(10, 10 + 3 * count, 3)}) for count in (1, 2, 1, 3)]
+    actors = tuple(replace(actor, actor_id=f"car {number}", track=track) for number, track in enumerate(tracks))
+    assert without_jumps(replace(log, actors=actors[:3])).notes[-3:] == tuple(
+        f"actor car {number}: {count} of 40 boxes jump; they are left out." for number, count in enumerate((1, 2, 1))
+    )
+    assert without_jumps(replace(log, actors=actors)).notes[-1] == (
+        "4 actors: 7 of their 160 boxes jump, most of car 3 (3 of 40), car 1 (2 of 40), car 0 (1 of 40); they are left out."
+    )
+
+
 def test_of_sweeps_that_follow_the_path_a_jump_spoils_the_ones_beside_it() -> None:
     """A return between the wrong pose and the right one after it is placed between the two."""
     log = without_jumps(log_of(drive(), with_faults(drive(), {8: moved(3.0)}), drive(), follows_path=True))
