@@ -6,9 +6,22 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class PutAway(KeyboardInterrupt):
+    """An interruption that found a good moment: what was done lies in a checkpoint.
+
+    Args:
+        checkpoint: its file or folder.
+        reached: what it holds, as "iteration 850".
+    """
+
+    def __init__(self, checkpoint: Path, reached: str) -> None:
+        super().__init__(f"{checkpoint} holds {reached}")
 
 
 @contextmanager

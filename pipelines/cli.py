@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run_verb(arguments[0], arguments[1:])
     except SystemExit as end:  # tyro ends the process itself after --help and after wrong arguments
         return end.code if isinstance(end.code, int) else USER_FAULT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if debug:
             raise
-        _complain("interrupted; where a checkpoint was written, --resume goes on (run does so by itself).")
+        _complain(_interruption(stop))
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: say nothing, and keep the interpreter from flushing into it at exit.
@@ -75,6 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(sentence)
         return USER_FAULT
+
+
+def _interruption(stop: KeyboardInterrupt) -> str:
+    from splatmend.datasets.interruption import PutAway
+
+    if isinstance(stop, PutAway):
+        return f"interrupted; {stop}, where --resume goes on (run does so by itself)."
+    return (
+        "interrupted, without a checkpoint of this moment; where one was written before, --resume goes on from it (run does so by itself)."
+    )
 
 
 def _run_verb(verb: str, arguments: list[str]) -> int:

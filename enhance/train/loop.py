@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from splatmend.datasets.artifact import plain
 from splatmend.datasets.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.interruption import interruptions_noted
+from splatmend.datasets.interruption import PutAway, interruptions_noted
 from splatmend.enhance.train.config import LoopConfig
 from splatmend.enhance.train.identity import differences
 from splatmend.enhance.train.parallel import Processes, gradient_norm, local, sharded_like, whole
@@ -222,7 +222,7 @@ class TrainingLoop:
                 self._sample(sample)
             if self.step < config.steps and self._stops(interrupted):
                 self.save()
-                raise KeyboardInterrupt
+                raise PutAway(self.folder / CHECKPOINT, f"step {self.step}")
             if self._time_is_up(config.pause_seconds, self.seconds - before) and self.step < config.steps:
                 self.save()
                 raise TrainingPaused

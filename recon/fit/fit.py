@@ -16,7 +16,7 @@ import torch
 from splatmend.datasets.artifact import Manifest, building, partial_folder, plain
 from splatmend.datasets.checkpoint import load_checkpoint, save_checkpoint
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.interruption import interruptions_noted
+from splatmend.datasets.interruption import PutAway, interruptions_noted
 from splatmend.datasets.launch import launched_rank
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.log_key import log_key
@@ -131,7 +131,7 @@ def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnPr
 
     Raises:
         UserError: where the fit has diverged.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, with a checkpoint written.
+        PutAway: after Ctrl-C or SIGTERM, with a checkpoint written.
     """
     config, processes, due = trainer.config, trainer.processes, trainer.scaling.due
     with ExitStack() as held:
@@ -158,7 +158,7 @@ def run_iterations(trainer: Trainer, folder: Path, until: int, on_progress: OnPr
                     trainer.check_finite()
                     save_checkpoint(folder / CHECKPOINT, trainer.state_dict())
                 if stopping:
-                    raise KeyboardInterrupt
+                    raise PutAway(folder / CHECKPOINT, f"iteration {iteration}")
         except NotFiniteError as fault:
             if report is not None:
                 # Gradients of poses are looked at a step later: where a term of the loss is at fault, this names it. Of this process alone,

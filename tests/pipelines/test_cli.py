@@ -15,6 +15,7 @@ import pytest
 
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import ClipWriter
+from splatmend.datasets.interruption import PutAway
 from splatmend.enhance.decoder.advice import DecoderMemoryError
 from splatmend.pipelines import cli
 from splatmend.pipelines.cli import VERBS, main, sentence_for
@@ -211,7 +212,18 @@ def test_bugs_are_not_hidden_and_interrupts_are_one_line(monkeypatch: pytest.Mon
         main(["fit"])
     monkeypatch.setattr(cli, "_run_verb", interrupt)
     assert main(["fit"]) == 130
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "without a checkpoint of this moment" in said
+
+    def put_away(verb: str, arguments: list[str]) -> int:
+        raise PutAway(Path("scene.partial") / "checkpoint.pt", "iteration 850")
+
+    monkeypatch.setattr(cli, "_run_verb", put_away)
+    assert main(["fit"]) == 130
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "checkpoint.pt holds iteration 850, where --resume goes on" in said
 
 
 def test_a_missing_package_is_one_sentence_and_a_missing_module_of_ours_a_traceback() -> None:

@@ -19,7 +19,7 @@ from tiny_log import tiny_log
 
 from splatmend.datasets.artifact import content_key, plain
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.interruption import interruptions_noted
+from splatmend.datasets.interruption import PutAway, interruptions_noted
 from splatmend.recon.fit import (
     CoarseConfig,
     CorrectionConfig,
@@ -129,7 +129,7 @@ def test_an_interruption_leaves_a_checkpoint_of_a_fit_too_short_for_one(tmp_path
         if row["iteration"] == at:
             signal.raise_signal(number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(PutAway, match=f"checkpoint.pt holds iteration {at}$"):
         fit(tiny_log(6), tmp_path / "cut", config, on_progress=interrupt)
     assert signal.getsignal(number) is before
     assert (tmp_path / "cut.partial" / "checkpoint.pt").is_file()
