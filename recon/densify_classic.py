@@ -48,12 +48,14 @@ class ClassicConfig:
     """Iterations that one step of the optimiser counts for: whatever is due in any of them is done at its end."""
     reset_every: int = 3_000
     """Iterations from one fading of all to the next."""
+    fades: bool = True
+    """Whether they fade then: what few pictures show would not come back."""
     gradient: float = 2e-4
     """Mean gradient of the loss from which on a Gaussian is doubled or split; places are counted in half widths of the picture."""
     large: float = 0.01
     """Standard deviation, over the node's extent, from which on a Gaussian is split rather than doubled."""
     oversized: float = 0.1
-    """Standard deviation, likewise, from which on it is removed once all have faded for the first time."""
+    """Standard deviation, likewise, from which on it is removed after the first `reset_every` iterations."""
     min_opacity: float = 0.005
     """A Gaussian below this opacity is removed."""
 
@@ -120,7 +122,7 @@ class Classic:
             if iteration % config.refine_every < config.stride:
                 done = self._refine(params, optimizer, iteration > config.reset_every, generator)
                 self.wishes = None
-            if iteration % config.reset_every < config.stride:
+            if config.fades and iteration % config.reset_every < config.stride:
                 logits = params["opacity_logits"]
                 logits.clamp_max_(math.log(_RESET_OPACITY / (1 - _RESET_OPACITY)))
                 for moment in moments_of(optimizer, logits).values():

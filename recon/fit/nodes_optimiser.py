@@ -28,6 +28,8 @@ from splatmend.recon.nodes import DeformableActor, RigidActor
 
 _SHORTEST_RESET = 300
 """Iterations that Gaussians need at least to come back after all have faded."""
+_STEPS_TO_RETURN = 100
+"""Steps that see a Gaussian, likewise: its logit has five units to go, by .05 each."""
 
 
 def refinement_end(config: FitConfig) -> int:
@@ -52,7 +54,8 @@ def before_fading(iteration: int, config: FitConfig) -> int:
 class FittedNode:
     """Parameters of one node. `params` have a row per Gaussian; `courses`, of a node whose Gaussians move in its frame, have not.
     `extent` is its unit of length (see `splatmend.recon.fit.points.scene_extent`; an actor's is half its diagonal). There are at most `cap`
-    Gaussians, the given ones included. `steps` says how far they go where cameras move among them."""
+    Gaussians, the given ones included. `shown` is the share of the pictures that show the node: where these are too few, splitting never
+    fades it. `steps` says how far they go where cameras move among them."""
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class FittedNode:
         motion: Motion | None = None,
         scaling: StepScaling = ONE_PICTURE,
         steps: StepLengths | None = None,
+        shown: float = 1.0,
     ) -> None:
         self.extent = extent
         self.steps = steps
@@ -82,9 +86,7 @@ class FittedNode:
             "stride": scaling.pictures,
         }
         self.densifier: MCMC | Classic = (
-            Classic(ClassicConfig(**schedule, reset_every=fading_interval(config), gradient=densify.classic_gradient), extent)
-            if densify.strategy == "classic"
-            else MCMC(MCMCConfig(**schedule))
+            Classic(_splitting(schedule, shown, config), extent) if densify.strategy == "classic" else MCMC(MCMCConfig(**schedule))
         )
 
     def __len__(self) -> int:
@@ -120,6 +122,13 @@ class FittedNode:
     def all_params(self) -> dict[str, Parameter]:
         """Those with a row per Gaussian and the others."""
         return self.params if self.courses is None else {**self.params, "courses": self.courses}
+
+
+def _splitting(schedule: Mapping[str, Any], shown: float, config: FitConfig) -> ClassicConfig:
+    """How a node that a share of the pictures shows is split."""
+    interval = fading_interval(config)
+    fades = shown * interval >= _STEPS_TO_RETURN
+    return ClassicConfig(**schedule, reset_every=interval, fades=fades, gradient=config.densify.classic_gradient)
 
 
 class NodesOptimiser:

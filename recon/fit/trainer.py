@@ -31,6 +31,7 @@ from splatmend.recon.fit.pose_refinement import PoseRefinement
 from splatmend.recon.fit.processes import ALONE, Processes
 from splatmend.recon.fit.seeding import seed_scene
 from splatmend.recon.fit.shared_step import StepGradients, StepPicture, align, exchanged
+from splatmend.recon.fit.shown import shown_shares
 from splatmend.recon.fit.step_lengths import StepLengths
 from splatmend.recon.fit.step_scaling import StepScaling
 from splatmend.recon.fit.symmetry import MirroredDraws, one_sided
@@ -121,18 +122,21 @@ class Trainer:
         steps = lengths if config.rates.means_by_distance else None
         ground, cap = self.scene.background.gaussians, config.densify.cap
         nodes = {BACKGROUND: FittedNode(ground, extent, cap, config, device, scaling=self.scaling, steps=steps)}
+        tracks = [actor.track for actor in self.scene.actors.values()]
+        shown = shown_shares(tracks, trained)
         for actor_id, actor in self.scene.actors.items():
             reach = float(np.linalg.norm(actor.track.size_m)) / 2
             motion = actor.motion if isinstance(actor, DeformableActor) else None
             cap = config.densify.actor_cap
-            nodes[_actor_key(actor_id)] = FittedNode(actor.gaussians, reach, cap, config, device, motion, self.scaling)
+            nodes[_actor_key(actor_id)] = FittedNode(
+                actor.gaussians, reach, cap, config, device, motion, self.scaling, shown=shown[actor_id]
+            )
         self.nodes = NodesOptimiser(nodes, config, self.scaling)
         self.exposures = PictureExposures(self.scene.exposure, self.train_numbers, config.rates.exposure, device)
         self.shared: dict[str, Tensor] = {}
         if self.scene.sky is not None:
             self.shared["sky"] = self.scene.sky.logits.clone().requires_grad_(True)
         self.shared_optimizer = self._new_shared_optimizer()
-        tracks = [actor.track for actor in self.scene.actors.values()]
         self.mirrored = MirroredDraws(one_sided(tracks, trained, config.actors), config.actors.mirrored_share, config.seed)
         self.poses = PoseRefinement(self.scene, self.train_numbers, config, device)
         self._drawn: dict[int, list[str]] = {}
