@@ -16,7 +16,7 @@ def structural_similarity(a: Float[Tensor, "N C H W"], b: Float[Tensor, "N C H W
     """SSIM of pictures in [0, 1], mean over the windows that lie inside (Wang et al. 2004; window 11, sigma 1.5).
     Sides must be at least 11. Differentiable once, with respect to one of the two; `ValueError` where both ask for a gradient.
 
-    On CUDA four kernels of Triton do it, in float32: convolutions of a channel each, and the maps between them, take ten times as long.
+    On CUDA four kernels of Triton do it, in float32: convolutions of a channel each, and the maps between them, take seven times as long.
     """
     if b.requires_grad:
         if a.requires_grad:

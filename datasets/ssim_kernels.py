@@ -43,10 +43,14 @@ def blur_rows(a, b, blurred, length, inside, step, map_size, WINDOW: tl.constexp
         mean_ab += weight * one * other
     out = blurred + row * inside + at
     tl.store(out, mean_a, mask=there)
-    tl.store(out + map_size, mean_b, mask=there)
-    tl.store(out + 2 * map_size, mean_aa, mask=there)
-    tl.store(out + 3 * map_size, mean_bb, mask=there)
-    tl.store(out + 4 * map_size, mean_ab, mask=there)
+    out += map_size  # several times it may be more than an int32 holds
+    tl.store(out, mean_b, mask=there)
+    out += map_size
+    tl.store(out, mean_aa, mask=there)
+    out += map_size
+    tl.store(out, mean_bb, mask=there)
+    out += map_size
+    tl.store(out, mean_ab, mask=there)
 
 
 @triton.jit
@@ -66,10 +70,14 @@ def similarity(blurred, slopes, sums, rows, inside, map_size, slope_size, SLOPES
         weight = WINDOW[tap]
         source = first + tap * inside
         mean_a += weight * tl.load(source, mask=there, other=0.0)
-        mean_b += weight * tl.load(source + map_size, mask=there, other=0.0)
-        mean_aa += weight * tl.load(source + 2 * map_size, mask=there, other=0.0)
-        mean_bb += weight * tl.load(source + 3 * map_size, mask=there, other=0.0)
-        mean_ab += weight * tl.load(source + 4 * map_size, mask=there, other=0.0)
+        source += map_size
+        mean_b += weight * tl.load(source, mask=there, other=0.0)
+        source += map_size
+        mean_aa += weight * tl.load(source, mask=there, other=0.0)
+        source += map_size
+        mean_bb += weight * tl.load(source, mask=there, other=0.0)
+        source += map_size
+        mean_ab += weight * tl.load(source, mask=there, other=0.0)
     c1 = 0.0001
     c2 = 0.0009
     product = mean_a * mean_b
@@ -86,8 +94,10 @@ def similarity(blurred, slopes, sums, rows, inside, map_size, slope_size, SLOPES
         out = slopes + (plane * (rows - 10) + row) * inside + at
         by_a = 2 * mean_b * (shape - light) * scale + 2 * mean_a * (similar / shape_over - similar / light_over)
         tl.store(out, by_a, mask=there)
-        tl.store(out + slope_size, -similar / shape_over, mask=there)
-        tl.store(out + 2 * slope_size, 2 * light * scale, mask=there)
+        out += slope_size
+        tl.store(out, -similar / shape_over, mask=there)
+        out += slope_size
+        tl.store(out, 2 * light * scale, mask=there)
 
 
 @triton.jit
@@ -106,12 +116,16 @@ def spread_columns(slopes, spread, rows, inside, slope_size, map_size, WINDOW: t
         seen = there & (window >= 0) & (window < rows - 10)
         source = slopes + (plane * (rows - 10) + window) * inside + at
         by_a += weight * tl.load(source, mask=seen, other=0.0)
-        by_aa += weight * tl.load(source + slope_size, mask=seen, other=0.0)
-        by_ab += weight * tl.load(source + 2 * slope_size, mask=seen, other=0.0)
+        source += slope_size
+        by_aa += weight * tl.load(source, mask=seen, other=0.0)
+        source += slope_size
+        by_ab += weight * tl.load(source, mask=seen, other=0.0)
     out = spread + (plane * rows + row) * inside + at
     tl.store(out, by_a, mask=there)
-    tl.store(out + map_size, by_aa, mask=there)
-    tl.store(out + 2 * map_size, by_ab, mask=there)
+    out += map_size
+    tl.store(out, by_aa, mask=there)
+    out += map_size
+    tl.store(out, by_ab, mask=there)
 
 
 @triton.jit
@@ -129,8 +143,10 @@ def spread_rows(a, b, spread, grad, out, rows_a_picture, length, inside, step, m
         seen = (window >= 0) & (window < inside)
         source = spread + row * inside + window
         by_a += weight * tl.load(source, mask=seen, other=0.0)
-        by_aa += weight * tl.load(source + map_size, mask=seen, other=0.0)
-        by_ab += weight * tl.load(source + 2 * map_size, mask=seen, other=0.0)
+        source += map_size
+        by_aa += weight * tl.load(source, mask=seen, other=0.0)
+        source += map_size
+        by_ab += weight * tl.load(source, mask=seen, other=0.0)
     one = tl.load(a + row * length + at, mask=there, other=0.0)
     other = tl.load(b + row * length + at, mask=there, other=0.0)
     passed = tl.load(grad + row // rows_a_picture) * factor

@@ -9,9 +9,12 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from splatmend.recon.transfer import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,4 +119,5 @@ def left_entries(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "4 1
 @functools.lru_cache(maxsize=64)
 def body_of_each(counts: tuple[int, ...], device: torch.device) -> Int[Tensor, "N"]:
     """Which body each Gaussian belongs to, where those of several stand one after the other."""
-    return torch.repeat_interleave(torch.arange(len(counts), dtype=torch.int32), torch.tensor(counts)).to(device)
+    bodies = torch.arange(len(counts), dtype=torch.int32, device=device)
+    return torch.repeat_interleave(bodies, upload(np.array(counts), device, torch.int64), output_size=sum(counts))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 
-def upload(array: np.ndarray, device: str | torch.device) -> Tensor:
-    """A float32 copy of an array on a device, to a GPU through pinned memory."""
-    held = torch.tensor(np.asarray(array), dtype=torch.float32)
+def upload(array: np.ndarray, device: str | torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A copy of an array on a device, to a GPU through pinned memory."""
+    held = torch.tensor(np.asarray(array), dtype=dtype)
     if torch.device(device).type == "cpu":
         return held
     return held.pin_memory().to(device, non_blocking=True)

@@ -1,6 +1,6 @@
 """The term that keeps bodies which bend from moving more than they must, of all of them by one function with its gradients by hand.
 
-Shape letters: n Gaussians of a body, N of all, B courses, T control values of a course.
+Shape letters: M bodies, n Gaussians of one, N of all, B courses of each, T control values of a course.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatmend.recon.gaussians import joined
+from splatmend.recon.gaussians import body_of_each, joined
+from splatmend.recon.transfer import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,14 @@ class _MotionTerm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sizes: MotionSizes, *given: Tensor) -> Tensor:
         count = len(sizes.shapes)
-        coefficients = joined([part.flatten() for part in given[:count]])
+        coefficients = joined(given[:count]).unflatten(2, (2, 3))
         courses = joined([part.flatten() for part in given[count:]])
-        of_coefficients, of_bends = _weights(sizes, coefficients.dtype, coefficients.device)
+        of_turns_and_shifts, of_bends = _weights(sizes, courses.dtype, courses.device)
         bends = torch.sub(courses[:-2] + courses[2:], courses[1:-1], alpha=2)
-        weighed, bent = coefficients * of_coefficients, bends * of_bends
+        weighed, bent = coefficients * of_turns_and_shifts, bends * of_bends
         ctx.sizes = sizes
         ctx.save_for_backward(weighed, bent)
-        return coefficients.dot(weighed) + bends.dot(bent)
+        return coefficients.flatten().dot(weighed.flatten()) + bends.dot(bent)
 
     @staticmethod
     @once_differentiable
@@ -61,25 +63,22 @@ class _MotionTerm(torch.autograd.Function):
         by_courses = torch.nn.functional.pad(back, (2, 0))
         by_courses[:-2] += back
         by_courses[1:-1].sub_(back, alpha=2)
-        by_coefficients = (weighed * twice).split_with_sizes([n * terms * 6 for n, terms, _ in shapes])
+        by_coefficients = (weighed * twice).flatten(2).split_with_sizes([n for n, _, _ in shapes])
         of_bodies = by_courses.split_with_sizes([terms * length for _, terms, length in shapes])
-        return (
-            None,
-            *(part.view(n, terms, 6) for part, (n, terms, _) in zip(by_coefficients, shapes)),
-            *(part.view(terms, length) for part, (_, terms, length) in zip(of_bodies, shapes)),
-        )
+        return None, *by_coefficients, *(part.view(terms, length) for part, (_, terms, length) in zip(of_bodies, shapes))
 
 
-@functools.lru_cache(maxsize=16)
-def _weights(sizes: MotionSizes, dtype: torch.dtype, device: torch.device) -> tuple[Float[Tensor, "N*B*6"], Float[Tensor, "M*B*T-2"]]:
-    """What the square of each coefficient counts, and that of each second difference of the courses, all one after the other: nothing
-    where it would reach from one course into the next."""
-    of_coefficients, of_bends = [], []
+@functools.lru_cache(maxsize=32)
+def _weights(sizes: MotionSizes, dtype: torch.dtype, device: torch.device) -> tuple[Float[Tensor, "N 1 2 1"], Float[Tensor, "M*B*T-2"]]:
+    """What the square of each Gaussian's turns and shifts counts, and that of each second difference of the courses, all one after the
+    other: nothing where it would reach from one course into the next."""
+    by_body, of_bends = [], []
     for (n, terms, length), extent in zip(sizes.shapes, sizes.extents, strict=True):
-        share = sizes.motion / (n * terms * 3) if n else 0.0
-        of_coefficients.append(torch.tensor([share] * 3 + [share / extent**2] * 3, dtype=torch.float64).repeat(n * terms))
-        of_course = torch.zeros(length, dtype=torch.float64)
+        share = sizes.motion / max(n * terms * 3, 1)
+        by_body.append((share, share / extent**2))
+        of_course = np.zeros(length)
         of_course[: length - 2] = sizes.bend / (terms * (length - 2))
-        of_bends.append(of_course.repeat(terms))
-    joint = torch.cat(of_coefficients), torch.cat(of_bends)[:-2]
-    return joint[0].to(device, dtype), joint[1].to(device, dtype)
+        of_bends.append(np.tile(of_course, terms))
+    body = body_of_each(tuple(n for n, _, _ in sizes.shapes), device)
+    of_gaussians = upload(np.array(by_body), device, dtype).index_select(0, body)[:, None, :, None]
+    return of_gaussians, upload(np.concatenate(of_bends)[:-2], device, dtype)
