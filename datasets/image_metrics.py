@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import torch
 
+from splatmend.datasets.ssim import SSIM_SIDE_PX
+
 LpipsNet = Literal["squeeze", "alex", "vgg"]
 # File names under which torchvision looks for the backbones in the hub cache.
 BACKBONE_FILES = {"squeeze": "squeezenet1_1-b8a52dc0.pth", "alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
@@ -69,7 +71,7 @@ def dists_network(device: str = "cpu") -> torch.nn.Module:
     return DISTSNetwork().eval().to(device).requires_grad_(False)
 
 
-LPIPS_SIDE_PX, SSIM_SIDE_PX, HAARPSI_SIDE_PX = 32, 11, 16
+LPIPS_SIDE_PX, HAARPSI_SIDE_PX = 32, 16
 """Shortest side that pictures need for a score: below it pooling, or a window, leaves nothing."""
 
 

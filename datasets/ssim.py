@@ -9,15 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SSIM_SIDE_PX = 11
+"""Shortest side that holds a window."""
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def structural_similarity(a: Float[Tensor, "N C H W"], b: Float[Tensor, "N C H W"]) -> Float[Tensor, "N"]:
     """SSIM of pictures in [0, 1], mean over the windows that lie inside (Wang et al. 2004; window 11, sigma 1.5).
-    Sides must be at least 11. Differentiable once, with respect to one of the two; `ValueError` where both ask for a gradient.
+    Differentiable once, with respect to one of the two; `ValueError` where both ask for a gradient, or a side is below 11.
 
     On CUDA four kernels of Triton do it, in float32: convolutions of a channel each, and the maps between them, take seven times as long.
     """
+    if min(a.shape[-2:]) < SSIM_SIDE_PX:
+        raise ValueError(f"pictures of {tuple(a.shape[-2:])} hold no window of structural_similarity")
     if b.requires_grad:
         if a.requires_grad:
             raise ValueError("structural_similarity gives a gradient for one of its pictures only")

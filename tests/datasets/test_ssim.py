@@ -81,5 +81,7 @@ def test_one_of_the_pictures_may_ask_for_a_gradient() -> None:
     swapped = truth.clone().requires_grad_(True)
     structural_similarity(picture, swapped).sum().backward()
     assert float(swapped.grad.abs().max()) > 0
+    with pytest.raises(ValueError, match="no window"):
+        structural_similarity(picture[..., :10], truth[..., :10])
     with pytest.raises(ValueError, match="one of its pictures"):
         structural_similarity(picture.requires_grad_(True), swapped)
