@@ -72,7 +72,8 @@ class InitConfig:
     far_m: float = 150.0
     """Farthest random depth along rays in metric scenes."""
     min_actor_points: int = 40
-    """An actor with fewer LiDAR points in its box stays part of the background."""
+    """An actor with fewer LiDAR points in its box begins with points all over the box's sides, coloured by the picture that sees it from
+    nearest; one that stands still stays part of the background."""
     actor_count: int = 8_000
     """Most initial Gaussians per actor."""
     scale: float = 0.5

@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import ActorTrack, CameraFrame, SceneLog
 from splatmend.recon.exposure import ExposureTable
+from splatmend.recon.fit.box_points import COUNT, box_points
 from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.fit.points import ColouredPoints, depth_range, joined, lidar_points, scene_extent, sfm_points
 from splatmend.recon.fit.rays import RayPoints, ray_points
@@ -38,16 +39,16 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
     frames = [frame for frame, recorded in zip(log.frames, shots) if recorded.role == "train"]
     generator = np.random.default_rng(config.seed)
     background, actors = lidar_points(log, frames, config.init)
-    moving = {
-        actor.actor_id: (actor, actors[actor.actor_id])
-        for actor in log.actors
-        if actor.actor_id in actors and len(actors[actor.actor_id]) >= config.init.min_actor_points
-    }
+    moving: dict[str, tuple[ActorTrack, ColouredPoints]] = {}
     for actor in log.actors:
-        if actor.actor_id in actors and actor.actor_id not in moving and not _goes_away(actor):
+        points = actors.get(actor.actor_id, joined([]))
+        if len(points) >= config.init.min_actor_points:
+            moving[actor.actor_id] = actor, points
+        elif not _goes_away(actor):
             middle = actor.world_from_actor((actor.track.start_us + actor.track.end_us) // 2)
-            few = actors[actor.actor_id]
-            background = joined([background, ColouredPoints(xyz=few.xyz @ middle[:3, :3].T + middle[:3, 3], rgb=few.rgb)])
+            background = joined([background, ColouredPoints(xyz=points.xyz @ middle[:3, :3].T + middle[:3, 3], rgb=points.rgb)])
+        elif (sides := box_points(actor, log, frames, COUNT, generator)) is not None:
+            moving[actor.actor_id] = actor, joined([points, sides])
     background = joined([background, sfm_points(log, frames)])
     extent = scene_extent(frames, log.metric)
     limits = depth_range(background, frames, extent, log.metric, config.init.far_m)
@@ -63,10 +64,10 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
     ]
     nodes = {}
     trained = [recorded.shot for recorded in shots if recorded.role == "train"]
-    sides = one_sided([actor for actor, _ in moving.values()], trained, config.actors)
+    seen_sides = one_sided([actor for actor, _ in moving.values()], trained, config.actors)
     for actor_id, (actor, points) in moving.items():
         points = _subset(points, min(config.init.actor_count, config.densify.actor_cap), generator)
-        if actor_id in sides:
+        if actor_id in seen_sides:
             points = joined([points, _subset(_other_side(points), config.densify.actor_cap - len(points), generator)])
         sigma = neighbour_sigma(points.xyz) * config.init.scale
         gaussians = gaussians_of(points, np.zeros(3), sigma, config.init.opacity, config.sh_degree)
@@ -88,7 +89,7 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
 
 
 def _goes_away(actor: ActorTrack) -> bool:
-    """Whether a body does not stay where it is: few points of it would be a smear in the background."""
+    """Whether a body does not stay where it is: as part of the background it would be a smear."""
     places_m = actor.track.world_from_body[:, :3, 3]
     return bool(np.linalg.norm(places_m - places_m[0], axis=1).max() > _STAYS_M)
 

@@ -134,6 +134,19 @@ def test_an_actor_that_two_pictures_show_stays_in_its_box(tmp_path: Path, actor_
         assert float(shown[true < 0.02].mean()) < 0.05
 
 
+def test_a_log_without_lidar_has_its_labelled_movers(tmp_path: Path) -> None:
+    truth = true_scene(12)
+    log = replace(tiny_log(12, scene=truth), sweeps=())
+    held_out = [recorded.shot for recorded in truth.shots if recorded.role == "held_out"]
+    errors = {}
+    for name, actors in (("there", NONE), ("left out", replace(NONE, left_out=("vehicle",)))):
+        config = replace(short(actors, 300), init=replace(CONFIG.init, point_count=0, ray_count=500))
+        scene = load_scene(fit(log, tmp_path / name, config, on_progress=lambda row: None))
+        assert len(scene.actors) == (name == "there")
+        errors[name] = error_of(scene, truth, held_out)
+    assert errors["there"] < 0.5 * errors["left out"], errors
+
+
 def two_sided_scene(frames: int = 12) -> Scene:
     """The car as two walls with the same blocks of colour, of which the camera sees the right one."""
     scene = true_scene(frames)

@@ -9,13 +9,14 @@ from scipy.spatial import cKDTree
 from tiny_log import ORIGIN_M, tiny_log, true_scene
 
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.log import CameraFrame, SceneLog, SfmPoints
+from splatmend.datasets.geometry import inverse, pose, project, transform
+from splatmend.datasets.log import ActorTrack, CameraFrame, SceneLog, SfmPoints
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 from splatmend.recon.fit.data import recorded_shots
 from splatmend.recon.fit.points import ColouredPoints, Voxels, _grouped, lidar_points, scene_extent, sfm_points, thinned
 from splatmend.recon.fit.rays import ray_points
 from splatmend.recon.fit.seeding import neighbour_sigma, seed_scene
+from splatmend.recon.harmonics import C0
 
 
 def test_points_in_a_box_become_the_actor_and_leave_the_background() -> None:
@@ -129,10 +130,41 @@ def test_seeding_is_reproducible_and_lies_around_a_local_origin() -> None:
     assert "car/1" in first.actors
 
 
-def test_an_actor_with_few_points_stays_in_the_background() -> None:
+def _parked(actor: ActorTrack) -> ActorTrack:
+    still = np.repeat(actor.track.world_from_body[:1], len(actor.track.times_us), axis=0)
+    return replace(actor, track=replace(actor.track, world_from_body=still))
+
+
+def test_a_standing_actor_with_few_points_stays_in_the_background() -> None:
     config = FitConfig(init=InitConfig(min_actor_points=100_000))
     log = tiny_log(3)
+    log = replace(log, actors=(_parked(log.actors[0]),))
     assert seed_scene(log, recorded_shots(log, config.data), config).actors == {}
+
+
+def test_a_moving_actor_without_points_begins_with_its_box() -> None:
+    """Red as in the pictures, on all its sides and nowhere else; not where no picture shows it."""
+    config = FitConfig(init=InitConfig(point_count=300, ray_count=100))
+    log = replace(tiny_log(8), sweeps=())
+    shots = recorded_shots(log, config.data)
+    (car,) = log.actors
+    behind = replace(
+        car,
+        actor_id="behind",
+        track=replace(car.track, world_from_body=car.track.world_from_body @ pose(np.eye(3), np.array([-40.0, 0, 0]))),
+    )
+    scene = seed_scene(replace(log, actors=(car, behind)), shots, config)
+    assert list(scene.actors) == [car.actor_id]
+    gaussians = scene.actors[car.actor_id].gaussians
+    beside = gaussians.means.abs() / (torch.tensor(car.size_m) / 2)
+    assert float(beside.max()) <= 0.9 + 1e-6
+    assert float((beside.max(dim=1).values - 0.9).abs().max()) < 1e-6
+    assert all(int((gaussians.means[:, axis] * side > 0.44 * car.size_m[axis]).sum()) > 15 for axis in range(3) for side in (-1, 1))
+    red, green, _ = (0.5 + C0 * gaussians.sh[:, 0]).median(dim=0).values.tolist()
+    assert red > 0.5
+    assert green < 0.3
+    capped = replace(config, densify=DensifyConfig(actor_cap=50))
+    assert len(seed_scene(log, shots, capped).actors[car.actor_id].gaussians) == 50
 
 
 def test_extent_and_spacing() -> None:
@@ -245,12 +277,10 @@ def test_few_points_of_a_body_that_goes_away_are_no_background() -> None:
 
     def in_its_way(log: SceneLog) -> int:
         scene = seed_scene(log, shots, config)
-        assert not scene.actors
+        assert bool(scene.actors) == (log.actors[0] is car)
         xyz = scene.background.gaussians.means.double().numpy() + scene.background.origin_world_m
         middle = log.actors[0].world_from_actor(250_000) if log.actors else car.world_from_actor(250_000)
         return int((np.abs(transform(inverse(middle), xyz)) < [1.0, 0.5, 0.4]).all(axis=1).sum())
 
-    still = np.repeat(car.track.world_from_body[:1], len(car.track.times_us), axis=0)
-    parked = replace(car, track=replace(car.track, world_from_body=still))
     assert in_its_way(log) == 0
-    assert in_its_way(replace(log, actors=(parked,))) > 0
+    assert in_its_way(replace(log, actors=(_parked(car),))) > 0
