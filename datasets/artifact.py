@@ -131,7 +131,8 @@ def building(out: Path, manifest: Manifest, *, overwrite: bool = False, resume: 
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise UserError(f"{out}: this exists already; give another --out, or --overwrite to replace it.")
+        finished = ", finished" if resume and not partial_folder(out).exists() else ""
+        raise UserError(f"{out}: this exists already{finished}; give another --out, or --overwrite to replace it.")
     partial = partial_folder(out)
     if partial.exists() and not resume and has_checkpoint(partial) and not overwrite:
         raise UserError(f"{partial}: an interrupted run left a checkpoint; go on with --resume, or give --overwrite to start anew.")

@@ -26,7 +26,8 @@ def with_gaps_noted(log: SceneLog) -> SceneLog:
 def _note(log: SceneLog, camera: str, first_us: int, last_us: int) -> str | None:
     starts_us = np.array([frame.start_us for frame in log.frames_of(camera)])
     if len(starts_us) < 2:
-        return None
+        most = max(len(log.frames_of(other)) for other in log.cameras)
+        return f"Camera {camera} has {len(starts_us)} picture{'s' * (not len(starts_us))}, where others have {most}." if most > 2 else None
     gaps = [f"{(begin - first_us) * 1e-6:.1f} to {(end - first_us) * 1e-6:.1f} s" for begin, end in _gaps_us(starts_us, first_us, last_us)]
     return f"Camera {camera} has no picture for a while ({', '.join(gaps)})." if gaps else None
 

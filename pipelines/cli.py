@@ -39,6 +39,8 @@ VERBS = {
 _MODULES = {"import": "import_ply"}
 SHARED_VERBS = ("fit", "train", "doctor")
 """Verbs that processes launched together do together, or may do side by side."""
+RESUMED_VERBS = ("fit", "refine", "pairs", "train", "run")
+"""Verbs that go on where they were interrupted."""
 USER_FAULT = 2
 INTERRUPTED = 130
 
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         if debug:
             raise
-        _complain(_interruption(stop))
+        _complain(_interruption(arguments[0], stop))
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: say nothing, and keep the interpreter from flushing into it at exit.
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_FAULT
 
 
-def _interruption(stop: KeyboardInterrupt) -> str:
+def _interruption(verb: str, stop: KeyboardInterrupt) -> str:
     from splatmend.datasets.interruption import PutAway
 
     if isinstance(stop, PutAway):

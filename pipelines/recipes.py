@@ -238,7 +238,7 @@ def enhancer_folder(name: str) -> Path:
     """The folder of an enhancer by its path or "bundled"; `UserError` where there is none, before anything else is computed."""
     folder = bundled_folder() if name == BUNDLED else Path(name)
     if not (folder / "enhancer.json").is_file():
-        raise UserError(f"{folder}: this is no enhancer, for it has no enhancer.json; give --model FOLDER, or --model none.")
+        raise UserError(f'{folder}: this is no enhancer, for it has no enhancer.json; give the folder of one, or "{BUNDLED}".')
     return folder
 
 

@@ -186,7 +186,7 @@ def draw_splats(
             "give a camera without distortion, or fit the scene with camera_model ray."
         )
     if unknown := set(without) - set(scene.actors):
-        raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {_listed(scene.actors)}.")
+        raise UserError(f"actor {sorted(unknown)[0]}: the scene has no such actor; its actors are {listed(scene.actors)}.")
     origin_m, t_us = scene.origin_world_m, shot.mid_us
     background = scene.background.gaussians_at(t_us)
     found = list(drawn_actors(scene, shot, without, actor_poses))
@@ -332,6 +332,7 @@ def _from_origin(world_from_body: Float[np.ndarray, "4 4"], origin_m: Float[np.n
     return out
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
+    """A few names, for a sentence."""
     shown = sorted(names)[:6]
     return (", ".join(shown) + (" ..." if len(names) > 6 else "")) if shown else "none"

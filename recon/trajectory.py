@@ -17,7 +17,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import FARTHEST_M, PoseTrack, pose
 from splatmend.datasets.log import Camera
 from splatmend.datasets.shot import Shot
-from splatmend.recon.render import ActorPoses
+from splatmend.recon.render import ActorPoses, listed
 from splatmend.recon.scene import RecordedShot, Scene
 from splatmend.recon.spline import spline_shots
 
@@ -211,8 +211,7 @@ def _far_away(scene: Scene, shots: Sequence[Shot], unit: float) -> tuple[str, ..
 def _check_actors(scene: Scene, config: TrajectoryConfig) -> None:
     for actor_id in (*config.remove_actors, *config.shift_actors):
         if actor_id not in scene.actors:
-            known = ", ".join(sorted(scene.actors)[:6]) or "none"
-            raise UserError(f"trajectory: the scene has no actor {actor_id}; its actors are {known}.")
+            raise UserError(f"trajectory: the scene has no actor {actor_id}; its actors are {listed(scene.actors)}.")
 
 
 def _rate_hz(recorded: Sequence[RecordedShot]) -> float:

@@ -60,7 +60,9 @@ def test_two_pictures_that_are_missing_are_a_gap_and_one_is_none() -> None:
     assert len(with_gaps_noted(log_of({"a": every[:6] + every[8:]})).notes) == 2
 
 
-def test_photos_and_single_pictures_have_no_gaps() -> None:
+def test_photos_have_no_gaps_and_a_single_picture_beside_many_is_told() -> None:
     photos = log_of({"a": [0, 1, 2, 50]}, metric=False)
     assert with_gaps_noted(photos) is photos
-    assert with_gaps_noted(log_of({"a": [0, 100_000, 200_000], "b": [100_000]})).notes == ("read",)
+    notes = with_gaps_noted(log_of({"a": [0, 100_000, 200_000], "b": [100_000]})).notes
+    assert notes == ("read", "Camera b has 1 picture, where others have 3.")
+    assert with_gaps_noted(log_of({"a": [0], "b": [0]})).notes == ("read",)
