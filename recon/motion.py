@@ -95,8 +95,8 @@ def splines_at(motions: Sequence[Motion], t_us: int) -> Float[np.ndarray, "M 5"]
 
 
 def moved_together(bodies: Sequence[tuple[Motion, Gaussians]], t_us: int, splines: Float[Tensor, "M 5"] | None = None) -> list[Gaussians]:
-    """The Gaussians of M bodies where they are at a time, by work that does not grow with the number of bodies; `splines` are those of
-    `splines_at`, where they are on the device already."""
+    """The Gaussians of M bodies where they are at a time: where all have as many courses, as those of one fit do, by one piece of work.
+    `splines` are those of `splines_at`, where they are on the device already."""
     if len({motion.courses.shape[0] for motion, _ in bodies}) > 1:  # of different fits
         return [motion.moved(gaussians, t_us) for motion, gaussians in bodies]
     motions = [motion for motion, _ in bodies]

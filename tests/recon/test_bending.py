@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from tiny_log import true_scene
 
 from splatmend.recon.fit.motion_terms import MotionSizes, motion_term
 from splatmend.recon.gaussians import Gaussians, left_matrices
 from splatmend.recon.motion import Motion, moved_together, still
+from splatmend.recon.nodes import DeformableActor, RigidActor
+from splatmend.recon.render import render
 
 STEP_US = 100_000
-NUMBERS = (7, 1, 12)
-ENDS_US = (1_000_000, 100_000, 2_300_000)
+NUMBERS = (7, 1, 0, 12)
+ENDS_US = (1_000_000, 100_000, 400_000, 2_300_000)
 
 
 def _body(number: int, seed: int, courses: int = 2) -> tuple[Motion, Gaussians]:
@@ -52,7 +56,7 @@ def _leaves(bodies: list[tuple[Motion, Gaussians]]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("t_us", [-50_000, 0, 333_333, 10_000_000])
-@pytest.mark.parametrize("which", [(0,), (0, 1, 2)], ids=["one", "three"])
+@pytest.mark.parametrize("which", [(0,), (0, 1, 2, 3)], ids=["one", "four"])
 def test_bodies_that_bend_together_do_as_each_does_alone(t_us: int, which: tuple[int, ...]) -> None:
     bodies = [_bodies()[i] for i in which]
     leaves = _leaves(bodies)
@@ -79,8 +83,35 @@ def test_bodies_of_different_fits_bend_beside_each_other() -> None:
         torch.testing.assert_close(moved.quats_wxyz, quats)
 
 
+@pytest.mark.parametrize("model", ["ewa", "ray"])
+def test_each_of_several_bodies_in_a_picture_bends_in_its_own_way(model: str) -> None:
+    """Beside a body that does not bend: as bodies that stand as each of them stands at that time."""
+    scene = true_scene(12)
+    (car,) = scene.actors.values()
+    random = torch.Generator().manual_seed(4)
+    shot = scene.shots[5].shot
+    bending, standing = {}, {}
+    for number, name in enumerate(("a", "rigid", "b", "c")):
+        away = np.eye(4)
+        away[:3, 3] = (0.0, 1.2 * number - 1.8, 0.3 * number)
+        track = replace(car.track, actor_id=name, track=replace(car.track.track, world_from_body=car.track.track.world_from_body @ away))
+        rigid = RigidActor(gaussians=car.gaussians, track=track)
+        bending[name] = standing[name] = rigid
+        if name != "rigid":
+            motion = still(120, start_us=0, end_us=1_200_000, step_us=200_000 + 50_000 * number, reach_m=0.8, cadences_hz=(0.4, 1.0))
+            motion = replace(motion, coefficients=0.4 * torch.randn(120, 4, 6, generator=random))
+            bending[name] = DeformableActor(gaussians=car.gaussians, track=track, motion=motion)
+            means, quats = _moved_by_operations(motion, car.gaussians, shot.mid_us)
+            standing[name] = replace(rigid, gaussians=replace(car.gaussians, means=means, quats_wxyz=quats))
+    pictures = [render(replace(scene, actors=actors, camera_model=model), shot, ("rgb",)).rgb for actors in (bending, standing)]
+    torch.testing.assert_close(*pictures, rtol=0, atol=1e-5)
+    swapped = bending | {"a": replace(bending["a"], motion=bending["b"].motion)}
+    other = render(replace(scene, actors=swapped, camera_model=model), shot, ("rgb",)).rgb
+    assert float((other - pictures[1]).abs().max()) > 0.05
+
+
 def test_the_motion_s_term_is_that_of_each_body_added_up() -> None:
-    bodies, extents = _bodies(), (1.3, 0.6, 2.0)
+    bodies, extents = [_bodies()[i] for i in (0, 1, 3)], (1.3, 0.6, 2.0)
     coefficients = [motion.coefficients.requires_grad_(True) for motion, _ in bodies]
     courses = [motion.courses.requires_grad_(True) for motion, _ in bodies]
     expected = torch.zeros((), dtype=torch.float64)
