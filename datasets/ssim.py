@@ -41,11 +41,11 @@ class _ByKernels(torch.autograd.Function):
 
         ctx.together = a.permute(0, 2, 3, 1).is_contiguous()
         ctx.shape = a.shape
-        planes = [_planes(x, together=ctx.together) for x in (a, b)]
-        ctx.step = a.shape[1] if ctx.together else 1
-        means, slopes = ssim_kernels.forward(*planes, ctx.step, slopes=ctx.needs_input_grad[0])
+        a, b = (_planes(x, together=ctx.together) for x in (a, b))
+        ctx.step = ctx.shape[1] if ctx.together else 1
+        means, slopes = ssim_kernels.forward(a, b, ctx.step, slopes=ctx.needs_input_grad[0])
         if slopes is not None:
-            ctx.save_for_backward(*planes, slopes)
+            ctx.save_for_backward(a, b, slopes)
         return means
 
     @staticmethod
