@@ -4,7 +4,9 @@
 
 Only the transformer learns, behind the frozen autoencoder and without skips or references; a render gets the difference between its decoded
 latents before and after, so that nothing is lost by the round trip alone and pixel losses must reach the latents through the decoder. The
-latents of the target itself are what no training can surpass by much; the round trip of the target says how good the autoencoder is.
+latents of the target itself are what no training can surpass by much; the round trip of the target says how good the autoencoder is. With
+`--whole` pixel losses train what the bundled model trains but the encoder, whose latents keep their meaning: decoder and skips too, for a
+residual behind them. A latent loss reaches neither, so its ways stay as they are.
 
 Every (way, seed) is a process of its own, `--jobs` at a time, in turn on `--devices`; it trains, then scores the held-out pairs as
 `enhancer.py` does. What is there is not made anew, and a training that `--budget-s` cuts short goes on when the same line is given again.
@@ -37,7 +39,8 @@ from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import ClipWriter, open_clip
 from splatmend.enhance.artifact import load_autoencoder, load_enhancer
 from splatmend.enhance.model import Enhancer, OutputMode, decode_at_once
-from splatmend.enhance.small import small_enhancer, small_transformer
+from splatmend.enhance.skips import Skip
+from splatmend.enhance.small import SMALL_SKIPS, small_enhancer, small_transformer
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import DataConfig
 from splatmend.enhance.train.onestep import train_onestep
@@ -90,6 +93,7 @@ def config_of(way: Way, seed: int, chosen: argparse.Namespace) -> OneStepTrainCo
         pause_seconds=chosen.budget_s,
         seed=seed,
         log=False,
+        decoder="full" if is_whole(way, chosen) else "none",
         **way.settings,
     )
     if not chosen.toy:
@@ -99,10 +103,20 @@ def config_of(way: Way, seed: int, chosen: argparse.Namespace) -> OneStepTrainCo
     return replace(config, clip_frames=9, crop_px=(32, 32), device="cpu", losses=losses)
 
 
-def untrained(chosen: argparse.Namespace, seed: int = 0, output: OutputMode = "difference") -> Enhancer:
+def is_whole(way: Way, chosen: argparse.Namespace) -> bool:
+    """Whether a way trains all that lies behind the latents."""
+    return chosen.whole and way.settings["losses"] != LATENT
+
+
+def untrained(chosen: argparse.Namespace, seed: int = 0, output: OutputMode = "difference", skips: tuple[Skip, ...] = ()) -> Enhancer:
     """What all begin with: it changes nothing, or shows what it decodes ("direct")."""
     transformer = small_transformer(1, 1, 32) if chosen.toy else None
-    return small_enhancer(load_autoencoder(chosen.autoencoder), transformer, output=output, skips=(), seed=seed)
+    return small_enhancer(load_autoencoder(chosen.autoencoder), transformer, output=output, skips=skips, seed=seed)
+
+
+def beginning(way: Way, seed: int, chosen: argparse.Namespace) -> Enhancer:
+    """What a way's training begins with."""
+    return untrained(chosen, seed, "residual", SMALL_SKIPS) if is_whole(way, chosen) else untrained(chosen, seed)
 
 
 @torch.no_grad()
@@ -146,7 +160,9 @@ def train_and_score(way: str, seed: int, chosen: argparse.Namespace) -> None:
         if not (folder / "enhancer.json").exists():
             data = DataConfig(pairs=tuple(pairs / INDEX for pairs in chosen.pairs), clean_share=0.05, workers=0 if chosen.toy else 1)
             resumes = folder.with_name(folder.name + ".partial").is_dir()
-            if train_onestep(config_of(WAYS[way], seed, chosen), data, untrained(chosen, seed), folder, resume=resumes) is None:
+            chosen_way = WAYS[way]
+            begun = beginning(chosen_way, seed, chosen)
+            if train_onestep(config_of(chosen_way, seed, chosen), data, begun, folder, resume=resumes) is None:
                 return
         enhancer = load_enhancer(folder, device=device)
     done = scored(lines)
@@ -243,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="*", default=[], help="kinds of held-out pairs; none means all")
     parser.add_argument("--out", type=Path, required=True, help="folder of enhancers and rows")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--whole", action="store_true", help="pixel losses train decoder and skips too, for a residual output")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=4)

@@ -13,7 +13,7 @@ import torch
 
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import ClipWriter, open_clip
-from splatmend.enhance.artifact import AUTOENCODER_KIND, save_model
+from splatmend.enhance.artifact import AUTOENCODER_KIND, load_autoencoder, load_enhancer, save_model
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.pipelines.pairing.index import INDEX, write_rows
 
@@ -46,6 +46,26 @@ def line(tmp_path: Path) -> list[str]:
         *("--toy", "--autoencoder", str(tmp_path / "autoencoder"), "--pairs", pairs, "--held-out", pairs, "--out", str(tmp_path / "out")),
         *("--steps", "2", "--batch", "1", "--seeds", "2", "--jobs", "2", "--metrics", "psnr", "ssim"),
     ]
+
+
+@pytest.mark.timeout(600)
+def test_whole_models_train_what_lies_behind_the_latents(benchmark: ModuleType, line: list[str], tmp_path: Path) -> None:
+    ways = ["latent MSE", "first latent", "D = 1"]
+    assert benchmark.main([*line, "--seeds", "1", "--whole", "--ways", *ways]) == 0
+    before = load_autoencoder(tmp_path / "autoencoder")
+    for way in ways:
+        enhancer = load_enhancer(tmp_path / "out" / benchmark.name_of(way, 0))
+        learnt = way != "latent MSE"
+        assert (enhancer.spec.output, bool(enhancer.spec.skips)) == (("residual", True) if learnt else ("difference", False))
+        changed = {
+            part: any(
+                not torch.equal(new, old)
+                for (name, new), (_, old) in zip(getattr(enhancer.vae, part).named_parameters(), getattr(before, part).named_parameters())
+                if "conv_out" not in name
+            )
+            for part in ("encoder", "decoder")
+        }
+        assert changed == {"encoder": False, "decoder": learnt}, way
 
 
 @pytest.mark.timeout(600)
