@@ -22,6 +22,26 @@ WINDOW = tuple(weight / sum(_BELL) for weight in _BELL)
 
 
 @triton.jit
+def _blurred(source, stride, there, WINDOW: tl.constexpr):
+    """Means over the windows that begin at the places of a map and go on by so many numbers."""
+    mean = WINDOW[0] * tl.load(source, mask=there, other=0.0)
+    for tap in tl.static_range(1, 11):
+        mean += WINDOW[tap] * tl.load(source + tap * stride, mask=there, other=0.0)
+    return mean
+
+
+@triton.jit
+def _spread(source, place, step, count, stride, there, WINDOW: tl.constexpr):
+    """The transpose: what the windows at a place and at ten before it, of which there are `count`, each `step` from the next and their
+    numbers `stride` apart, have there."""
+    total = WINDOW[0] * tl.load(source, mask=there & (place < count), other=0.0)
+    for tap in tl.static_range(1, 11):
+        window = place - tap * step
+        total += WINDOW[tap] * tl.load(source - tap * stride, mask=there & (window >= 0) & (window < count), other=0.0)
+    return total
+
+
+@triton.jit
 def blur_rows(a, b, blurred, length, inside, step, map_size, WINDOW: tl.constexpr, BLOCK: tl.constexpr):
     """Of each row: the means over windows of a, b, a a, b b and a b, a map each."""
     row = tl.program_id(0).to(tl.int64)
@@ -61,23 +81,15 @@ def similarity(blurred, slopes, sums, rows, inside, map_size, slope_size, SLOPES
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = at < inside
     first = blurred + (plane * rows + row) * inside + at
-    mean_a = tl.zeros((BLOCK,), tl.float32)
-    mean_b = tl.zeros((BLOCK,), tl.float32)
-    mean_aa = tl.zeros((BLOCK,), tl.float32)
-    mean_bb = tl.zeros((BLOCK,), tl.float32)
-    mean_ab = tl.zeros((BLOCK,), tl.float32)
-    for tap in tl.static_range(11):
-        weight = WINDOW[tap]
-        source = first + tap * inside
-        mean_a += weight * tl.load(source, mask=there, other=0.0)
-        source += map_size
-        mean_b += weight * tl.load(source, mask=there, other=0.0)
-        source += map_size
-        mean_aa += weight * tl.load(source, mask=there, other=0.0)
-        source += map_size
-        mean_bb += weight * tl.load(source, mask=there, other=0.0)
-        source += map_size
-        mean_ab += weight * tl.load(source, mask=there, other=0.0)
+    mean_a = _blurred(first, inside, there, WINDOW)
+    first += map_size
+    mean_b = _blurred(first, inside, there, WINDOW)
+    first += map_size
+    mean_aa = _blurred(first, inside, there, WINDOW)
+    first += map_size
+    mean_bb = _blurred(first, inside, there, WINDOW)
+    first += map_size
+    mean_ab = _blurred(first, inside, there, WINDOW)
     c1 = 0.0001
     c2 = 0.0009
     product = mean_a * mean_b
@@ -107,19 +119,12 @@ def spread_columns(slopes, spread, rows, inside, slope_size, map_size, WINDOW: t
     plane = tl.program_id(2).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = at < inside
-    by_a = tl.zeros((BLOCK,), tl.float32)
-    by_aa = tl.zeros((BLOCK,), tl.float32)
-    by_ab = tl.zeros((BLOCK,), tl.float32)
-    for tap in tl.static_range(11):
-        weight = WINDOW[tap]
-        window = row - tap
-        seen = there & (window >= 0) & (window < rows - 10)
-        source = slopes + (plane * (rows - 10) + window) * inside + at
-        by_a += weight * tl.load(source, mask=seen, other=0.0)
-        source += slope_size
-        by_aa += weight * tl.load(source, mask=seen, other=0.0)
-        source += slope_size
-        by_ab += weight * tl.load(source, mask=seen, other=0.0)
+    source = slopes + (plane * (rows - 10) + row) * inside + at
+    by_a = _spread(source, row, 1, rows - 10, inside, there, WINDOW)
+    source += slope_size
+    by_aa = _spread(source, row, 1, rows - 10, inside, there, WINDOW)
+    source += slope_size
+    by_ab = _spread(source, row, 1, rows - 10, inside, there, WINDOW)
     out = spread + (plane * rows + row) * inside + at
     tl.store(out, by_a, mask=there)
     out += map_size
@@ -134,19 +139,12 @@ def spread_rows(a, b, spread, grad, out, rows_a_picture, length, inside, step, m
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     there = at < length
-    by_a = tl.zeros((BLOCK,), tl.float32)
-    by_aa = tl.zeros((BLOCK,), tl.float32)
-    by_ab = tl.zeros((BLOCK,), tl.float32)
-    for tap in tl.static_range(11):
-        weight = WINDOW[tap]
-        window = at - tap * step
-        seen = (window >= 0) & (window < inside)
-        source = spread + row * inside + window
-        by_a += weight * tl.load(source, mask=seen, other=0.0)
-        source += map_size
-        by_aa += weight * tl.load(source, mask=seen, other=0.0)
-        source += map_size
-        by_ab += weight * tl.load(source, mask=seen, other=0.0)
+    source = spread + row * inside + at
+    by_a = _spread(source, at, step, inside, step, there, WINDOW)
+    source += map_size
+    by_aa = _spread(source, at, step, inside, step, there, WINDOW)
+    source += map_size
+    by_ab = _spread(source, at, step, inside, step, there, WINDOW)
     one = tl.load(a + row * length + at, mask=there, other=0.0)
     other = tl.load(b + row * length + at, mask=there, other=0.0)
     passed = tl.load(grad + row // rows_a_picture) * factor

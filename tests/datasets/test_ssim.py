@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from splatmend.datasets.ssim import structural_similarity
@@ -41,7 +42,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ssim")
     for number, shape in enumerate(SHAPES):
         picture, truth = _pictures(shape, together=False)
-        torch.save({"picture": picture, "truth": truth, "weights": _weights(shape)}, folder / f"given-{number}.pt")
+        save_file({"picture": picture, "truth": truth, "weights": _weights(shape)}, folder / f"given-{number}.safetensors")
     program = Path(__file__).with_name("ssim_kernels_program.py")
     subprocess.run([sys.executable, program, folder], check=True, env=os.environ | {"TRITON_INTERPRET": "1"})
     return folder
@@ -56,7 +57,7 @@ def _weights(shape: tuple[int, ...]) -> torch.Tensor:
 def test_the_kernels_agree_with_the_convolutions(interpreted: Path, number: int, layout: str) -> None:
     picture, truth = _pictures(SHAPES[number], together=False)
     similar, by_picture = _slope(picture, truth, _weights(SHAPES[number]))
-    found = torch.load(interpreted / f"{layout}-{number}.pt")
+    found = load_file(interpreted / f"{layout}-{number}.safetensors")
     torch.testing.assert_close(found["means"], similar, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found["by_picture"], by_picture, rtol=1e-4, atol=1e-4 * float(by_picture.abs().max()))
     torch.testing.assert_close(found["without_slopes"], found["means"], rtol=0, atol=0)
