@@ -84,8 +84,10 @@ def _interruption(verb: str, stop: KeyboardInterrupt) -> str:
 
     if isinstance(stop, PutAway):
         return f"interrupted; {stop}, where --resume goes on (run does so by itself)."
+    if verb not in RESUMED_VERBS:
+        return "interrupted."
     return (
-        "interrupted, without a checkpoint of this moment; where one was written before, --resume goes on from it (run does so by itself)."
+        "interrupted without a checkpoint of this moment; from an earlier one, if there is any, --resume goes on (run does so by itself)."
     )
 
 

@@ -215,6 +215,8 @@ def test_bugs_are_not_hidden_and_interrupts_are_one_line(monkeypatch: pytest.Mon
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "without a checkpoint of this moment" in said
+    assert main(["render"]) == 130
+    assert capsys.readouterr().err == "splatmend: interrupted.\n"
 
     def put_away(verb: str, arguments: list[str]) -> int:
         raise PutAway(Path("scene.partial") / "checkpoint.pt", "iteration 850")
