@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from splatmend.datasets.geometry import inverse, project, transform
-from splatmend.datasets.log import ActorTrack, CameraFrame, SceneLog
+from splatmend.datasets.log import ActorTrack, CameraFrame
 from splatmend.datasets.shot import Shot
 from splatmend.recon.fit.points import ColouredPoints
 from splatmend.recon.fit.shown import nearest_view
@@ -21,11 +21,10 @@ _WITHIN = 0.9
 
 
 def box_points(
-    actor: ActorTrack, log: SceneLog, frames: Sequence[CameraFrame], count: int, generator: np.random.Generator
+    actor: ActorTrack, frames: Sequence[CameraFrame], shots: Sequence[Shot], count: int, generator: np.random.Generator
 ) -> ColouredPoints | None:
     """Points all over the sides of a body's box, in its frame, with the colours that the picture shows there which sees it from nearest;
-    those that it does not show have the mean of the others'. None where no picture shows the body."""
-    shots = [Shot.of(frame, log.cameras[frame.camera]) for frame in frames]
+    those that it does not show have the mean of the others'. None where no picture shows the body. `shots` are those of the frames."""
     number = nearest_view(actor, shots)
     if number is None:
         return None

@@ -37,6 +37,7 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         UserError: where there is not one point to begin with.
     """
     frames = [frame for frame, recorded in zip(log.frames, shots) if recorded.role == "train"]
+    trained = [recorded.shot for recorded in shots if recorded.role == "train"]
     generator = np.random.default_rng(config.seed)
     background, actors = lidar_points(log, frames, config.init)
     moving: dict[str, tuple[ActorTrack, ColouredPoints]] = {}
@@ -47,7 +48,7 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         elif not _goes_away(actor):
             middle = actor.world_from_actor((actor.track.start_us + actor.track.end_us) // 2)
             background = joined([background, ColouredPoints(xyz=points.xyz @ middle[:3, :3].T + middle[:3, 3], rgb=points.rgb)])
-        elif (sides := box_points(actor, log, frames, COUNT, generator)) is not None:
+        elif (sides := box_points(actor, frames, trained, COUNT, generator)) is not None:
             moving[actor.actor_id] = actor, joined([points, sides])
     background = joined([background, sfm_points(log, frames)])
     extent = scene_extent(frames, log.metric)
@@ -63,7 +64,6 @@ def seed_scene(log: SceneLog, shots: Sequence[RecordedShot], config: FitConfig) 
         gaussians_of(rays.points, origin, rays.sigma, config.init.ray_opacity, config.sh_degree),
     ]
     nodes = {}
-    trained = [recorded.shot for recorded in shots if recorded.role == "train"]
     seen_sides = one_sided([actor for actor, _ in moving.values()], trained, config.actors)
     for actor_id, (actor, points) in moving.items():
         points = _subset(points, min(config.init.actor_count, config.densify.actor_cap), generator)
