@@ -6,7 +6,8 @@ Only the transformer learns, behind the frozen autoencoder and without skips or 
 latents before and after, so that nothing is lost by the round trip alone and pixel losses must reach the latents through the decoder. The
 latents of the target itself are what no training can surpass by much; the round trip of the target says how good the autoencoder is. With
 `--whole` pixel losses train what the bundled model trains but the encoder, whose latents keep their meaning: decoder and skips too, for a
-residual behind them. A latent loss reaches neither, so its ways stay as they are.
+residual behind them. A latent loss reaches neither, so its ways stay as they are. Two ways more ask what an option brings to D = 1: a loss
+on flicker along the target's flow, and noise in latents where a scene is empty.
 
 Every (way, seed) is a process of its own, `--jobs` at a time, in turn on `--devices`; it trains, then scores the held-out pairs as
 `enhancer.py` does. What is there is not made anew, and a training that `--budget-s` cuts short goes on when the same line is given again.
@@ -74,6 +75,8 @@ WAYS: Mapping[str, Way] = {
     "D = 2": Way({"losses": PIXELS, "truncation": 2}),
     "exact": Way({"losses": PIXELS, "truncation": None}),
     "D = 1, L1 + SSIM": Way({"losses": NETWORK_FREE, "truncation": 1}),
+    "D = 1, flow warping": Way({"losses": PIXELS, "truncation": 1, "flow_warping": 2.0}),
+    "D = 1, opacity noise": Way({"losses": PIXELS, "truncation": 1, "opacity_noise": 0.5}),
 }
 
 
