@@ -82,7 +82,7 @@ class References:
         self.pictures = pictures
         self.config = config or ReferenceConfig()
         self.backend = backend
-        self._unit = 1.0 if scene.metric or scene.median_camera_step <= 0 else scene.median_camera_step
+        self._unit = scene.unit
         self._frames = ServingFrames.of(scene, same_pose=SAME_POSE * self._unit)
         self._slack = self.config.slack * self._unit
         self._moving = frozenset(

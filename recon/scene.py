@@ -18,6 +18,8 @@ from splatmend.recon.raster.api import Model
 from splatmend.recon.sky import SkyMap
 
 Role = Literal["train", "held_out", "left_out"]
+_SAME_PLACE = 1e-9
+"""Poses nearer to each other than this share of how far they are from the origin are at one place."""
 SUN_FACT = "sun_direction_world"
 """The fact of a scene that holds the unit direction to the sun, where the log's time and place give it."""
 
@@ -52,8 +54,8 @@ class RecordedShot:
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """Everything that is needed to render. `metric` says whether a unit is a metre; where it is not, `median_camera_step` (median
-    distance between neighbouring poses of a camera) is the natural unit of length. `camera_model` is the splat model that the Gaussians
-    were fitted with and must be drawn with. `facts` is what the fit measured."""
+    distance between neighbouring poses of a camera that differ, 0 where none do) is the natural unit of length. `camera_model` is the splat
+    model that the Gaussians were fitted with and must be drawn with. `facts` is what the fit measured."""
 
     background: StaticNode
     actors: Mapping[str, RigidActor]
@@ -68,6 +70,11 @@ class Scene:
     median_camera_step: float
     camera_model: Model = "ewa"
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> float:
+        """What lengths that are not given are counted in: a metre, or what stands for one in a scene without a scale."""
+        return 1.0 if self.metric or self.median_camera_step <= 0 else self.median_camera_step
 
     @property
     def origin_world_m(self) -> np.ndarray:
@@ -120,9 +127,10 @@ class Scene:
 
 
 def median_camera_step(shots: tuple[RecordedShot, ...]) -> float:
-    """Median distance between neighbouring poses of the same camera."""
-    steps = []
+    """Median distance between neighbouring poses of the same camera, those that share a place left out; 0 where all do."""
+    steps: list[float] = []
     for camera in dict.fromkeys(recorded.shot.camera.name for recorded in shots):
         centres = np.stack([r.shot.world_from_camera[:3, 3] for r in shots if r.shot.camera.name == camera])
-        steps += np.linalg.norm(np.diff(centres, axis=0), axis=1).tolist()
+        lengths = np.linalg.norm(np.diff(centres, axis=0), axis=1)
+        steps += lengths[lengths > _SAME_PLACE * max(np.abs(centres).max(), 1.0)].tolist()
     return float(np.median(steps)) if steps else 0.0

@@ -89,7 +89,7 @@ class TrainingViews:
         pixels, z, inside = project_by_line(shot, points)
         seen = np.zeros(len(points), dtype=bool)
         columns, rows = np.floor(pixels[inside]).astype(np.int64).T
-        slack = _SLACK * (1.0 if self.scene.metric else self.scene.median_camera_step)
+        slack = _SLACK * self.scene.unit
         seen[inside] = z[inside] <= depth[rows, columns].astype(np.float64) * (1.0 + _RELATIVE_SLACK) + slack
         return seen & there
 

@@ -91,7 +91,7 @@ class RecordedViews:
             where, z, inside = project_by_line(view, moved)
             inside = inside & there
             columns, rows = np.floor(where[inside]).astype(np.int64).T
-            slack = _SLACK * (1.0 if self.scene.metric else self.scene.median_camera_step)
+            slack = _SLACK * self.scene.unit
             z_seen = z[inside]
             low = self.nearest_m[index][rows, columns].astype(np.float64) * (1 - _RELATIVE_SLACK) - slack
             high = self.farthest_m[index][rows, columns].astype(np.float64) * (1 + _RELATIVE_SLACK) + slack

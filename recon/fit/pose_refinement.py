@@ -80,7 +80,7 @@ class PoseRefinement:
         self._measured = lru_cache(maxsize=4096)(lambda actor_id, t_us: scene.actors[actor_id].world_from_node(t_us))
         self._shown: dict[int, ShownPoses] = {}
         self._held_zeros: dict[int, Tensor] = {}
-        unit = 1.0 if scene.metric else scene.median_camera_step
+        unit = scene.unit
         shots = [scene.shots[number].shot for number in train_numbers]
         self.cameras: Corrections | None = None
         self.actors: Corrections | None = None

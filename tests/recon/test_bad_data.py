@@ -96,3 +96,25 @@ def test_a_log_of_two_frames_is_fitted_or_refused_in_a_sentence() -> None:
     for iteration in range(6):
         row = trainer.step().as_row(iteration, trainer.gaussian_count)
     assert np.isfinite(row["loss"])
+
+
+@pytest.mark.parametrize("together", [3, 12])
+def test_photos_that_share_a_place_are_fitted(together: int) -> None:
+    """Brackets of three photos from each place, and all photos from one: in a log without a scale, steps between photos say how long
+    lengths are."""
+    log = tiny_log(12, metric=False)
+    frames = tuple(
+        replace(
+            frame,
+            world_from_camera_start=log.frames[number - number % together].world_from_camera_start,
+            world_from_camera_end=log.frames[number - number % together].world_from_camera_end,
+        )
+        for number, frame in enumerate(log.frames)
+    )
+    given = replace(log, frames=frames)
+    config = replace(CONFIG, iterations=12)
+    trainer = Trainer(given, recorded_shots(given, config.data), config, torch.device("cpu"))
+    assert trainer.scene.unit == pytest.approx(1.0 if together == 12 else 3 * np.hypot(0.25, 0.02))
+    for iteration in range(config.iterations):
+        trainer.step().as_row(iteration, trainer.gaussian_count)
+    assert all(np.isfinite(shot.shot.world_from_camera).all() for shot in trainer.finished_scene().shots)
