@@ -1,5 +1,5 @@
-"""What each part of a fit brings, on procedural streets with rolling shutter, moving cars and exposure drift (CUDA):
-`python benchmarks/ablation.py --out rows.jsonl`.
+"""What each part of a fit brings, on procedural streets with rolling shutter, moving cars, people on foot and exposure drift (CUDA):
+`python benchmarks/ablation.py --streets FOLDER --out rows.jsonl`.
 
 Poses of cameras and boxes are given off by a smooth fault (centimetres, tenths of a degree), as logs have them. A variant is the fit
 with everything on and one part changed. Scored against the oracle from the true poses, front camera: held-out frames on the path, and
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.geometry import PoseTrack, pose
 from splatmend.datasets.image_metrics import frame_scores, mean_scores
-from splatmend.datasets.log import SceneLog
+from splatmend.datasets.log import LidarPoints, LidarSweep, SceneLog
 from splatmend.datasets.readers.registry import open_log
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street.as_waymo import write_street
@@ -74,6 +75,11 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "terms on depth in every picture": with_losses(depth_every=1),
     "terms on depth in every second picture": with_losses(depth_every=2),
     "symmetric vehicles": lambda config: replace(config, actors=replace(config.actors, symmetric=("vehicle",))),
+    "no priors on poses": lambda config: replace(
+        config, camera_poses=replace(config.camera_poses, weight=0.0), actor_poses=replace(config.actor_poses, weight=0.0)
+    ),
+    "rays as at mid exposure": lambda config: config,
+    "LiDAR as of the middle of its turn": lambda config: config,
     "rigid people": lambda config: replace(config, actors=replace(config.actors, deformable=())),
     "harmonics of degree 1": lambda config: replace(config, sh_degree=1),
     "no harmonics": lambda config: replace(config, sh_degree=0),
@@ -84,8 +90,34 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
 }
 
 
+def with_one_pose_a_picture(log: SceneLog) -> SceneLog:
+    """Every row of a picture taken from where the camera is at mid exposure."""
+    frames = []
+    for frame in log.frames:
+        middle = Shot.of(frame, log.cameras[frame.camera]).world_from_camera
+        frames.append(replace(frame, world_from_camera_start=middle, world_from_camera_end=middle))
+    return replace(log, frames=tuple(frames))
+
+
+def with_one_time_a_turn(log: SceneLog) -> SceneLog:
+    """Every return of a sweep as if it were of the turn's middle."""
+
+    def read(sweep: LidarSweep) -> LidarPoints:
+        points = sweep.read_points()
+        return replace(points, time_us=np.full_like(points.time_us, int(np.median(points.time_us)) if len(points.time_us) else 0))
+
+    return replace(log, sweeps=tuple(replace(sweep, read_points=partial(read, sweep)) for sweep in log.sweeps))
+
+
+GIVEN: Mapping[str, Callable[[SceneLog], SceneLog]] = {
+    "rays as at mid exposure": with_one_pose_a_picture,
+    "LiDAR as of the middle of its turn": with_one_time_a_turn,
+}
+"""Variants of what a fit is told, rather than of what it does with it."""
+
+
 def make_street(seed: int, chosen: argparse.Namespace) -> Path:
-    """The street's log and, beside it, the oracle's pictures and masks of the sky, in the folder of streets; made where missing."""
+    """The street's log and, beside it, the oracle's pictures, in the folder of streets; made where missing."""
     folder, truths = chosen.streets / f"street-{seed}", chosen.streets / f"street-{seed}.npz"
     if truths.is_file():
         return folder
@@ -96,6 +128,7 @@ def make_street(seed: int, chosen: argparse.Namespace) -> Path:
         duration_s=chosen.seconds,
         readout_us=30_000,
         exposure_drift=0.5,
+        pedestrians=4,
         lidar_beams=32,
         lidar_columns=360,
     )
@@ -199,7 +232,7 @@ def work(worker: int, chosen: argparse.Namespace) -> None:
         shots = {frame.index: Shot.of(frame, log.cameras[frame.camera]) for frame in log.frames if frame.camera == CAMERA}
         for name in chosen.variants[lane::lanes]:
             try:
-                row = run(name, with_faults(log), shots, truths, chosen)
+                row = run(name, GIVEN.get(name, lambda log: log)(with_faults(log)), shots, truths, chosen)
             except Exception as fault:  # a row that fails is a line too
                 row = {"fault": f"{type(fault).__name__}: {fault}"}
             add({"kind": "row", "street": seed, "variant": name, **row}, chosen.out)
@@ -245,8 +278,8 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--iterations", type=int, default=2_000)
     parser.add_argument("--cap", type=int, default=250_000)
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a drive")
+    parser.add_argument("--width", type=int, default=400)
+    parser.add_argument("--seconds", type=float, default=3.2, help="length of a drive")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--out", type=Path, help="file that the lines are added to as well")

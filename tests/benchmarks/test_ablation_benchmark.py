@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 
@@ -25,13 +26,29 @@ def streets(ablation: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.mark.timeout(600)
 def test_variants_run(ablation: ModuleType, streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, variants = tmp_path / "rows.jsonl", ["everything", "exposure grids"]
+    out, variants = tmp_path / "rows.jsonl", ["everything", "rays as at mid exposure"]
     small = ["--seeds", "31", "--iterations", "6", "--cap", "1500", "--device", "cpu", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["ablation.py", "--streets", str(streets), *small, "--variants", *variants])
     assert ablation.main() == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()][1:]
     assert [row["variant"] for row in rows] == variants
     assert all(set(row["scores"]) == {"0 m", "1 m", "2 m", "3 m"} for row in rows), "a row that failed says so in place of scores"
+
+
+def test_streets_have_all_that_variants_are_about(ablation: ModuleType, streets: Path) -> None:
+    log, _ = ablation.load_street(streets / "street-31")
+    assert {actor.actor_class for actor in log.actors} == {"vehicle", "pedestrian"}
+    still = ablation.with_one_pose_a_picture(log)
+    for before, after in zip(log.frames, still.frames, strict=True):
+        assert not np.allclose(before.world_from_camera_start, before.world_from_camera_end, atol=1e-3)
+        shots = [ablation.Shot.of(frame, log.cameras[frame.camera]) for frame in (before, after)]
+        np.testing.assert_array_equal(shots[0].world_from_camera, shots[1].world_from_camera)
+        np.testing.assert_array_equal(after.world_from_camera_start, after.world_from_camera_end)
+    for before, after in zip(log.sweeps, ablation.with_one_time_a_turn(log).sweeps, strict=True):
+        first, second = before.read_points(), after.read_points()
+        assert np.ptp(first.time_us) > 50_000
+        assert set(second.time_us) == {int(np.median(first.time_us))}
+        np.testing.assert_array_equal(first.xyz_world_m, second.xyz_world_m)
 
 
 @pytest.mark.timeout(600)
