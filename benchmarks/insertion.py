@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from measured_on import checked_out
 from oracle_cars import imported
-from relight import LEAST_PIXELS, best_views, in_the_sun, known_light, psnr, street_of, strip
+from relight import LEAST_PIXELS, best_views, in_the_sun, psnr, street_of, strip
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from splatmend.datasets.geometry import PoseTrack
@@ -43,6 +43,7 @@ from splatmend.enhance.insertion import insertion_channels
 from splatmend.enhance.model import Enhancer
 from splatmend.enhance.stream import StreamingEnhancer
 from splatmend.pipelines.evaluation.truth import StreetFrame
+from splatmend.pipelines.pairing.street_light import known_light
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.edits.apply import apply_edits

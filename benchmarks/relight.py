@@ -29,14 +29,14 @@ from splatmend.datasets.street.config import StreetConfig
 from splatmend.datasets.street.shading import camera_response
 from splatmend.datasets.street.sky import Sky, Sun
 from splatmend.datasets.street.street import OracleImage, Street, build_street
+from splatmend.pipelines.pairing.street_light import known_light
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.assets.harvest import harvest_actor
 from splatmend.recon.edits.apply import EditedScene, Inserted
 from splatmend.recon.insertion.frame import InsertedFrame, draw_insertion
-from splatmend.recon.light.colour import light_from_picture
 from splatmend.recon.light.estimate import estimated_light
 from splatmend.recon.light.finish import Finisher
-from splatmend.recon.light.scene_light import SceneLight, environment_directions
+from splatmend.recon.light.scene_light import SceneLight
 from splatmend.recon.scene import Scene
 from splatmend.recon.scene_files import load_scene
 
@@ -155,30 +155,6 @@ def kept_exposure(street: Street, sun: Sun) -> float:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if float(camera_response(grey, skies[1], middle).mean()) < wanted else (low, middle)
     return middle
-
-
-def known_light(street: Street) -> SceneLight:
-    """The light of a street by least squares on the oracle's pictures: colours over albedo, by sun, sky and ground."""
-    to_sun = np.array(street.sun.direction_world)
-    rows, values = [], []
-    for camera in street.cameras:
-        for frame in range(0, street.config.frame_count, max(street.config.frame_count // 3, 1)):
-            seen = street.render(street.shot(camera, frame), supersample=1, exposure=1.0)
-            good = (seen.ids == 1) & (seen.rgb.max(-1) < 0.97) & (seen.albedo.min(-1) > 0.03) & (seen.depth_m < 40)
-            normals = seen.normals_world[good]
-            facing = np.clip(normals @ to_sun, 0, None) * (1 - seen.shadow[good])
-            rows.append(np.stack([facing, 0.5 + 0.5 * normals[:, 2], 0.5 - 0.5 * normals[:, 2]], axis=1))
-            values.append(light_from_picture(torch.from_numpy(seen.rgb)).numpy()[good] / seen.albedo[good])
-    found = np.linalg.lstsq(np.concatenate(rows), np.concatenate(values), rcond=None)[0].clip(min=0.0)
-    directions, _ = environment_directions(16)
-    halves = torch.from_numpy(np.where(directions[:, 2:].numpy() > 0, found[1], found[2])).float()
-    return SceneLight(
-        to_sun_world=street.sun.direction_world,
-        sun=tuple(found[0].tolist()),
-        environment=halves.view(16, 32, 3),
-        environment_from_world=np.eye(3),
-        made_by="regressed on the oracle",
-    )
 
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:

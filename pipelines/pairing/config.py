@@ -11,7 +11,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.street.config import StreetConfig
 from splatmend.recon.fit.config import FitConfig
 
-Strategy = Literal["sparse", "underfit", "shift", "cycle", "cross-camera", "low-resolution", "inpaint", "reinsert"]
+Strategy = Literal["sparse", "underfit", "shift", "cycle", "cross-camera", "low-resolution", "inpaint", "reinsert", "insert"]
 Hole = Literal["actor", "region"]
 Reinsertion = Literal["naive", "relit"]
 Ground = Literal["truth", "fit"]
@@ -22,7 +22,7 @@ class PairsConfig:
     """Which pairs to make."""
 
     strategies: tuple[Strategy, ...] = ("sparse", "underfit")
-    """sparse, underfit, cycle, cross-camera, low-resolution, inpaint, reinsert, and for procedural streets shift."""
+    """sparse, underfit, cycle, cross-camera, low-resolution, inpaint, reinsert, and for procedural streets shift and insert."""
     every: tuple[int, ...] = (8,)
     """sparse: fit only every n-th frame; one fit for each number."""
     shares: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -42,6 +42,8 @@ class PairsConfig:
     grounds: tuple[Ground, ...] = ("truth",)
     """reinsert: what vehicles are put back into, the true frames without them (truth) or a fit to those (fit; one fit for each camera); in
     recorded logs the recorded frames, mended around them (truth), or the scene's own pictures (fit)."""
+    insertions: int = 2
+    """insert: pairs for each camera, each with another vehicle or place."""
     cameras: tuple[str, ...] = ()
     """Cameras to render; none means all."""
     validation_share: float = 0.1
@@ -71,6 +73,8 @@ class PairsConfig:
         for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "reinsertions", "grounds", "cameras"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise UserError(f"{name}: {' '.join(map(str, getattr(self, name)))} names something twice; give each once.")
+        if self.insertions < 1:
+            raise UserError(f"insertions: {self.insertions} makes no pair; give 1 or more.")
         if self.references < 0:
             raise UserError(f"references: {self.references} is no number of layers; give 0 or more.")
         if not 0 <= self.validation_share <= 1:

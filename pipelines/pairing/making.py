@@ -56,7 +56,10 @@ def _make_pair(shop: Workshop, plan: PairPlan, folder: Path) -> dict[str, Any]:
     trajectory = plan.degrade(shop, degraded)
     target = folder / "clips" / source.scene / plan.target / "target"
     if not target.exists():
-        source.write_target(trajectory, target, shop.config.encoding)
+        if plan.write_target is None:
+            source.write_target(trajectory, target, shop.config.encoding)
+        else:
+            plan.write_target(shop, trajectory, target)
     scores, frame_scores = clip_scores(degraded, target, torch_device(shop.device))
     return {
         "degraded": str(degraded.relative_to(folder)),

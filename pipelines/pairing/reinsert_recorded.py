@@ -22,7 +22,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.images import to_uint8
 from splatmend.enhance.insertion import INSERTED, change_region
 from splatmend.pipelines.pair_sources import PairSource
-from splatmend.pipelines.pairing.config import Ground, PairsConfig, Reinsertion
+from splatmend.pipelines.pairing.config import Ground, PairsConfig, Reinsertion, Strategy
 from splatmend.pipelines.pairing.vehicles import drawn_vehicles, generator, no_vehicle, plans_of, vehicles_seen
 from splatmend.pipelines.pairing.workshop import PairPlan, Workshop
 from splatmend.recon.assets.asset import Asset
@@ -136,23 +136,31 @@ def assets_of(source: PairSource, scene: Scene, camera: str, light: SceneLight) 
     seen = vehicles_seen(tracks, shots, whole=_WHOLE)
     if not seen:
         raise no_vehicle(source.name, camera)
-    found, poor = {}, []
-    for name in seen:
+    found = dict(well_harvested(source, scene, camera, seen, light))
+    return {name: found[name] for name in drawn_vehicles(list(found), generator(source.scene, camera))}
+
+
+def well_harvested(
+    source: PairSource, scene: Scene, camera: str, names: Sequence[str], light: SceneLight, strategy: Strategy = "reinsert"
+) -> Iterator[tuple[str, Asset]]:
+    """Those of some vehicles that a fit shows well enough, each harvested when it is due. `UserError` at the end where there is none."""
+    found, poor = 0, []
+    for name in names:
         try:
             asset = harvest_actor(scene, name, light)
         except UserError as fault:
             poor.append(str(fault).rstrip("."))
             continue
         if asset.quality >= _LEAST_QUALITY:
-            found[name] = asset
+            found += 1
+            yield name, asset
         else:
             poor.append(f"{name} has a quality of {asset.quality:.2f}, below {_LEAST_QUALITY:g}")
     if not found:
         raise UserError(
             f"{source.name}: the fit shows no vehicle of {camera} well enough to be put back ({'; '.join(poor)}); fit larger pictures or "
-            "more iterations into another --out, or leave reinsert out."
+            f"more iterations into another --out, or leave {strategy} out."
         )
-    return {name: found[name] for name in drawn_vehicles(list(found), generator(source.scene, camera))}
 
 
 def with_assets(scene: Scene, assets: Mapping[str, Asset]) -> EditedScene:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from splatmend.pipelines.pair_sources import PairSource
-from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, low_resolution, reinsert, shift, sparse, underfit
+from splatmend.pipelines.pairing import cross_camera, cycle, inpaint, insert, low_resolution, reinsert, shift, sparse, underfit
 from splatmend.pipelines.pairing.config import PairsConfig, Strategy
 from splatmend.pipelines.pairing.workshop import PairPlan
 
@@ -22,4 +22,5 @@ STRATEGIES: Mapping[Strategy, Planner] = {
     "low-resolution": low_resolution.plans,
     "inpaint": inpaint.plans,
     "reinsert": reinsert.plans,
+    "insert": insert.plans,
 }

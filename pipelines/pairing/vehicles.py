@@ -12,7 +12,7 @@ from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import ActorTrack
 from splatmend.datasets.shot import Shot
 from splatmend.pipelines.boxes import actor_outline_px, filled
-from splatmend.pipelines.pairing.config import PairsConfig
+from splatmend.pipelines.pairing.config import PairsConfig, Strategy
 from splatmend.pipelines.pairing.workshop import PairPlan, recorded_target
 from splatmend.recon.trajectory import Trajectory
 
@@ -48,11 +48,11 @@ def generator(*of: str) -> np.random.Generator:
     return np.random.default_rng(list(hashlib.sha256(" ".join(of).encode()).digest()[:8]))
 
 
-def no_vehicle(source: str, camera: str) -> UserError:
+def no_vehicle(source: str, camera: str, strategy: Strategy = "reinsert") -> UserError:
     """The error of a camera that sees none."""
     return UserError(
         f"{source}: {camera} sees no vehicle well whose box fills between {100 * LEAST_SHARE:g} and {100 * MOST_SHARE:g} % of its "
-        "pictures; leave reinsert out, or take another source."
+        f"pictures; leave {strategy} out, or take another source."
     )
 
 

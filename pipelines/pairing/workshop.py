@@ -24,7 +24,8 @@ from splatmend.recon.trajectory import Trajectory, TrajectoryConfig, build_traje
 
 @dataclass(frozen=True, kw_only=True)
 class PairPlan:
-    """One pair to make. `degrade` writes the degraded clip into a folder and returns its shots, of which the source then gives the target.
+    """One pair to make. `degrade` writes the degraded clip into a folder and returns its shots, of which the source then gives the target;
+    where it cannot, `write_target` writes the true pictures of these shots into a folder.
 
     `name` is the pair's folder below `clips/SCENE`; pairs of one `target` show the same true pictures, which are written once.
     """
@@ -33,6 +34,7 @@ class PairPlan:
     kind: Strategy
     target: str
     degrade: Callable[[Workshop, Path], Trajectory]
+    write_target: Callable[[Workshop, Trajectory, Path], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
