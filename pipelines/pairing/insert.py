@@ -21,7 +21,10 @@ from splatmend.datasets.clip import ClipWriter
 from splatmend.datasets.errors import UserError
 from splatmend.datasets.geometry import PoseTrack
 from splatmend.datasets.shot import Shot
+from splatmend.datasets.street import Street
+from splatmend.datasets.street.bodies import FIRST_ACTOR_ID
 from splatmend.datasets.street.mesh import Mesh
+from splatmend.datasets.street.people import Figure
 from splatmend.enhance.insertion import INSERTED
 from splatmend.pipelines.boxes import filled, outline_px
 from splatmend.pipelines.evaluation.truth import StreetTruth
@@ -48,6 +51,8 @@ from splatmend.recon.trajectory import Trajectory, TrajectoryConfig, build_traje
 
 _LEAST_PX, _LEAST_FRAMES = 60, 0.5
 """A vehicle shows so many pixels in such a share of the frames, or is put elsewhere."""
+_COMPARED, _LEAST_OVERLAP = 3, 0.7
+"""In so many of them together it overlaps so much with its mesh."""
 _DRAWS = 24
 """Places that are drawn for a vehicle, before another one is taken."""
 _PLAN = Path("insert")
@@ -135,8 +140,7 @@ def write_target(shop: Workshop, trajectory: Trajectory, out: Path, *, camera: s
     truth = shop.source.truth
     assert isinstance(truth, StreetTruth)
     street, kept = truth.street, read_json(_kept(shop, camera, number))
-    mesh = street.actor_meshes[[actor.actor_id for actor in street.actors].index(kept["vehicle"])]
-    extra = [(mesh, _from_json(kept["track"]))]
+    extra = [(mesh_of(street, kept["vehicle"]), _from_json(kept["track"]))]
     manifest = Manifest(kind="clip", config={"target": shop.source.name, "vehicle": kept["vehicle"]})
     with (
         building(out, manifest, overwrite=True) as folder,
@@ -159,12 +163,13 @@ def light_of(shop: Workshop, scene: Scene) -> SceneLight:
 def drawn(shop: Workshop, scene: Scene, camera: str, number: int, light: SceneLight, rng: np.random.Generator) -> PutIn:
     """A vehicle that the camera sees, put where it sees it too. `UserError` where none was seen well enough, or no place is fit."""
     source, tried = shop.source, []
+    assert isinstance(source.truth, StreetTruth)
     shots = [recorded.shot for recorded in scene.shots_of(camera)]
     for vehicle, asset in well_harvested(source, scene, camera, candidates(source, camera, number), light, "insert"):
         tried.append(vehicle)
         for _ in range(_DRAWS):
             put_in = placed(scene, vehicle, asset, drawn_path(rng))
-            if put_in is not None and is_seen(put_in, shots):
+            if put_in is not None and is_seen(put_in, source.truth.street, shots):
                 return put_in
     raise UserError(
         f"{source.name}: of {_DRAWS} places drawn for each of {', '.join(tried)} {camera} sees none well that is free; leave insert out, "
@@ -206,20 +211,42 @@ def placed(scene: Scene, vehicle: str, asset: Asset, path: BodyPath) -> PutIn | 
 
 
 @torch.no_grad()
-def is_seen(put_in: PutIn, shots: Sequence[Shot]) -> bool:
-    """Whether enough of a body is seen in enough of the frames, from where the fit has seen it too: what nothing recorded is no fault that
-    could be mended."""
-    if unseen_notes(put_in.edited, shots):
-        return False
+def is_seen(put_in: PutIn, street: Street, shots: Sequence[Shot]) -> bool:
+    """Whether enough of a body is seen in enough of the frames, and what is seen of it was seen by the fit too: a body of which nothing
+    recorded this side is no fault that could be mended."""
     wanted = _LEAST_FRAMES * len(shots)
     # Its box first, which takes no drawing.
-    inside = [shot for shot in shots if _box_px(put_in, shot) >= _LEAST_PX]
-    return len(inside) >= wanted and sum(_mask(draw_insertion(put_in.edited, shot)).sum() >= _LEAST_PX for shot in inside) >= wanted
+    inside = [shot for shot in shots if _box_px(put_in, shot).sum() >= _LEAST_PX]
+    if len(inside) < wanted or unseen_notes(put_in.edited, shots):
+        return False
+    if sum(_mask(draw_insertion(put_in.edited, shot)).sum() >= _LEAST_PX for shot in inside) < wanted:
+        return False
+    looked_at = [inside[round(at)] for at in np.linspace(0, len(inside) - 1, min(_COMPARED, len(inside)))]
+    both, together = np.sum([overlap_px(put_in, street, shot) for shot in looked_at], axis=0)
+    return bool(both >= _LEAST_OVERLAP * together)
 
 
-def _box_px(put_in: PutIn, shot: Shot) -> int:
+def overlap_px(put_in: PutIn, street: Street, shot: Shot) -> tuple[int, int]:
+    """How many pixels a body and its mesh cover both, and how many they cover together."""
+    mask, box = _mask(draw_insertion(put_in.edited, shot)), _box_px(put_in, shot)
+    rows, columns = (np.nonzero((mask | box).any(axis=axis))[0] for axis in (1, 0))
+    if not len(rows):
+        return 0, 0
+    window = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    drawn = street.render(shot, extra=[(mesh_of(street, put_in.vehicle), put_in.track)], window=window, supersample=1)
+    true = drawn.ids == FIRST_ACTOR_ID + len(street.actors)
+    return int((true & mask[window]).sum()), int((true | mask[window]).sum())
+
+
+def mesh_of(street: Street, vehicle: str) -> Mesh | Figure:
+    """What the oracle draws for a vehicle."""
+    return street.actor_meshes[[actor.actor_id for actor in street.actors].index(vehicle)]
+
+
+def _box_px(put_in: PutIn, shot: Shot) -> np.ndarray:
+    """The pixels of a body's box, `[H, W]` bool."""
     outline = outline_px(shot, put_in.track.at(shot.mid_us), put_in.size_m)
-    return int(filled(outline, (shot.camera.height, shot.camera.width)).sum())
+    return filled(outline, (shot.camera.height, shot.camera.width))
 
 
 def _mask(frame: InsertedFrame) -> np.ndarray:
