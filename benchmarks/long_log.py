@@ -3,7 +3,7 @@
     python benchmarks/long_log.py --logs FOLDER --render         # where Open3D is installed: 17 min of one core
     python benchmarks/long_log.py --logs FOLDER --out rows.jsonl --rows ewa ewa-coarse --budget-s 560
 
-Pictures are rendered at 384x256 and enlarged (see `large_street.py`); LiDAR turns of 64 beams are cast on the fit's device. Each row is a
+Pictures are rendered at 384x256 and enlarged (see `large_street.py`); LiDAR turns of 64 beams are cast by as many processes. Each row is a
 fit in a process of its own: seconds from its start until the first iteration, of the iterations, and from the last one until the scene is
 scored and written. A row that the budget cuts short goes on when the same line is given again: parts of an interrupted fit are put
 together, and what it did before its first iteration counts once. `-coarse` is `--coarse.until 0.5`, `-little-cache` has
@@ -55,7 +55,7 @@ def make_log(chosen: argparse.Namespace) -> None:
         print(f"{pictures}: rendered in {time.perf_counter() - started:.0f} s", flush=True)
     if not (log.is_dir() or chosen.render):
         started = time.perf_counter()
-        write_large_street(street, pictures, log, ENLARGED, torch.device("cpu" if chosen.toy else "cuda"))
+        write_large_street(street, pictures, log, ENLARGED, chosen.processes)
         print(f"{log}: written in {time.perf_counter() - started:.0f} s", flush=True)
 
 
@@ -160,7 +160,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=Path, required=True, help="folder of the log, the scenes and what is known of rows so far")
     parser.add_argument("--render", action="store_true", help="render pictures.zip into that folder and end; it can be copied elsewhere")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that render")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that render, or cast LiDAR turns")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=["ewa", "ewa-coarse"])
     parser.add_argument("--iterations", type=int, help="in place of the preset's")
     parser.add_argument("--budget-s", type=float, default=3_600.0, help="seconds after which a fit is interrupted")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "street.json"
 Pictures = Callable[[str, int], np.ndarray]
 """What a camera recorded in a frame, `[H, W, 3]` uint8 sRGB."""
+Turns = Callable[[int], lidar.LidarTurn]
+"""What the LiDAR measured in a frame's turn."""
 FORMAT_VERSION = 1
 _JPEG_QUALITY = 95
 # Labels are drawn for cars that a LiDAR of this reach could have met.
@@ -41,12 +43,17 @@ def is_street(folder: Path) -> bool:
 
 
 def write_street(
-    street: Street, folder: Path, progress: Callable[[int, int], None] | None = None, *, pictures: Pictures | None = None
+    street: Street,
+    folder: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    pictures: Pictures | None = None,
+    turns: Turns | None = None,
 ) -> Path:
     """Write the drive into a new or empty folder as Waymo v2 components and `street.json`; gives the folder back.
 
-    `progress(done, frames)` is called after every frame. `pictures` gives the street's own pictures where they are rendered
-    elsewhere, frame by frame; by default they are rendered here. `UserError` if the folder holds something already.
+    `progress(done, frames)` is called after every frame. `pictures` and `turns` give the street's own pictures and LiDAR turns where they
+    are made elsewhere, frame by frame; by default they are made here. `UserError` if the folder holds something already.
     """
     # Parquet files need pyarrow; hosts that only render streets do without it.
     from splatmend.datasets.waymo_v2_writer import WaymoV2Writer
@@ -60,7 +67,7 @@ def write_street(
             writer.camera_calibration(name, camera, street.vehicle_from_camera[name])
         writer.lidar_calibration(lidar.NAME, lidar.beam_inclinations_rad(config), lidar.VEHICLE_FROM_LIDAR)
         for index, frame_us in enumerate(street.frame_times_us.tolist()):
-            _write_frame(writer, street, index, frame_us, pictures or partial(recorded_image, street))
+            _write_frame(writer, street, index, frame_us, pictures or partial(recorded_image, street), turns or street.lidar_turn)
             if progress is not None:
                 progress(index + 1, config.frame_count)
     # Last, so that a folder with this file is whole.
@@ -91,7 +98,7 @@ def load_street(folder: Path, *, device: str | torch.device = "cpu", backend: Ba
     return build_street(load_config(folder), device=device, backend=backend)
 
 
-def _write_frame(writer: WaymoV2Writer, street: Street, index: int, frame_us: int, pictures: Pictures) -> None:
+def _write_frame(writer: WaymoV2Writer, street: Street, index: int, frame_us: int, pictures: Pictures, turns: Turns) -> None:
     world_from_vehicle = street.ego.at(frame_us)
     writer.vehicle_pose(frame_us, world_from_vehicle)
     for name in street.cameras:
@@ -111,7 +118,7 @@ def _write_frame(writer: WaymoV2Writer, street: Street, index: int, frame_us: in
             linear_velocity_m_s=linear,
             angular_velocity_rad_s=angular,
         )
-    turn = street.lidar_turn(index)
+    turn = turns(index)
     image = np.zeros((*turn.range_m.shape, 4), dtype=np.float32)
     image[..., 0], image[..., 1] = turn.range_m, turn.intensity
     pixel_pose = np.broadcast_to(vectors_from_poses(turn.world_from_vehicle)[None], (*turn.range_m.shape, 6))

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
+from splatmend.datasets.geometry import pose
 from splatmend.datasets.readers.registry import open_log
+from splatmend.datasets.street.as_waymo import write_street
+from splatmend.datasets.street.street import build_street
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "long_log.py"
 
@@ -55,9 +59,9 @@ def test_the_log_has_large_pictures_of_the_small_ones(long_log: ModuleType, tmp_
     large_street = importlib.import_module("large_street")
     street = long_log.replace(long_log.TOY_STREET, duration_s=0.2, width=48, height=32)
     pictures = large_street.render_pictures(street, tmp_path / "pictures.zip", 1)
-    log = open_log(large_street.write_large_street(street, pictures, tmp_path / "log", 5, long_log.torch.device("cpu")))
+    log = open_log(large_street.write_large_street(street, pictures, tmp_path / "log", 5, 2))
     assert len(log.frames) == 6
-    small = large_street.build_street(street)
+    small = build_street(street)
     for frame in log.frames:
         camera, before = log.cameras[frame.camera], small.cameras[frame.camera]
         assert (camera.width, camera.height) == (240, 160)
@@ -65,6 +69,41 @@ def test_the_log_has_large_pictures_of_the_small_ones(long_log: ModuleType, tmp_
         again = cv2.resize(frame.read_image(), (48, 32), interpolation=cv2.INTER_AREA)
         truth = large_street.recorded_image(small, frame.camera, frame.index)
         assert np.abs(again.astype(int) - truth).mean() < 6
+    for number, sweep in enumerate(log.sweeps):
+        np.testing.assert_allclose(sweep.read_points().xyz_world_m, small.lidar_turn(number).points().xyz_world_m, atol=2e-3)
+
+
+def test_what_is_made_ahead_comes_in_order_and_not_too_far(long_log: ModuleType) -> None:
+    ahead, begun = importlib.import_module("large_street").ahead, []
+
+    def make(item: int) -> int:
+        begun.append(item)
+        return 10 * item
+
+    with ThreadPoolExecutor(2) as pool:
+        made = ahead(pool, make, range(9), 3)
+        assert next(made) == 0
+        assert max(begun, default=0) <= 2
+        assert list(made) == [10 * item for item in range(1, 9)]
+
+
+@pytest.mark.timeout(300)
+def test_a_sheet_has_recorded_pictures_or_the_oracle_s_beside_the_scene_s(long_log: ModuleType, tmp_path: Path) -> None:
+    sheet = importlib.import_module("sheet")
+    street = long_log.replace(long_log.TOY_STREET, duration_s=0.9, width=48, height=32)
+    log = write_street(build_street(street), tmp_path / "log")
+    config = long_log.FitConfig(iterations=4, sky_rows=16, device="cpu", sh_degree=0)
+    scene = long_log.fit(open_log(log), tmp_path / "scene", config)
+    sheet.main([str(log), str(scene), "--out", str(tmp_path), "--width", "48", "--frames", "2", "--left", "0", "1"])
+    on_path, beside = (cv2.imread(str(tmp_path / f"scene-left{left}.jpg"))[..., ::-1].astype(int) for left in (0, 1))
+    assert (on_path.shape, beside.shape) == ((32, 96, 3), (64, 96, 3))
+    assert np.abs(on_path[:, :48] - open_log(log).frames_of("FRONT")[4].read_image()).mean() < 6, "the frame that was held out"
+    built = build_street(street)
+    shot = built.shot("FRONT", 8)
+    moved = shot.moved(pose(np.eye(3), np.array([-1.0, 0.0, 0.0])))
+    truth = 255 * built.render(moved, supersample=1).rgb
+    assert np.abs(beside[32:, :48] - truth).mean() < 6
+    assert np.abs(beside[32:, 48:] - truth).mean() > 8, "the other half is the scene's"
 
 
 def test_parts_of_a_fit_are_put_together(long_log: ModuleType) -> None:
