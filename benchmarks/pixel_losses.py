@@ -38,6 +38,7 @@ from measured_on import environment
 
 from splatmend.datasets.artifact import Manifest, building
 from splatmend.datasets.clip import ClipWriter, open_clip
+from splatmend.datasets.threads import use_threads
 from splatmend.enhance.artifact import load_autoencoder, load_enhancer
 from splatmend.enhance.model import Enhancer, OutputMode, decode_at_once
 from splatmend.enhance.skips import Skip
@@ -154,7 +155,7 @@ def scored(lines: Path) -> set[str]:
 
 def train_and_score(way: str, seed: int, chosen: argparse.Namespace) -> None:
     """One training and its rows, or what is left of them, in this process."""
-    torch.set_num_threads(chosen.threads)
+    use_threads(chosen.threads)
     device = "cpu" if chosen.toy else "cuda"
     folder, lines = chosen.out / name_of(way, seed), chosen.out / f"{name_of(way, seed)}.jsonl"
     if way == UNTRAINED:

@@ -64,7 +64,7 @@ each() { # jobs seeds function folder arguments...: the function for every seed,
     local jobs=$1 seeds=$2 name=$3 folder=$4
     shift 4
     mkdir -p "$folder/collages" "$folder/pairs"
-    echo "$seeds" | tr -s ' ' '\n' | grep . | OMP_NUM_THREADS=1 xargs -I{} -P "$jobs" bash -c "$name"' "$0" "$@"' "$folder" {} "$@"
+    echo "$seeds" | tr -s ' ' '\n' | grep . | OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 xargs -I{} -P "$jobs" bash -c "$name"' "$0" "$@"' "$folder" {} "$@"
 }
 
 whole_pairs() { # folder: those that training sees, a line each

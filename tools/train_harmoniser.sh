@@ -37,7 +37,7 @@ export -f street_pairs
 
 make_pairs() { # folder jobs: one thread a job, since the jobs fill the cores
     mkdir -p "$1/pairs"
-    echo "$SEEDS" | tr -s ' ' '\n' | grep . | OMP_NUM_THREADS=1 xargs -I{} -P "$2" bash -c 'street_pairs "$0" "$1"' "$1" {}
+    echo "$SEEDS" | tr -s ' ' '\n' | grep . | OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 xargs -I{} -P "$2" bash -c 'street_pairs "$0" "$1"' "$1" {}
 }
 
 stage() { # recipe folder out seconds options...: finished ones are kept, interrupted ones go on

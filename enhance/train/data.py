@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from splatmend.datasets.artifact import plain
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.threads import use_threads
 from splatmend.enhance.flow_loss import target_flow
 from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.insertion import CHANNELS, inserted_masks, insertion_channels
@@ -370,7 +371,7 @@ class TrainingClips:
             # As they are, through pipes: as tensors they would need shared memory, of which containers have little.
             # A sampler's step is a whole batch, so this gets what `__getitem__` gave and no list of it.
             collate_fn=cast(Any, _as_it_is),
-            worker_init_fn=_own_signals,
+            worker_init_fn=_begin_worker,
         )
         yield from loader
 
@@ -534,8 +535,9 @@ def _as_it_is(raw: RawBatch) -> RawBatch:
     return raw
 
 
-def _own_signals(_worker: int) -> None:
-    """What the training does about interruptions is not for a forked worker: it ends when it is told to."""
+def _begin_worker(_worker: int) -> None:
+    """One thread, as there are many workers. What the training does about interruptions is not for them: they end when they are told to."""
+    use_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

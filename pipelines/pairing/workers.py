@@ -59,9 +59,9 @@ def _pass_on(told: Any, say: Callable[[str], None]) -> None:
 def _begin(told: Any, threads: int) -> None:
     global _told
     _told = told
-    import torch
+    from splatmend.datasets.threads import use_threads
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
 
 
 def _make(source: str, folder: Path, config: PairsConfig, device: str) -> None:
