@@ -54,3 +54,5 @@ def print_scene(path: Path) -> None:
     if held_out:
         scores = ", ".join(f"{name} {held_out[name]:.3f}" for name in ("psnr", "ssim", "lpips") if name in held_out)
         print(f"held-out frames ({held_out['frames']}): {scores}")
+    else:
+        print("held-out frames: none, so nothing says how good the scene is (they are every 8th from a camera's fifth frame on)")

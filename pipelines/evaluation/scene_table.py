@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 TITLES = {"truth": "Against true pictures", "clip": "Without true pictures", "scene": "Depth and what was seen"}
+UNTRUE = "– on a recorded path: of its frames those count that were held out, and none of these is among them"
 
 
 def scene_tables(scores: Mapping[str, Any]) -> list[Table]:
@@ -47,4 +48,6 @@ def _table(scores: Mapping[str, Any], group: str) -> Table | None:
         values = [row["mean"][metric] for metric in shown]
         cells = ["–" if value is None else f"{value:z.{metric['decimals']}f}" for value, metric in zip(values, shown.values())]
         table.add_row(name, *cells)
+        if group == "truth" and row.get("path", {}).get("recorded") and not any(value is not None for value in values):
+            table.caption, table.caption_justify = UNTRUE, "left"
     return table

@@ -19,6 +19,7 @@ from splatmend.datasets.interruption import PutAway
 from splatmend.enhance.decoder.advice import DecoderMemoryError
 from splatmend.pipelines import cli
 from splatmend.pipelines.cli import VERBS, main, sentence_for
+from splatmend.pipelines.commands.fit import print_scene
 
 
 def write_clip(out: Path, frames: int = 3) -> Path:
@@ -46,6 +47,18 @@ def complaint(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 
 def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def test_a_scene_says_that_nothing_was_held_out_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, held_out, said in (
+        ("a", {}, "held-out frames: none"),
+        ("b", {"frames": 3, "psnr": 20.0}, "held-out frames (3): psnr 20.000"),
+    ):
+        facts = {"gaussians": {"background": 5, "actors": {}}, "held_out": held_out}
+        with building(tmp_path / name, Manifest(kind="scene", config={}, facts=facts)):
+            pass
+        print_scene(tmp_path / name)
+        assert said in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_help_names_every_verb_and_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:

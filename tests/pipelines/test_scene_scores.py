@@ -119,7 +119,11 @@ def test_tables_show_what_has_a_number_and_name_the_rest(folder: Path) -> None:
     scores = read(folder / "scores")
     pictures, steadiness, depth = scene_tables(scores)
     assert [table.row_count for table in (pictures, steadiness, depth)] == [6, 6, 6]
+    assert pictures.caption is None
     nothing = dict.fromkeys(scores["metrics"])
+    unseen = scores["rows"] | {"recorded": scores["rows"]["recorded"] | {"mean": nothing}}
+    assert [bool(table.caption) for table in scene_tables(scores | {"rows": unseen})] == [True, False, False]
+    assert "held out" in str(scene_tables(scores | {"rows": unseen})[0].caption)
     scores["rows"]["left 2 m, enhanced"] = {"clip": "enhanced", "mean": nothing | {"psnr": 20.0}}
     scores["rows"]["left 9 m"] = {"clip": "raw", "mean": nothing}
     tables = scene_tables(scores)
