@@ -30,7 +30,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from splatmend.datasets.artifact import plain
 from splatmend.datasets.clip import Clip, open_clip
 from splatmend.datasets.errors import UserError
-from splatmend.datasets.threads import use_threads
 from splatmend.enhance.flow_loss import target_flow
 from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.insertion import CHANNELS, inserted_masks, insertion_channels
@@ -371,9 +370,16 @@ class TrainingClips:
             # As they are, through pipes: as tensors they would need shared memory, of which containers have little.
             # A sampler's step is a whole batch, so this gets what `__getitem__` gave and no list of it.
             collate_fn=cast(Any, _as_it_is),
-            worker_init_fn=_begin_worker,
+            worker_init_fn=_own_signals,
         )
-        yield from loader
+        threads = cv2.getNumThreads()
+        # There are many workers. They are told by what they are forked with: a fork has no threads of a pool that it could give up.
+        cv2.setNumThreads(1)
+        try:
+            prepared = iter(loader)
+        finally:
+            cv2.setNumThreads(threads)
+        yield from prepared
 
     def _fill_cache(self) -> None:
         """Decode what fits, so that forked workers share it."""
@@ -535,9 +541,8 @@ def _as_it_is(raw: RawBatch) -> RawBatch:
     return raw
 
 
-def _begin_worker(_worker: int) -> None:
-    """One thread, as there are many workers. What the training does about interruptions is not for them: they end when they are told to."""
-    use_threads(1)
+def _own_signals(_worker: int) -> None:
+    """What the training does about interruptions is not for a forked worker: it ends when it is told to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -44,9 +44,13 @@ def test_workers_that_prepare_batches_take_one_thread_each(tmp_path: Path, monke
     monkeypatch.setattr(clips, "raw", told)
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
+    # A pool of threads is there when workers are forked.
+    big = np.zeros((2000, 2000, 3), np.uint8)
+    cv2.GaussianBlur(cv2.resize(big, (1500, 1500)), (0, 0), 5.0)
     try:
         batches = clips.batches(0, 0, torch.device("cpu"))
         target = next(batches).target
+        assert cv2.getNumThreads() == 3, "its own threads"
         batches.close()
     finally:
         cv2.setNumThreads(before)
