@@ -117,7 +117,7 @@ def test_a_coarse_start_ends_where_a_plain_fit_does(model: Model, monkeypatch: p
 
     monkeypatch.setattr(trainer_module, "draw_splats", noted)
     config = FitConfig(
-        iterations=160,
+        iterations=240,
         sh_degree=0,
         sky_rows=16,
         device="cpu",

@@ -54,7 +54,7 @@ def _spread(faults: np.ndarray) -> tuple[float, float]:
 
 @lru_cache(maxsize=2)
 def _camera_fit(on: bool) -> tuple[Scene, dict[str, float]]:
-    return _fitted(with_camera_faults(FRAMES, 0.05, 0.3), replace(CONFIG, camera_poses=ON if on else OFF))
+    return _fitted(with_camera_faults(FRAMES, 0.05, 0.3), replace(CONFIG, iterations=640, camera_poses=ON if on else OFF))
 
 
 def _camera_spread(scene: Scene) -> tuple[float, float]:
