@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from long_log import show
 from measured_on import environment
 from onestep import CAPTION_TOKENS, PACKAGES, Size
 from safetensors.torch import save_file
@@ -159,14 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for recipe in chosen.rows:
         show({"kind": "row", "row": recipe, **run_row(recipe, chosen, size)}, chosen.out)
     return 0
-
-
-def show(line: dict[str, Any], out: Path | None) -> None:
-    text = json.dumps(line)
-    print(text, flush=True)
-    if out is not None:
-        with out.open("a") as file:
-            file.write(text + "\n")
 
 
 if __name__ == "__main__":
