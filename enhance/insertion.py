@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,9 +94,16 @@ def insertions_of(clip: Clip) -> Iterator[UInt8[np.ndarray, "H W 4"]]:
     return map(insertion_channels, inserted_masks(clip))
 
 
+def put_in_facts(clip: Clip) -> dict[str, Any]:
+    """What a clip's manifest says of bodies that were put in: a fact by the name of `INSERTED`, or nothing."""
+    if not (clip.path.is_dir() and (clip.path / "manifest.json").is_file()):
+        return {}
+    facts = read_manifest(clip.path, "clip").facts
+    return {INSERTED: facts[INSERTED]} if facts.get(INSERTED) else {}
+
+
 def _mask_names(clip: Clip) -> list[str]:
-    manifest = clip.path / "manifest.json"
-    bodies = read_manifest(clip.path, "clip").facts.get(INSERTED, {}) if clip.path.is_dir() and manifest.is_file() else {}
+    bodies = put_in_facts(clip).get(INSERTED, {})
     if bodies:
         return sorted(body["mask"] for body in bodies.values())
     return [f"masks/{INSERTED}"] if (clip.path / "masks" / INSERTED).is_dir() else []

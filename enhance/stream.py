@@ -24,7 +24,7 @@ from splatmend.datasets.video import Codec, VideoWriter
 from splatmend.enhance.attention import Attention, use_attention
 from splatmend.enhance.decoder import regroup_frames
 from splatmend.enhance.fusion import layers_as_channels
-from splatmend.enhance.insertion import CHANNELS, insertions_of
+from splatmend.enhance.insertion import CHANNELS, insertions_of, put_in_facts
 from splatmend.enhance.model import Encoded, Enhancer, blend
 from splatmend.enhance.opacity import fixed_noise, group_opacity, with_noise
 from splatmend.enhance.overlap import WriteBehind, as_arrays, as_tensor_on, read_ahead
@@ -196,7 +196,8 @@ def enhance_clip(
     compile: bool = False,
     references: bool = True,
 ) -> Path:
-    """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks, frame rate and the name of its log.
+    """Enhance a clip into a new clip at `out`, which keeps its cameras, depth, opacity, masks, frame rate, what it says was put in, and the
+    name of its log.
 
     `strength` 0 gives the input's frames exactly, with what references gave them; `references` False leaves those of the clip out. All
     settings: see `StreamingEnhancer`. `UserError` where `out` exists already or a setting is out of range.
@@ -222,7 +223,7 @@ def enhance_clip(
             layers = _references_of(clip) if references else None
             for index, rgb in enumerate(stream.frames(clip.iter_rgb(), len(clip), _opacity_of(clip), layers, inserted)):
                 behind.submit(partial(_write, writer, clip, mask_names, index, rgb))
-        manifest.facts = writer.facts | {"model": enhancer.spec.base, "strength": stream.strength}
+        manifest.facts = writer.facts | put_in_facts(clip) | {"model": enhancer.spec.base, "strength": stream.strength}
     return Path(out)
 
 

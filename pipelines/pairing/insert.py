@@ -33,7 +33,7 @@ from splatmend.pipelines.pairing.config import PairsConfig
 from splatmend.pipelines.pairing.reinsert_recorded import well_harvested
 from splatmend.pipelines.pairing.street_light import as_estimated, known_light
 from splatmend.pipelines.pairing.vehicles import generator, no_vehicle, vehicles_seen
-from splatmend.pipelines.pairing.workshop import PairPlan, Workshop
+from splatmend.pipelines.pairing.workshop import NothingToShow, PairPlan, Workshop
 from splatmend.recon.assets.asset import Asset
 from splatmend.recon.edits.apply import EditedScene, apply_edits
 from splatmend.recon.edits.collisions import collision_notes
@@ -77,7 +77,7 @@ class PutIn:
 
 
 def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan]:
-    """`insertions` pairs; `UserError` for a source without an oracle, and where a camera sees no vehicle well."""
+    """Up to `insertions` pairs, fewer where no place is left for another; `UserError` for a source without an oracle, and where a camera sees no vehicle well."""
     if not source.sees_everything:
         raise UserError(
             f"{source.name}: the strategy insert needs an oracle that draws vehicles elsewhere, which only streets have (street:SEED, or a "
@@ -93,6 +93,7 @@ def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan
             target=name,
             degrade=partial(degrade, camera=camera, number=number),
             write_target=partial(write_target, camera=camera, number=number),
+            may_lack=number > 0,
         )
         for number, name in enumerate(names)
     ]
@@ -161,7 +162,8 @@ def light_of(shop: Workshop, scene: Scene) -> SceneLight:
 
 
 def drawn(shop: Workshop, scene: Scene, camera: str, number: int, light: SceneLight, rng: np.random.Generator) -> PutIn:
-    """A vehicle that the camera sees, put where it sees it too. `UserError` where none was seen well enough, or no place is fit."""
+    """A vehicle that the camera sees, put where it sees it too. `UserError` where none was seen well enough, `NothingToShow` where no place
+    is fit."""
     source, tried = shop.source, []
     assert isinstance(source.truth, StreetTruth)
     shots = [recorded.shot for recorded in scene.shots_of(camera)]
@@ -171,7 +173,7 @@ def drawn(shop: Workshop, scene: Scene, camera: str, number: int, light: SceneLi
             put_in = placed(scene, vehicle, asset, drawn_path(rng))
             if put_in is not None and is_seen(put_in, source.truth.street, shots):
                 return put_in
-    raise UserError(
+    raise NothingToShow(
         f"{source.name}: of {_DRAWS} places drawn for each of {', '.join(tried)} {camera} sees none well that is free; leave insert out, "
         "or take another source."
     )

@@ -15,7 +15,7 @@ from splatmend.pipelines.pairing.config import PairsConfig
 from splatmend.pipelines.pairing.index import part, read_rows, write_rows
 from splatmend.pipelines.pairing.split import split_of
 from splatmend.pipelines.pairing.strategies import STRATEGIES
-from splatmend.pipelines.pairing.workshop import PairPlan, Workshop
+from splatmend.pipelines.pairing.workshop import NothingToShow, PairPlan, Workshop
 
 FITS, SHEETS = "fits", "sheets"
 
@@ -39,7 +39,14 @@ def make_scene(source: PairSource, folder: Path, config: PairsConfig, device: st
         if _degraded(source, plan) in done:
             continue
         say(f"{source.scene}: {plan.name}")
-        write_rows(index, [*read_rows(index), _make_pair(shop, plan, folder)])
+        try:
+            made = _make_pair(shop, plan, folder)
+        except NothingToShow as error:
+            if not plan.may_lack:
+                raise
+            say(f"{source.scene}: {plan.name} is left out: {error}")
+            continue
+        write_rows(index, [*read_rows(index), made])
     (folder / SHEETS).mkdir(exist_ok=True)
     write_contact_sheet(folder, read_rows(index), folder / SHEETS / f"{source.scene}.png")
     shutil.rmtree(shop.fits, ignore_errors=True)

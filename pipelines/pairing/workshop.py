@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from splatmend.datasets.errors import UserError
 from splatmend.datasets.log import SceneLog
 from splatmend.datasets.shot import Shot
 from splatmend.pipelines.device import torch_device
@@ -35,6 +36,12 @@ class PairPlan:
     target: str
     degrade: Callable[[Workshop, Path], Trajectory]
     write_target: Callable[[Workshop, Trajectory, Path], None] | None = None
+    may_lack: bool = False
+    """Whether a scene that turns out to have nothing for it (`NothingToShow`) does without."""
+
+
+class NothingToShow(UserError):
+    """A scene in which a pair cannot be made, as only the making shows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,6 +139,10 @@ def test_clips_say_what_was_put_in_by_a_mask_or_by_their_bodies(tmp_path: Path) 
     bodies = {INSERTED: {"new": {"mask": "masks/new"}, "b/2": {"mask": "masks/b_2"}}}
     two = written(tmp_path / "two", {"new": MASKS, "b_2": other}, bodies)
     assert all(np.array_equal(a, insertion_channels(b | c)) for a, b, c in zip(insertions_of(two), MASKS, other, strict=True))
+    # An enhanced clip says so too, and can be harmonised.
+    enhance_clip(small_enhancer(small_vae(8), small_transformer(1, 1, 32)), two, tmp_path / "enhanced")
+    again = insertions_of(open_clip(tmp_path / "enhanced"))
+    assert all(np.array_equal(a, insertion_channels(b | c)) for a, b, c in zip(again, MASKS, other, strict=True))
     (two.path / "masks" / "b_2" / "000003.png").unlink()
     with pytest.raises(UserError, match=r"000003.png: this mask is missing"):
         list(insertions_of(two))

@@ -24,7 +24,7 @@ from splatmend.pipelines.pairing.config import PairsConfig
 from splatmend.pipelines.pairing.index import part, read_rows
 from splatmend.pipelines.pairing.street_light import as_estimated, known_light
 from splatmend.pipelines.pairing.vehicles import generator
-from splatmend.pipelines.pairing.workshop import Workshop
+from splatmend.pipelines.pairing.workshop import NothingToShow, PairPlan, Workshop
 from splatmend.recon.edits.types import BodyPath, EgoCourse
 from splatmend.recon.fit.config import DensifyConfig, FitConfig, InitConfig
 
@@ -202,6 +202,26 @@ def test_where_no_place_is_free_a_sentence_says_so(shop: Workshop, tmp_path: Pat
     with pytest.raises(UserError, match=r"shows no vehicle of FRONT well enough .* leave insert out"):
         insert.degrade(shop, tmp_path / "clip", camera="FRONT", number=0)
     assert not (tmp_path / "clip").exists()
+
+
+def test_a_scene_without_another_place_has_fewer_pairs(source: PairSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pair must be there, the others may be lacking."""
+    free = {0}
+
+    def make(shop: Workshop, plan: PairPlan, folder: Path) -> dict[str, object]:
+        if int(plan.name[-1]) not in free:
+            raise NothingToShow(f"{plan.name}: no place is free.")
+        return {"degraded": f"clips/street-411/{plan.name}/degraded"}
+
+    monkeypatch.setattr(making, "_make_pair", make)
+    monkeypatch.setattr(making, "write_contact_sheet", lambda *_: None)
+    said: list[str] = []
+    making.make_scene(source, tmp_path / "pairs", CONFIG, "cpu", said.append)
+    assert [row["degraded"][-18:] for row in read_rows(part(tmp_path / "pairs", "street-411"))] == ["T-insert0/degraded"]
+    assert said[-1] == "street-411: FRONT-insert1 is left out: FRONT-insert1: no place is free."
+    free.clear()
+    with pytest.raises(NothingToShow, match="insert0"):
+        making.make_scene(source, tmp_path / "none", CONFIG, "cpu", said.append)
 
 
 def test_who_cannot_be_served(source: PairSource) -> None:
