@@ -57,6 +57,11 @@ def without_exposure(config: FitConfig) -> FitConfig:
     return replace(config, rates=replace(config.rates, exposure=0.0))
 
 
+def without_priors(config: FitConfig) -> FitConfig:
+    free = {"weight": 0.0, "smooth": "corrections"}
+    return replace(config, camera_poses=replace(config.camera_poses, **free), actor_poses=replace(config.actor_poses, **free))
+
+
 VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "everything": lambda config: config,
     "pinhole at mid exposure (ewa)": lambda config: replace(config, camera_model="ewa"),
@@ -75,9 +80,12 @@ VARIANTS: Mapping[str, Callable[[FitConfig], FitConfig]] = {
     "terms on depth in every picture": with_losses(depth_every=1),
     "terms on depth in every second picture": with_losses(depth_every=2),
     "symmetric vehicles": lambda config: replace(config, actors=replace(config.actors, symmetric=("vehicle",))),
-    "no priors on poses": lambda config: replace(
-        config, camera_poses=replace(config.camera_poses, weight=0.0), actor_poses=replace(config.actor_poses, weight=0.0)
+    "no priors on poses": without_priors,
+    "boxes drawn one by one": lambda config: config,
+    "boxes drawn one by one, their corrections smooth": lambda config: replace(
+        config, actor_poses=replace(config.actor_poses, smooth="corrections")
     ),
+    "boxes drawn one by one, no priors on poses": without_priors,
     "rays as at mid exposure": lambda config: config,
     "LiDAR as of the middle of its turn": lambda config: config,
     "rigid people": lambda config: replace(config, actors=replace(config.actors, deformable=())),
@@ -109,7 +117,22 @@ def with_one_time_a_turn(log: SceneLog) -> SceneLog:
     return replace(log, sweeps=tuple(replace(sweep, read_points=partial(read, sweep)) for sweep in log.sweeps))
 
 
+def with_boxes_one_by_one(log: SceneLog) -> SceneLog:
+    """Every box off by itself, as hands and detectors draw them: 10 cm (3 cm upwards) and 1 degree about the vertical, one standard deviation."""
+    random = np.random.default_rng(7)
+    actors = []
+    for actor in log.actors:
+        count = len(actor.track.times_us)
+        turns = Rotation.from_rotvec(np.radians(random.normal(size=(count, 3)) * [0.2, 0.2, 1.0])).as_matrix()
+        off = np.stack([pose(turn, place) for turn, place in zip(turns, random.normal(size=(count, 3)) * [0.1, 0.1, 0.03])])
+        track = PoseTrack(times_us=actor.track.times_us, world_from_body=actor.track.world_from_body @ off)
+        actors.append(replace(actor, track=track))
+    return replace(log, actors=tuple(actors))
+
+
+ONE_BY_ONE = "boxes drawn one by one"
 GIVEN: Mapping[str, Callable[[SceneLog], SceneLog]] = {
+    **{name: with_boxes_one_by_one for name in VARIANTS if name.startswith(ONE_BY_ONE)},
     "rays as at mid exposure": with_one_pose_a_picture,
     "LiDAR as of the middle of its turn": with_one_time_a_turn,
 }

@@ -18,7 +18,8 @@ street_pairs() { # folder seed cameras options...
     shift 3
     [ ! -e "$folder/$seed/manifest.json" ] || return 0
     # shellcheck disable=SC2086
-    $SPLATMEND pairs "street:$seed" --out "$folder/$seed" --resume --validation-share 0 --encoding "$ENCODING" --device "$PAIRS_DEVICE" \
+    $SPLATMEND pairs "street:$seed" --out "$folder/$seed" --resume --validation-share 0 --references 0 \
+        --encoding "$ENCODING" --device "$PAIRS_DEVICE" \
         --street.width 320 --street.height 192 --street.cameras $cameras --fit.sh-degree 1 --fit.sh-every 300 --fit.sky-rows 64 \
         --fit.log-every 100 --fit.checkpoint-every 400 --fit.init.point-count 20000 --fit.init.ray-count 5000 --fit.init.actor-count 2000 \
         --fit.densify.cap 30000 --fit.densify.actor-cap 4000 "$@" >"$folder/$seed.log" 2>&1 || tail -n 3 "$folder/$seed.log" >&2
@@ -38,7 +39,7 @@ one() { # folder kind:what
     long:*) street_pairs "$folder/held" "$what" FRONT --strategies sparse --street.duration-s 6.6 --fit.iterations 900 --every 5 ;;
     log:*)
         out="$folder/held/$(basename "$what")"
-        [ -e "$out/manifest.json" ] || $SPLATMEND pairs "$what" --out "$out" --resume --validation-share 0 --encoding "$ENCODING" \
+        [ -e "$out/manifest.json" ] || $SPLATMEND pairs "$what" --out "$out" --resume --validation-share 0 --references 0 --encoding "$ENCODING" \
             --device "$PAIRS_DEVICE" --strategies sparse --every 4 --fit.iterations 1500 --fit.data.max-width 480 --fit.densify.cap 60000 \
             >"$out.log" 2>&1 || tail -n 3 "$out.log" >&2
         ;;

@@ -222,8 +222,15 @@ class CorrectionConfig:
     """How far a rotation is expected to be off, about each axis."""
     spread_m: float = 0.1
     """How far a place is expected to be off, along each axis."""
+    smooth: Literal["corrections", "course"] = "corrections"
+    """What is held smooth over time: corrections, where measured courses are smooth already though off, or the corrected course, where
+    poses were measured one by one."""
     smooth_share: float = 0.5
-    """How far a correction is expected to be from the mean of those before and after, over the spread."""
+    """How far a correction is expected to be from the mean of those before and after, over the spread ("corrections")."""
+    acceleration_deg_s2: float = 45.0
+    """How fast a turn rate is expected to change, about each axis ("course")."""
+    acceleration_m_s2: float = 3.0
+    """How fast a speed is expected to change, along each axis ("course")."""
     weight: float = 2e-4
     """Of both priors: the loss of one number that is off by its spread."""
     start_share: float = 0.1
@@ -232,7 +239,8 @@ class CorrectionConfig:
     def __post_init__(self) -> None:
         for name in ("rate_deg", "rate_m", "weight"):
             _need(0 <= getattr(self, name) < math.inf, f"{name} of pose corrections must be a number from 0 on, not {getattr(self, name)}")
-        for name in ("spread_deg", "spread_m", "smooth_share"):
+        _need(self.smooth in ("corrections", "course"), f"smooth of pose corrections must be corrections or course, not {self.smooth}")
+        for name in ("spread_deg", "spread_m", "smooth_share", "acceleration_deg_s2", "acceleration_m_s2"):
             _need(0 < getattr(self, name) < math.inf, f"{name} of pose corrections must be a number above 0, not {getattr(self, name)}")
         _need(0 <= self.start_share <= 1, f"start_share of pose corrections must lie between 0 and 1, not {self.start_share}")
 
@@ -315,8 +323,9 @@ class FitConfig:
     """What actors are like, by class."""
     camera_poses: CorrectionConfig = field(default_factory=CorrectionConfig)
     """Corrections of camera poses, one per picture; pictures that are not fitted take those of their camera's neighbours in time."""
-    actor_poses: CorrectionConfig = field(default_factory=lambda: CorrectionConfig(weight=2e-5))
-    """Corrections of the actors' poses over time; an actor shows in fewer pixels, so the priors weigh less."""
+    actor_poses: CorrectionConfig = field(default_factory=lambda: CorrectionConfig(weight=2e-5, smooth="course"))
+    """Corrections of the actors' poses over time; an actor shows in fewer pixels, so the priors weigh less. Boxes are drawn one by one, by
+    hand or by a detector, so it is their course that is smooth."""
     init: InitConfig = field(default_factory=InitConfig)
     """First Gaussians."""
     rates: RatesConfig = field(default_factory=RatesConfig)

@@ -1,7 +1,10 @@
 """Small corrections of measured poses, one per body and time, learnt while a scene is fitted.
 
 A correction is six numbers in the body's own frame: a rotation vector (radians) and a shift (scene units); the body really stands at
-`world_from_body @ matrix(correction)`. Two priors hold corrections: towards zero, and towards the mean of those before and after.
+`world_from_body @ matrix(correction)`. Two priors hold corrections: towards zero, and towards what lies between those before and after.
+The second one either takes a correction itself to change little, as where a whole drive was measured a little off, or the corrected course
+of the body to bend little, as where every pose was measured on its own: then corrections begin where the priors alone would have them, and
+those that no picture has shown end where the priors and their neighbours would.
 Each is moved by an Adam of its own (Kingma and Ba 2015) whose moments wait while its picture is not shown.
 """
 
@@ -16,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.spatial.transform import Rotation
 
+from splatmend.datasets.geometry import PoseTrack
 from splatmend.recon.fit.config import CorrectionConfig
 
 _BETAS = (0.9, 0.99)
@@ -49,9 +53,16 @@ class Corrections:
     Args:
         times_us: per body the times that are learnt, rising; between them corrections are interpolated, beyond them held.
         unit: scene units per unit of length of the configuration.
+        courses: the measured poses of bodies, at least at those times, where it is their courses that are smooth.
     """
 
-    def __init__(self, times_us: Mapping[str, Sequence[int]], config: CorrectionConfig, unit: float) -> None:
+    def __init__(
+        self,
+        times_us: Mapping[str, Sequence[int]],
+        config: CorrectionConfig,
+        unit: float,
+        courses: Mapping[str, PoseTrack] | None = None,
+    ) -> None:
         self.config = config
         self.times_us = {name: np.asarray(times, dtype=np.int64) for name, times in times_us.items()}
         self.first = dict(zip(self.times_us, np.cumsum([0, *map(len, self.times_us.values())]).tolist()))
@@ -66,7 +77,14 @@ class Corrections:
         self._touched = lru_cache(maxsize=8192)(
             lambda names, t_us: frozenset(row for _, rows, _ in self._places(names, t_us) for row in rows.tolist())
         )
-        self._before, self._after = self._neighbours()
+        self._before, self._after, self._share_after = self._neighbours()
+        self._bends = np.zeros((count, 6))
+        self._bend_spread = np.broadcast_to(self.spread * config.smooth_share, (count, 6))
+        self.of_course = config.smooth == "course" and courses is not None
+        if self.of_course:
+            accelerations = np.repeat([np.radians(config.acceleration_deg_s2), config.acceleration_m_s2 * unit], 3)
+            self._measure(courses, accelerations)
+            self.values = self._settled(np.ones(count, dtype=bool))
 
     def rows(self, name: str, t_us: int) -> tuple[tuple[int, float], ...]:
         """Rows that make up a body's correction at a time, with their shares; none of a body that is not corrected."""
@@ -106,13 +124,57 @@ class Corrections:
 
     def _strains(self, rows: Int[np.ndarray, "R"]) -> tuple[Float[np.ndarray, "R 6"], Float[np.ndarray, "R 6"]]:
         """How far rows are from zero and from the mean of those beside them, over how far that is expected."""
-        values = self.values[rows]
-        beside = (self.values[self._before[rows]] + self.values[self._after[rows]]) / 2
-        return values / self.spread, (values - beside) / (self.spread * self.config.smooth_share)
+        values, share = self.values[rows], self._share_after[rows, None]
+        beside = (1 - share) * self.values[self._before[rows]] + share * self.values[self._after[rows]]
+        return values / self.spread, (values - beside + self._bends[rows]) / self._bend_spread[rows]
 
     def _prior_gradients(self, rows: Int[np.ndarray, "R"]) -> Float[np.ndarray, "R 6"]:
         away, bend = self._strains(rows)
-        return self.config.weight * (2 * away / self.spread + 2 * bend / (self.spread * self.config.smooth_share))
+        return self.config.weight * (2 * away / self.spread + 2 * bend / self._bend_spread[rows])
+
+    def _measure(self, courses: Mapping[str, PoseTrack], accelerations: Float[np.ndarray, "6"]) -> None:
+        """How far measured poses lie from what lies between those before and after, and how far a body that changes its motion would."""
+        for name, times in self.times_us.items():
+            first = self.first[name]
+            for row in range(first + 1, first + len(times) - 1):
+                t_us = [int(t) for t in times[row - first - 1 : row - first + 2]]
+                before, now, after = (courses[name].at(t) for t in t_us)
+                between = PoseTrack(times_us=np.array([t_us[0], t_us[2]]), world_from_body=np.stack([before, after])).at(t_us[1])
+                bend = np.linalg.inv(between) @ now
+                self._bends[row, :3] = Rotation.from_matrix(bend[:3, :3]).as_rotvec()
+                self._bends[row, 3:] = now[:3, :3].T @ (now[:3, 3] - between[:3, 3])
+        # The ends of a course say nothing of its bending.
+        spread = np.full_like(self._bends, np.inf)
+        for name, times in self.times_us.items():
+            steps_s = np.diff(times) * 1e-6
+            rows = slice(self.first[name] + 1, self.first[name] + len(times) - 1)
+            spread[rows] = 0.5 * (steps_s[:-1] * steps_s[1:])[:, None] * accelerations
+        self._bend_spread = spread
+
+    def settle_unseen(self) -> None:
+        """Where courses are smooth, move the corrections that no picture has shown to where the priors and the others would have them."""
+        if self.of_course:
+            self.values = self._settled(self.visits == 0)
+
+    def _settled(self, free: np.ndarray) -> Float[np.ndarray, "R 6"]:
+        """`values` with the rows that are free where the priors are least, the others as they are."""
+        values = self.values.copy()
+        for name, times in self.times_us.items():
+            rows = np.arange(self.first[name], self.first[name] + len(times))
+            moved = free[rows]
+            if not moved.any():
+                continue
+            bending = np.eye(len(rows))
+            here = np.arange(len(rows))
+            np.add.at(bending, (here, self._before[rows] - rows[0]), -(1 - self._share_after[rows]))
+            np.add.at(bending, (here, self._after[rows] - rows[0]), -self._share_after[rows])
+            for number in range(6):
+                weighted = bending / self._bend_spread[rows, number, None]
+                pull = weighted.T @ (self._bends[rows, number] / self._bend_spread[rows, number])
+                normal = weighted.T @ weighted + np.eye(len(rows)) / self.spread[number] ** 2
+                held = normal[:, ~moved] @ values[rows[~moved], number]
+                values[rows[moved], number] = np.linalg.solve(normal[np.ix_(moved, moved)], -(pull + held)[moved])
+        return values
 
     def prior_value(self, name: str, t_us: int) -> float:
         """What the priors of a body's rows at a time add to the loss."""
@@ -164,17 +226,20 @@ class Corrections:
             turns.append((np.array(bodies), np.array(rows), np.array(parts)[:, None]))
         return tuple(turns)
 
-    def _neighbours(self) -> tuple[Int[np.ndarray, "R"], Int[np.ndarray, "R"]]:
-        """Per row those before and after it in its body: at an end the other one twice, of one alone itself, so that half their sum is the
-        mean of those that there are."""
-        before, after = [], []
+    def _neighbours(self) -> tuple[Int[np.ndarray, "R"], Int[np.ndarray, "R"], Float[np.ndarray, "R"]]:
+        """Per row those before and after it in its body, and the share of the latter in what lies between them at its time: at an end the
+        other one twice, of one alone itself."""
+        before, after, share = [], [], []
         for name, first in self.first.items():
-            last = first + len(self.times_us[name]) - 1
+            times = self.times_us[name]
+            last = first + len(times) - 1
             for row in range(first, last + 1):
                 beside = [other for other in (row - 1, row + 1) if first <= other <= last] or [row]
                 before.append(beside[0])
                 after.append(beside[-1])
-        return np.array(before, dtype=np.int64), np.array(after, dtype=np.int64)
+                span = times[beside[-1] - first] - times[beside[0] - first]
+                share.append((times[row - first] - times[beside[0] - first]) / span if span else 0.0)
+        return np.array(before, dtype=np.int64), np.array(after, dtype=np.int64), np.array(share)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on."""

@@ -71,7 +71,8 @@ class _Due:
 
 class PoseRefinement:
     """Corrections of a scene's poses. Cameras have one per training picture, actors one per pose of their track that is the nearest to
-    a training picture; all others are interpolated, so that nothing held out is ever fitted on itself."""
+    a training picture; all others are interpolated, or, where courses are smooth, follow from the track alone, so that nothing held out is
+    ever fitted on itself."""
 
     def __init__(self, scene: Scene, train_numbers: Sequence[int], config: FitConfig, device: torch.device) -> None:
         self.scene = scene
@@ -90,7 +91,11 @@ class PoseRefinement:
         if config.actor_poses.on and scene.actors:
             seen_us = np.array([shot.mid_us for shot in shots], dtype=np.int64)
             by_actor = {name: _nearest(actor, seen_us) for name, actor in scene.actors.items()}
-            self.actors = Corrections(by_actor, config.actor_poses, unit)
+            courses = None
+            if config.actor_poses.smooth == "course":
+                courses = {name: actor.track.track for name, actor in scene.actors.items()}
+                by_actor = {name: _through(courses[name], times) for name, times in by_actor.items()}
+            self.actors = Corrections(by_actor, config.actor_poses, unit, courses)
 
     def shown(self, number: int) -> ShownPoses:
         """Whose poses the picture of a frame shows."""
@@ -191,6 +196,7 @@ class PoseRefinement:
                 shots.append(replace(recorded, shot=recorded.shot.moved(logged_from_true), logged_from_camera=logged_from_true))
             scene = replace(scene, shots=tuple(shots))
         if self.actors is not None:
+            self.actors.settle_unseen()
             scene = replace(scene, actors={name: self._refined_actor(actor, self.actors) for name, actor in scene.actors.items()})
         return scene
 
@@ -236,3 +242,8 @@ def _nearest(actor: RigidActor, seen_us: np.ndarray) -> list[int]:
     times_us = actor.track.track.times_us
     shown = [t for t in seen_us.tolist() if actor.track.is_labelled(t)]
     return sorted({int(times_us[np.abs(times_us - t).argmin()]) for t in shown})
+
+
+def _through(track: PoseTrack, times_us: Sequence[int]) -> list[int]:
+    """All times of a track from the first to the last of some of them."""
+    return [int(t) for t in track.times_us if times_us and times_us[0] <= t <= times_us[-1]]

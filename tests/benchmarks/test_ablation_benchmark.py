@@ -51,6 +51,18 @@ def test_streets_have_all_that_variants_are_about(ablation: ModuleType, streets:
         np.testing.assert_array_equal(first.xyz_world_m, second.xyz_world_m)
 
 
+def test_boxes_drawn_one_by_one_jitter(ablation: ModuleType, streets: Path) -> None:
+    log, _ = ablation.load_street(streets / "street-31")
+    assert len([name for name in ablation.GIVEN if name.startswith(ablation.ONE_BY_ONE)]) == 3
+    away, next_to_each_other = [], []
+    for before, after in zip(log.actors, ablation.with_boxes_one_by_one(log).actors, strict=True):
+        off = after.track.world_from_body[:, :3, 3] - before.track.world_from_body[:, :3, 3]
+        away.append(np.linalg.norm(off, axis=1))
+        next_to_each_other.append(np.linalg.norm(np.diff(off, axis=0), axis=1))
+    assert 0.08 < np.concatenate(away).mean() < 0.2
+    assert np.concatenate(next_to_each_other).mean() > np.concatenate(away).mean()
+
+
 @pytest.mark.timeout(600)
 def test_exposure_models_run_on_altered_pictures(streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exposure = importlib.import_module("exposure")

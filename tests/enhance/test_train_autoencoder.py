@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from splatmend.datasets.images import write_image
@@ -14,7 +15,7 @@ from splatmend.enhance.artifact import load_autoencoder
 from splatmend.enhance.small import small_vae
 from splatmend.enhance.train.autoencoder import train_autoencoder
 from splatmend.enhance.train.config import AutoencoderTrainConfig
-from splatmend.enhance.train.data import DataConfig
+from splatmend.enhance.train.data import DataConfig, TrainingClips
 from splatmend.enhance.train.recipes import starting_enhancer
 
 
@@ -64,3 +65,17 @@ def test_it_learns_resumes_and_starts_stage_two(tmp_path: Path) -> None:
     a, b = load_autoencoder(whole), load_autoencoder(parts)
     assert a.config.latents_mean == b.config.latents_mean
     assert all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_no_artefacts_are_made_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at targets alone, and artefacts take most of the time in which a sample is made."""
+
+    def made(*_: object) -> np.ndarray:
+        raise AssertionError("artefacts")
+
+    monkeypatch.setattr(TrainingClips, "_with_artefacts", made)
+    data = dataclasses.replace(images(tmp_path / "video"), clean_share=0.0, workers=0)
+    settings = AutoencoderTrainConfig(
+        steps=2, device="cpu", clip_frames=5, crop_px=(32, 32), warmup_steps=1, losses={"l1": 1.0}, log=False, batch=2
+    )
+    assert train_autoencoder(settings, data, tmp_path / "out", vae=small_vae(8)) is not None

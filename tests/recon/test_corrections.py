@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from splatmend.datasets.errors import UserError
+from splatmend.datasets.geometry import PoseTrack, pose
 from splatmend.recon.fit import CorrectionConfig
 from splatmend.recon.fit.corrections import Corrections, matrix
 
 CONFIG = CorrectionConfig(start_share=0.0)
+COURSE = CorrectionConfig(start_share=0.0, smooth="course")
 
 
 def _table(config: CorrectionConfig = CONFIG, unit: float = 1.0) -> Corrections:
@@ -82,3 +85,89 @@ def test_a_matrix_is_rigid() -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(UserError, match="of pose corrections must"):
         CorrectionConfig(**setting)
+
+
+def _drive(count: int, step_us: int = 100_000) -> PoseTrack:
+    """A body that brakes while it turns."""
+    t = np.arange(count) * step_us * 1e-6
+    poses = [pose(Rotation.from_rotvec([0, 0, 0.3 * s]).as_matrix(), np.array([8 * s - 1.5 * s**2, 0.6 * s**2, 0.0])) for s in t]
+    return PoseTrack(times_us=(np.arange(count) * step_us).astype(np.int64), world_from_body=np.stack(poses))
+
+
+def _jittered(track: PoseTrack, metres: float, degrees: float, seed: int = 0) -> PoseTrack:
+    random = np.random.default_rng(seed)
+    off = [
+        pose(Rotation.from_rotvec(np.radians(degrees) * random.normal(size=3)).as_matrix(), metres * random.normal(size=3))
+        for _ in track.times_us
+    ]
+    return PoseTrack(times_us=track.times_us, world_from_body=track.world_from_body @ np.stack(off))
+
+
+def _of_course(track: PoseTrack, config: CorrectionConfig = COURSE) -> Corrections:
+    return Corrections({"car": track.times_us.tolist()}, config, 1.0, {"car": track})
+
+
+def _errors(track: PoseTrack, table: Corrections, truth: PoseTrack) -> tuple[float, float]:
+    """Mean distance and mean angle from the truth, in metres and degrees."""
+    got = np.stack([track.at(int(t)) @ table.at("car", int(t)) for t in track.times_us])
+    turns = Rotation.from_matrix(np.swapaxes(got[:, :3, :3], 1, 2) @ truth.world_from_body[:, :3, :3])
+    return float(np.linalg.norm(got[:, :3, 3] - truth.world_from_body[:, :3, 3], axis=1).mean()), float(np.degrees(turns.magnitude()).mean())
+
+
+def test_boxes_drawn_one_by_one_begin_on_a_smooth_course() -> None:
+    truth = _drive(40)
+    jittered = _jittered(truth, 0.1, 1.0)
+    as_given = Corrections({"car": truth.times_us.tolist()}, CONFIG, 1.0)
+    metres, degrees = _errors(jittered, as_given, truth)
+    smooth_m, smooth_deg = _errors(jittered, _of_course(jittered), truth)
+    assert smooth_m < 0.5 * metres
+    assert smooth_deg < 0.7 * degrees
+
+
+def test_a_course_that_is_smooth_stays_where_it_is() -> None:
+    truth = _drive(40)
+    metres, degrees = _errors(truth, _of_course(truth), truth)
+    assert metres < 0.012
+    assert degrees < 0.05
+    for count in (1, 2):
+        assert not _of_course(_drive(count)).values.any()
+
+
+def test_a_long_gap_holds_little() -> None:
+    """What a body does in a second without a label is not known from those beside it."""
+    times = [0, 100_000, 1_100_000, 2_100_000, 2_200_000]
+    poses = np.stack([pose(np.eye(3), np.array([x, 0.0, 0.0])) for x in (0, 1, 12.5, 21, 22)])
+    track = PoseTrack(times_us=np.array(times, dtype=np.int64), world_from_body=poses)
+    assert np.abs(_of_course(track).values[2, 3]) < 0.05
+
+
+def test_the_prior_of_a_course_is_that_of_finite_differences() -> None:
+    table = _of_course(_jittered(_drive(5), 0.1, 1.0))
+    table.values = np.random.default_rng(1).normal(size=(5, 6)) * table.spread
+    for row in range(5):
+        _, gradient = table.prior(row)
+        for number in range(6):
+            step = 1e-4 * table.spread[number]
+            values = []
+            for sign in (1, -1):
+                table.values[row, number] += sign * step
+                values.append(table.prior(row)[0])
+                table.values[row, number] -= sign * step
+            assert gradient[number] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
+
+
+def test_what_no_picture_has_shown_follows_its_neighbours() -> None:
+    table = _of_course(_drive(9))
+    table.values[:, 4] = 0.05
+    table.values[4] = 0.0
+    table.visits[:] = 1
+    table.settle_unseen()
+    assert not table.values[4].any(), "all were shown"
+    table.visits[4] = 0
+    table.settle_unseen()
+    assert table.values[4, 4] == pytest.approx(0.05, rel=0.1)
+    assert table.values[[3, 5], 4] == pytest.approx([0.05, 0.05])
+    held = _table()
+    held.values[:, 3] = [1.0, 2.0, 4.0, 8.0]
+    held.settle_unseen()
+    assert held.values[:, 3].tolist() == [1.0, 2.0, 4.0, 8.0], "corrections that are smooth themselves are interpolated"
