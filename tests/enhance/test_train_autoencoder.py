@@ -76,6 +76,6 @@ def test_no_artefacts_are_made_for_it(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(TrainingClips, "_with_artefacts", made)
     data = dataclasses.replace(images(tmp_path / "video"), clean_share=0.0, workers=0)
     settings = AutoencoderTrainConfig(
-        steps=2, device="cpu", clip_frames=5, crop_px=(32, 32), warmup_steps=1, losses={"l1": 1.0}, log=False, batch=2
+        steps=2, lr=1e-3, device="cpu", clip_frames=5, crop_px=(32, 32), warmup_steps=1, losses={"l1": 1.0}, log=False, batch=2
     )
     assert train_autoencoder(settings, data, tmp_path / "out", vae=small_vae(8)) is not None
