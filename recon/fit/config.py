@@ -137,9 +137,6 @@ class LossConfig:
     """Mean opacity: what is not needed fades, and is moved by the densification (Kheradmand et al. 2024)."""
     scale: float = 0.01
     """Mean standard deviation in extents, likewise."""
-    needles: float = 0.0
-    """Mean square of how many times longer than its second axis a Gaussian is, beyond a factor of three, as a logarithm: a needle along the
-    line of sight looks like a dot from the path alone."""
     bending: float = 0.5
     """Bending of surfaces, by the depth that is drawn, away from edges of the photo."""
     exposure: float = 0.1

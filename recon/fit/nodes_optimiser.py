@@ -5,7 +5,6 @@ Every node has its own parameters, so that no Gaussian is ever moved from one no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,8 +26,6 @@ from splatmend.recon.gaussians import Gaussians
 from splatmend.recon.motion import Motion
 from splatmend.recon.nodes import DeformableActor, RigidActor
 
-_NEEDLE = math.log(3.0)
-"""A Gaussian's longest axis over its second one, from which on it is a needle."""
 _SHORTEST_RESET = 300
 """Iterations that Gaussians need at least to come back after all have faded."""
 _STEPS_TO_RETURN = 100
@@ -181,13 +178,6 @@ class NodesOptimiser:
             opacities = torch.cat([self.nodes[key].params["opacity_logits"] for key in drawn]).sigmoid()
             scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn]).exp()
             terms = {"opacity": weights.opacity * (opacities @ each), "scale": weights.scale * (by_extent @ scales).mean()}
-        if weights.needles:
-            each, _ = self._shares_of(drawn)
-            log_scales = torch.cat([self.nodes[key].params["log_scales"] for key in drawn])
-            longest = log_scales.amax(1)
-            middle = log_scales.sum(1) - longest - log_scales.amin(1)
-            longer = (longest - middle - _NEEDLE).relu()
-            terms["needles"] = weights.needles * (longer.square() @ each)
         if moving := [self.nodes[key] for key in drawn if self.nodes[key].courses is not None]:
             terms["motion"] = self._motion_term(moving)
         return terms
