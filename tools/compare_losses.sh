@@ -64,7 +64,7 @@ whole() { for manifest in "$1"/*/manifest.json; do [ ! -e "$manifest" ] || dirna
 mapfile -t pairs < <(whole "$folder/pairs")
 mapfile -t held < <(whole "$folder/held")
 [ -e "$folder/autoencoder/manifest.json" ] || $SPLATMEND train small-autoencoder --out "$folder/autoencoder" --overwrite --clip-frames 17 \
-    --batch 16 --look-share 0.6 --scale 0.8 1.8 --pairs "${pairs[@]}" --max-seconds "$SECONDS_AUTOENCODER"
+    --batch 4 --look-share 0.6 --scale 0.8 1.8 --pairs "${pairs[@]}" --max-seconds "$SECONDS_AUTOENCODER"
 # shellcheck disable=SC2086
 "${PYTHON:-python3}" "$HERE/benchmarks/pixel_losses.py" --autoencoder "$folder/autoencoder" --pairs "${pairs[@]}" --held-out "${held[@]}" \
     --out "$folder/compared" --steps "$STEPS" --jobs "$TRAININGS" --devices $DEVICES $OPTIONS
