@@ -118,7 +118,8 @@ def with_one_time_a_turn(log: SceneLog) -> SceneLog:
 
 
 def with_boxes_one_by_one(log: SceneLog) -> SceneLog:
-    """Every box off by itself, as hands and detectors draw them: 10 cm (3 cm upwards) and 1 degree about the vertical, one standard deviation."""
+    """Every box off by itself, as hands and detectors draw them: 10 cm (3 cm upwards) and 1 degree about the vertical, one standard
+    deviation."""
     random = np.random.default_rng(7)
     actors = []
     for actor in log.actors:

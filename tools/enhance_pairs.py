@@ -1,8 +1,10 @@
-"""Lets an enhancer mend the degraded clips of pairs, so that what comes behind it learns what it leaves: `python tools/enhance_pairs.py PAIRS...`
+"""Lets an enhancer mend the degraded clips of pairs, so that what comes behind it learns what it leaves.
 
-Beside each degraded clip of a folder of `splatmend pairs` an `enhanced` one is written, and beside its index `enhanced.jsonl`, in which these
-take the degraded clips' places: `splatmend train harmonise --pairs FOLDER/enhanced.jsonl`. References are used and not kept. What is there
-is not made anew.
+    python tools/enhance_pairs.py PAIRS...
+
+Beside each degraded clip of a folder of `splatmend pairs` an `enhanced` one is written, and beside its index `enhanced.jsonl`, in which
+these take the degraded clips' places: `splatmend train harmonise --pairs FOLDER/enhanced.jsonl`. References are used and not kept. What is
+there is not made anew.
 """
 
 from __future__ import annotations

@@ -77,7 +77,8 @@ class PutIn:
 
 
 def plans(config: PairsConfig, source: PairSource, camera: str) -> list[PairPlan]:
-    """Up to `insertions` pairs, fewer where no place is left for another; `UserError` for a source without an oracle, and where a camera sees no vehicle well."""
+    """Up to `insertions` pairs, fewer where no place is left for another; `UserError` for a source without an oracle, and where a camera
+    sees no vehicle well."""
     if not source.sees_everything:
         raise UserError(
             f"{source.name}: the strategy insert needs an oracle that draws vehicles elsewhere, which only streets have (street:SEED, or a "

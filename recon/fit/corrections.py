@@ -81,7 +81,7 @@ class Corrections:
         self._bends = np.zeros((count, 6))
         self._bend_spread = np.broadcast_to(self.spread * config.smooth_share, (count, 6))
         self.of_course = config.smooth == "course" and courses is not None
-        if self.of_course:
+        if courses is not None and self.of_course:
             accelerations = np.repeat([np.radians(config.acceleration_deg_s2), config.acceleration_m_s2 * unit], 3)
             self._measure(courses, accelerations)
             self.values = self._settled(np.ones(count, dtype=bool))

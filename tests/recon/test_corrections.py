@@ -111,7 +111,8 @@ def _errors(track: PoseTrack, table: Corrections, truth: PoseTrack) -> tuple[flo
     """Mean distance and mean angle from the truth, in metres and degrees."""
     got = np.stack([track.at(int(t)) @ table.at("car", int(t)) for t in track.times_us])
     turns = Rotation.from_matrix(np.swapaxes(got[:, :3, :3], 1, 2) @ truth.world_from_body[:, :3, :3])
-    return float(np.linalg.norm(got[:, :3, 3] - truth.world_from_body[:, :3, 3], axis=1).mean()), float(np.degrees(turns.magnitude()).mean())
+    metres = np.linalg.norm(got[:, :3, 3] - truth.world_from_body[:, :3, 3], axis=1)
+    return float(metres.mean()), float(np.degrees(turns.magnitude()).mean())
 
 
 def test_boxes_drawn_one_by_one_begin_on_a_smooth_course() -> None:
