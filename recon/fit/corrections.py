@@ -77,7 +77,8 @@ class Corrections:
         self._touched = lru_cache(maxsize=8192)(
             lambda names, t_us: frozenset(row for _, rows, _ in self._places(names, t_us) for row in rows.tolist())
         )
-        self._before, self._after, self._share_after = self._neighbours()
+        self._before, self._after = self._neighbours()
+        self._share_after = np.full(count, 0.5)
         self._bends = np.zeros((count, 6))
         self._bend_spread = np.broadcast_to(self.spread * config.smooth_share, (count, 6))
         self.of_course = config.smooth == "course" and courses is not None
@@ -141,11 +142,15 @@ class Corrections:
                 before, now, after = (courses[name].at(t) for t in t_us)
                 between = PoseTrack(times_us=np.array([t_us[0], t_us[2]]), world_from_body=np.stack([before, after])).at(t_us[1])
                 bend = np.linalg.inv(between) @ now
+                self._share_after[row] = (t_us[1] - t_us[0]) / (t_us[2] - t_us[0])
                 self._bends[row, :3] = Rotation.from_matrix(bend[:3, :3]).as_rotvec()
                 self._bends[row, 3:] = now[:3, :3].T @ (now[:3, 3] - between[:3, 3])
-        # The ends of a course say nothing of its bending.
+        # The ends of a course say nothing of its bending. One of two poses has none; there corrections hold each other.
         spread = np.full_like(self._bends, np.inf)
         for name, times in self.times_us.items():
+            if len(times) < 3:
+                spread[self.first[name] : self.first[name] + len(times)] = self.spread * self.config.smooth_share
+                continue
             steps_s = np.diff(times) * 1e-6
             rows = slice(self.first[name] + 1, self.first[name] + len(times) - 1)
             spread[rows] = 0.5 * (steps_s[:-1] * steps_s[1:])[:, None] * accelerations
@@ -226,20 +231,17 @@ class Corrections:
             turns.append((np.array(bodies), np.array(rows), np.array(parts)[:, None]))
         return tuple(turns)
 
-    def _neighbours(self) -> tuple[Int[np.ndarray, "R"], Int[np.ndarray, "R"], Float[np.ndarray, "R"]]:
-        """Per row those before and after it in its body, and the share of the latter in what lies between them at its time: at an end the
-        other one twice, of one alone itself."""
-        before, after, share = [], [], []
+    def _neighbours(self) -> tuple[Int[np.ndarray, "R"], Int[np.ndarray, "R"]]:
+        """Per row those before and after it in its body: at an end the other one twice, of one alone itself, so that half their sum is the
+        mean of those that there are."""
+        before, after = [], []
         for name, first in self.first.items():
-            times = self.times_us[name]
-            last = first + len(times) - 1
+            last = first + len(self.times_us[name]) - 1
             for row in range(first, last + 1):
                 beside = [other for other in (row - 1, row + 1) if first <= other <= last] or [row]
                 before.append(beside[0])
                 after.append(beside[-1])
-                span = times[beside[-1] - first] - times[beside[0] - first]
-                share.append((times[row - first] - times[beside[0] - first]) / span if span else 0.0)
-        return np.array(before, dtype=np.int64), np.array(after, dtype=np.int64), np.array(share)
+        return np.array(before, dtype=np.int64), np.array(after, dtype=np.int64)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on."""

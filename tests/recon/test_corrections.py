@@ -131,7 +131,10 @@ def test_a_course_that_is_smooth_stays_where_it_is() -> None:
     assert metres < 0.012
     assert degrees < 0.05
     for count in (1, 2):
-        assert not _of_course(_drive(count)).values.any()
+        short = _of_course(_drive(count))
+        assert not short.values.any()
+        short.values[0, 3] = 0.05
+        assert (short.prior(count - 1)[1][3] < 0) == (count == 2), "of two poses the one draws the other after it"
 
 
 def test_a_long_gap_holds_little() -> None:
