@@ -216,6 +216,12 @@ class Clip:
         if channel == "depth":
             return raw.astype(np.float32) * DEPTH_STEP_M
         if channel == "opacity":
+            shot = self.frames[index].shot
+            if shot is not None and raw.shape[:2] != (shot.camera.height, shot.camera.width):
+                raise UserError(
+                    f"{path}: it has {raw.shape[1]}x{raw.shape[0]} pixels where the frame has {shot.camera.width}x{shot.camera.height}; "
+                    "write the clip again."
+                )
             return raw.astype(np.float32) / 255.0
         return raw > 127
 

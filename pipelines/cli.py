@@ -43,6 +43,8 @@ RESUMED_VERBS = ("fit", "refine", "pairs", "train", "run")
 """Verbs that go on where they were interrupted."""
 USER_FAULT = 2
 INTERRUPTED = 130
+UNHEARD = 141
+"""As shells count a process that writes into a pipe which nobody reads: its work may be half done."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: say nothing, and keep the interpreter from flushing into it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return UNHEARD
     except Exception as fault:
         sentence = sentence_for(fault, _output_of(arguments))
         if debug or sentence is None:

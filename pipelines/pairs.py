@@ -8,7 +8,7 @@ Strategies, a module each in `splatmend.pipelines.pairing`:
     cross-camera    fitted without one camera, and seen through it
     low-resolution  fitted to small pictures, and drawn at full size
     inpaint         an ordinary render with an actor, or a region, cut out
-    reinsert        procedural streets only, and no fit: the oracle's frame with vehicles put back under a wrong light
+    reinsert        the true frame, or a fit's, with a log's own vehicles put back under a wrong light
     insert          procedural streets only: a harvested vehicle put in elsewhere, lit, against the oracle's picture with its mesh
     shift           procedural streets only: the path beside the recorded one, against the oracle's picture of the very same shots
 

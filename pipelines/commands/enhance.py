@@ -58,6 +58,8 @@ def run(options: Options) -> int:
     refuse_existing(options.out, options.overwrite)
     if suffix == ".mp4" and options.out.is_dir():
         raise UserError(f"{options.out}: this is a folder where a video is to be written; give another --out.")
+    if options.out.exists() and options.out.resolve() == Path(options.clip).resolve():
+        raise UserError(f"{options.out}: this is the clip that is to be enhanced, which --overwrite would remove; give another --out.")
     clip = open_clip(options.clip)
     device = torch_device(options.device)
     enhancer = load_enhancer(options.model, device=device, dtype=inference_dtype(device))

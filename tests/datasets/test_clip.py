@@ -165,3 +165,11 @@ def test_every_frame_has_as_many_layers(tmp_path: Path) -> None:
         writer.write(_frames()[0], references=np.zeros((1, 25, 33, 4), dtype=np.uint8))
         with pytest.raises(ValueError, match="frame 1 has 0 layers"):
             writer.write(_frames()[1])
+
+
+def test_opacity_of_another_size_is_named(tmp_path: Path) -> None:
+    clip = _write(tmp_path / "clip")
+    assert clip.read_channel("opacity", 1) is not None
+    write_image(clip.path / "opacity" / "000001.png", np.zeros((7, 9), np.uint8))
+    with pytest.raises(UserError, match=r"000001.png: it has 9x7 pixels where the frame has"):
+        clip.read_channel("opacity", 1)

@@ -292,3 +292,18 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, clip: Pa
     assert "the disk is full" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert left(tmp_path) == {"clip"}
+
+
+def test_output_that_nobody_reads_is_no_success() -> None:
+    """Work may be half done where the reader has gone."""
+    read, write = os.pipe()
+    os.close(read)
+    program = (
+        "from splatmend.pipelines import cli\n"
+        "cli._run_verb = lambda verb, arguments: print('one pair', flush=True) or 0\n"
+        "raise SystemExit(cli.main(['pairs']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert done.returncode == 141
+    assert done.stderr == b""

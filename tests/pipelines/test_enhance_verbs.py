@@ -130,3 +130,10 @@ def test_a_harmoniser_needs_to_be_told(clip: Path, tmp_path: Path, capsys: pytes
         assert "it does not say what was put in (masks/inserted" in error
         assert error.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_a_clip_is_not_replaced_by_its_own_enhancement(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.read_bytes() for file in clip.rglob("*") if file.is_file()}
+    assert main(["enhance", str(clip), "--out", f"{clip.parent}/../{clip.parent.name}/{clip.name}", "--overwrite", "--device", "cpu"]) == 2
+    assert "this is the clip that is to be enhanced" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in clip.rglob("*") if file.is_file()} == before
