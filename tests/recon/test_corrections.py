@@ -28,10 +28,10 @@ def test_between_times_corrections_are_interpolated_and_beyond_them_held() -> No
     np.testing.assert_array_equal(table.at("left", 0), np.eye(4))
 
 
-def test_the_prior_is_that_of_finite_differences() -> None:
-    table = _table()
-    table.values = np.random.default_rng(1).normal(size=(4, 6)) * table.spread
-    for row in range(4):
+def _check_prior(table: Corrections) -> None:
+    """The prior's gradient against finite differences, from random corrections on."""
+    table.values = np.random.default_rng(1).normal(size=table.values.shape) * table.spread
+    for row in range(len(table.values)):
         _, gradient = table.prior(row)
         for number in range(6):
             step = 1e-4 * table.spread[number]
@@ -41,6 +41,10 @@ def test_the_prior_is_that_of_finite_differences() -> None:
                 values.append(table.prior(row)[0])
                 table.values[row, number] -= sign * step
             assert gradient[number] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
+
+
+def test_the_prior_is_that_of_finite_differences() -> None:
+    _check_prior(_table())
 
 
 def test_a_correction_goes_where_the_gradient_leads_and_the_prior_brings_it_back() -> None:
@@ -146,18 +150,7 @@ def test_a_long_gap_holds_little() -> None:
 
 
 def test_the_prior_of_a_course_is_that_of_finite_differences() -> None:
-    table = _of_course(_jittered(_drive(5), 0.1, 1.0))
-    table.values = np.random.default_rng(1).normal(size=(5, 6)) * table.spread
-    for row in range(5):
-        _, gradient = table.prior(row)
-        for number in range(6):
-            step = 1e-4 * table.spread[number]
-            values = []
-            for sign in (1, -1):
-                table.values[row, number] += sign * step
-                values.append(table.prior(row)[0])
-                table.values[row, number] -= sign * step
-            assert gradient[number] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
+    _check_prior(_of_course(_jittered(_drive(5), 0.1, 1.0)))
 
 
 def test_what_no_picture_has_shown_follows_its_neighbours() -> None:
