@@ -10,6 +10,7 @@ Each is moved by an Adam of its own (Kingma and Ba 2015) whose moments wait whil
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -156,10 +157,13 @@ class Corrections:
             spread[rows] = 0.5 * (steps_s[:-1] * steps_s[1:])[:, None] * accelerations
         self._bend_spread = spread
 
-    def settle_unseen(self) -> None:
-        """Where courses are smooth, move the corrections that no picture has shown to where the priors and the others would have them."""
+    def with_unseen_settled(self) -> Corrections:
+        """A copy in which, where courses are smooth, corrections that no picture has shown are where the priors and the others would have
+        them. The fit goes on from what there is, so that looking at a scene on the way changes nothing."""
+        other = copy.copy(self)
         if self.of_course:
-            self.values = self._settled(self.visits == 0)
+            other.values = self._settled(self.visits == 0)
+        return other
 
     def _settled(self, free: np.ndarray) -> Float[np.ndarray, "R 6"]:
         """`values` with the rows that are free where the priors are least, the others as they are."""

@@ -196,8 +196,8 @@ class PoseRefinement:
                 shots.append(replace(recorded, shot=recorded.shot.moved(logged_from_true), logged_from_camera=logged_from_true))
             scene = replace(scene, shots=tuple(shots))
         if self.actors is not None:
-            self.actors.settle_unseen()
-            scene = replace(scene, actors={name: self._refined_actor(actor, self.actors) for name, actor in scene.actors.items()})
+            table = self.actors.with_unseen_settled()
+            scene = replace(scene, actors={name: self._refined_actor(actor, table) for name, actor in scene.actors.items()})
         return scene
 
     def state_dict(self) -> dict[str, Any]:

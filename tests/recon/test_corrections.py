@@ -158,13 +158,13 @@ def test_what_no_picture_has_shown_follows_its_neighbours() -> None:
     table.values[:, 4] = 0.05
     table.values[4] = 0.0
     table.visits[:] = 1
-    table.settle_unseen()
-    assert not table.values[4].any(), "all were shown"
+    assert not table.with_unseen_settled().values[4].any(), "all were shown"
     table.visits[4] = 0
-    table.settle_unseen()
-    assert table.values[4, 4] == pytest.approx(0.05, rel=0.1)
-    assert table.values[[3, 5], 4] == pytest.approx([0.05, 0.05])
+    settled = table.with_unseen_settled()
+    assert settled.values[4, 4] == pytest.approx(0.05, rel=0.1)
+    assert settled.values[[3, 5], 4] == pytest.approx([0.05, 0.05])
+    assert float(settled.at("car", 400_000)[1, 3]) == settled.values[4, 4]
+    assert not table.values[4].any(), "the fit goes on from what there is"
     held = _table()
     held.values[:, 3] = [1.0, 2.0, 4.0, 8.0]
-    held.settle_unseen()
-    assert held.values[:, 3].tolist() == [1.0, 2.0, 4.0, 8.0], "corrections that are smooth themselves are interpolated"
+    assert held.with_unseen_settled().values[:, 3].tolist() == [1.0, 2.0, 4.0, 8.0], "smooth corrections are interpolated"
