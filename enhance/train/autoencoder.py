@@ -17,6 +17,7 @@ from splatmend.enhance.small import small_vae
 from splatmend.enhance.train.config import AutoencoderTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips
 from splatmend.enhance.train.graphed import graphed
+from splatmend.enhance.train.identity import WEIGHTS, weights_sample
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
 from splatmend.enhance.train.output import building_together
 from splatmend.enhance.train.pictures import write_strip
@@ -41,7 +42,9 @@ def train_autoencoder(
     pixel_loss = PixelLoss(config.losses)
     accelerator = make_accelerator(config)
     torch.manual_seed(config.seed)
-    model = (vae if vae is not None else small_vae()).to(accelerator.device).train()
+    model = vae if vae is not None else small_vae()
+    began_as = {WEIGHTS: weights_sample(model)}
+    model.to(accelerator.device).train()
     config.check_crop(WanAdapter(model).spatial_factor)
     # It looks at targets alone, for which no artefacts need be made: a clip of 17 frames takes 0.2 s of a core with them, 5 ms without.
     data = dataclasses.replace(data, clean_share=1.0)
@@ -50,7 +53,7 @@ def train_autoencoder(
     manifest = Manifest(kind=AUTOENCODER_KIND, config={"train": plain(config), "data": plain(data)})
     try:
         with building_together(accelerator, out, manifest, overwrite=overwrite, resume=resume) as folder:
-            loop = TrainingLoop(config, accelerator, parameters, folder, data=clips.described())
+            loop = TrainingLoop(config, accelerator, parameters, folder, data=clips.described(), model=began_as)
             loop.begin(resume=resume)
             batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)
 

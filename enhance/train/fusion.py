@@ -20,6 +20,7 @@ from splatmend.enhance.losses import PixelLoss
 from splatmend.enhance.train.config import FusionTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_references
 from splatmend.enhance.train.graphed import graphed
+from splatmend.enhance.train.identity import WEIGHTS, weights_sample
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
 from splatmend.enhance.train.output import building_together
 from splatmend.enhance.train.pictures import write_strip
@@ -69,6 +70,8 @@ def train_fusion(
     torch.manual_seed(config.seed)
     goes_on = held is not None and held.layers == layers and not config.fresh
     fusion = held if held is not None and goes_on else fresh_fusion(layers, config.seed)
+    # All else of the base is not looked at, so a fusion that begins alike becomes the same one for any.
+    began_as = {"model.references": layers, WEIGHTS: weights_sample(fusion)}
     fusion.to(accelerator.device).train()
     clips = TrainingClips(
         data,
@@ -84,7 +87,7 @@ def train_fusion(
     manifest = Manifest(kind=KIND, config={"train": plain(config), "data": plain(data)})
     try:
         with building_together(accelerator, out, manifest, overwrite=overwrite, resume=resume) as folder:
-            loop = TrainingLoop(config, accelerator, parameters, folder, data=clips.described(), model={"model.references": layers})
+            loop = TrainingLoop(config, accelerator, parameters, folder, data=clips.described(), model=began_as)
             loop.begin(resume=resume)
             batches = clips.batches(loop.step * config.accumulation, accelerator.process_index, accelerator.device)
 

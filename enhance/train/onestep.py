@@ -27,6 +27,7 @@ from splatmend.enhance.model import Encoded, Enhancer, decode_at_once
 from splatmend.enhance.train.config import OneStepTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_inserted, unit_opacity, unit_range, unit_references
 from splatmend.enhance.train.graphed import graphed
+from splatmend.enhance.train.identity import WEIGHTS, weights_sample
 from splatmend.enhance.train.latents import LatentCache, encoder_key
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
 from splatmend.enhance.train.output import building_together
@@ -315,6 +316,7 @@ def train_onestep(
         inserted=enhancer.spec.harmonises,
     )
     began_as = {f"model.{name}": value for name, value in plain(enhancer.spec).items() if name != "provenance"}
+    began_as[WEIGHTS] = weights_sample(enhancer)
     # Chosen on the host, so that a large frozen model travels in half precision.
     choose_parameters(config, enhancer)
     enhancer.to(accelerator.device).train()

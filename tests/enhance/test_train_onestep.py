@@ -243,6 +243,7 @@ def test_only_the_same_data_and_model_go_on(data: DataConfig, tmp_path: Path) ->
     more = dataclasses.replace(data, videos=(tmp_path / "good",))
     assert f"videos: {tmp_path / 'good'} is new" in refusal(more, tiny())
     assert "model.output was residual and is direct" in refusal(data, tiny("direct"))
+    assert "the model that it begins with has other weights" in refusal(data, tiny(active=True))
     assert "clean_share was 0.0 and is 0.5" in refusal(dataclasses.replace(data, clean_share=0.5), tiny())
     moved = tmp_path / "elsewhere"
     moved.mkdir()
