@@ -282,6 +282,10 @@ def open_clip(path: Path) -> Clip:
     video = path / "frames.mp4" if manifest.facts.get("encoding", "png") != "png" else None
     images = () if video else tuple(path / "frames" / f"{i:06d}.png" for i in range(len(frames)))
     absent = [p for p in images if not p.is_file()]
+    shown = _frame_count(video) if video else len(frames) + (path / "frames" / f"{len(frames):06d}.png").is_file()
+    if shown not in (None, len(frames)) and not absent:
+        held = "more" if shown > len(frames) else shown
+        raise UserError(f"{path / 'cameras.jsonl'}: it lists {len(frames)} frames where the clip holds {held}; write the clip again.")
     if not frames or absent:
         what = f"{len(absent)} of {len(frames)} frames are absent, {absent[0].name} first" if absent else "it holds no frame"
         raise UserError(f"{path}: {what}; write the clip again.")
@@ -302,10 +306,22 @@ def _layer_count(path: Path, count: Any) -> int:
     return count
 
 
+def _frame_count(path: Path) -> int | None:
+    """Frames that a video file says it holds; None where it does not say, or cannot be opened (which reading it tells)."""
+    return round(_video_property(path, "FRAME_COUNT")) or None
+
+
 def _video_rate(path: Path) -> float:
+    rate = _video_property(path, "FPS")
+    return rate if rate > 0 else 10.0
+
+
+def _video_property(path: Path, name: str) -> float:
+    """What OpenCV says of a video file, 0 where it says nothing."""
     import cv2
 
-    capture = cv2.VideoCapture(str(path))
-    rate = float(capture.get(cv2.CAP_PROP_FPS))
-    capture.release()
-    return rate if rate > 0 else 10.0
+    capture = cv2.VideoCapture(str(path)) if path.is_file() else None
+    value = 0.0 if capture is None else float(capture.get(getattr(cv2, f"CAP_PROP_{name}")))
+    if capture is not None:
+        capture.release()
+    return max(value, 0.0)

@@ -87,6 +87,14 @@ def test_a_damaged_list_of_cameras_is_named(tmp_path: Path, change) -> None:
         open_clip(tmp_path / "clip")
 
 
+@pytest.mark.parametrize("encoding", ["png", "h264"])
+def test_a_list_of_cameras_that_is_too_short_is_refused(tmp_path: Path, encoding: Encoding) -> None:
+    path = _write(tmp_path / "clip", encoding).path / "cameras.jsonl"
+    path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:-1]))
+    with pytest.raises(UserError, match=r"cameras\.jsonl: it lists 3 frames where the clip holds more; write the clip again"):
+        open_clip(tmp_path / "clip")
+
+
 def test_a_clip_with_an_absent_frame_is_refused(tmp_path: Path) -> None:
     (_write(tmp_path / "clip").path / "frames" / "000003.png").unlink()
     with pytest.raises(UserError, match="1 of 4 frames are absent"):
