@@ -70,6 +70,9 @@ class EnhancerSpec:
     def __post_init__(self) -> None:
         if self.output not in get_args(OutputMode):
             raise ValueError(f"output must be one of {', '.join(get_args(OutputMode))}; got {self.output}")
+        for name in ("window", "overlap"):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name} must be a whole number of latents; got {getattr(self, name)}")
         if not 0 <= self.overlap < self.window:
             raise ValueError(f"overlap must be at least 0 and smaller than the window of {self.window} latents; got {self.overlap}")
         if not isinstance(self.timestep, int) or not 0 <= self.timestep <= 1000:

@@ -158,7 +158,7 @@ def test_unknown_requirements_and_dropped_skips_are_errors(tmp_path: Path) -> No
     path.write_text(json.dumps(info | {"spec": info["spec"] | {"skips": []}}))
     with pytest.raises(UserError, match="disagree"):
         load_enhancer(tmp_path)
-    for wrong in ({"timestep": "x"}, {"timestep": -1}, {"strength": 2.0}):
+    for wrong in ({"timestep": "x"}, {"timestep": -1}, {"strength": 2.0}, {"window": 5.5}, {"overlap": "four"}):
         path.write_text(json.dumps(info | {"spec": info["spec"] | wrong}))
         with pytest.raises(UserError, match=next(iter(wrong))):
             load_enhancer(tmp_path)
