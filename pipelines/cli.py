@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from splatmend.pipelines.missing_modules import INSTALL, missing_module
 
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         if debug:
             raise
-        _complain(_interruption(arguments[0], stop))
+        _complain(_interruption(arguments, stop))
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: say nothing, and keep the interpreter from flushing into it at exit.
@@ -81,13 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_FAULT
 
 
-def _interruption(verb: str, stop: KeyboardInterrupt) -> str:
+def _interruption(arguments: Sequence[str], stop: KeyboardInterrupt) -> str:
+    from splatmend.datasets.artifact import partial_folder
     from splatmend.datasets.interruption import PutAway
 
+    verb = arguments[0]
     if isinstance(stop, PutAway):
         return f"interrupted; {stop}, where --resume goes on (run does so by itself)."
     if verb not in RESUMED_VERBS:
         return "interrupted."
+    partial = partial_folder(Path(_output_of(arguments)))
+    if verb == "pairs" and partial.is_dir():
+        return f"interrupted; what was made so far lies in {partial}, where --resume goes on."
     return (
         "interrupted without a checkpoint of this moment; from an earlier one, if there is any, --resume goes on (run does so by itself)."
     )

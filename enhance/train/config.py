@@ -89,10 +89,10 @@ class LoopConfig:
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "two decays from 0 up to, not including, 1"),
             ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
-            ("grad_clip", self.grad_clip is None or 0 < self.grad_clip < math.inf, "a norm above 0, or none"),
+            ("grad_clip", self.grad_clip is None or 0 < self.grad_clip < math.inf, "a norm above 0, or None"),
             ("crop_px", min(self.crop_px) >= 1, "height and width in pixels"),
-            ("max_seconds", self.max_seconds is None or 0 < self.max_seconds < math.inf, "seconds above 0, or none"),
-            ("pause_seconds", self.pause_seconds is None or 0 <= self.pause_seconds < math.inf, "0 seconds or more, or none"),
+            ("max_seconds", self.max_seconds is None or 0 < self.max_seconds < math.inf, "seconds above 0, or None"),
+            ("pause_seconds", self.pause_seconds is None or 0 <= self.pause_seconds < math.inf, "0 seconds or more, or None"),
             ("seed", 0 <= self.seed < 1 << 63, "0 or more, below 2^63"),
             ("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
         ):
@@ -184,7 +184,7 @@ class OneStepTrainConfig(FlickerConfig):
     on. What was trained with it needs renders with their opacity."""
     references: int | None = None
     """Layers of warped recorded frames to take from (0: none); None: those of the enhancer that is trained on. Their fusion is trained with
-    the exact gradient (`truncation` none), and stays as it is with a truncated one: `train_fusion` trains it for any model."""
+    the exact gradient (`truncation` None), and stays as it is with a truncated one: `train_fusion` trains it for any model."""
     harmonises: bool = False
     """Train a model that is told what was put into a clip: a base that is not yet told gets the input for it, and skips."""
     reconstruct: bool = False
@@ -222,7 +222,7 @@ class OneStepTrainConfig(FlickerConfig):
             )
         if self.host_clips and (self.cuda_graph or self.truncation is None or self.encoder == "full"):
             raise UserError(
-                "training: host_clips brings a clip to the device in groups, but cuda_graph, truncation none and encoder full need it "
+                "training: host_clips brings a clip to the device in groups, but cuda_graph, truncation None and encoder full need it "
                 "whole; set one of them back."
             )
         if min(self.spatial_chunks) < 1 or self.halo < 0:
@@ -275,4 +275,4 @@ class OneStepTrainConfig(FlickerConfig):
         if self.references is not None and not 0 <= self.references <= MAX_REFERENCES:
             raise UserError(f"training: references is {self.references}; give 0 to {MAX_REFERENCES} layers.")
         if self.truncation is not None and self.truncation < 0:
-            raise UserError(f"training: truncation is {self.truncation}; give 0 or more, or none for the exact gradient.")
+            raise UserError(f"training: truncation is {self.truncation}; give 0 or more, or None for the exact gradient.")

@@ -93,7 +93,7 @@ class DataConfig:
         if not self.pairs and not self.videos:
             raise UserError("training data: neither pairs nor videos are given; give at least one.")
         if self.distinct_samples is not None and self.distinct_samples < 1:
-            raise UserError(f"training data: distinct_samples is {self.distinct_samples}; give 1 or more, or none.")
+            raise UserError(f"training data: distinct_samples is {self.distinct_samples}; give 1 or more, or None.")
         for name in ("cache_gb", "latents_gb"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"training data: {name} is {getattr(self, name)}; give gigabytes, 0 or more.")

@@ -213,7 +213,9 @@ def test_a_read_only_target_is_one_sentence(monkeypatch: pytest.MonkeyPatch, cap
         assert "read-only file system" in complaint(capsys, *verb, "--out", tmp_path / "x").lower()
 
 
-def test_bugs_are_not_hidden_and_interrupts_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bugs_are_not_hidden_and_interrupts_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     def bug(verb: str, arguments: list[str]) -> int:
         raise ValueError("a bug")
 
@@ -230,6 +232,10 @@ def test_bugs_are_not_hidden_and_interrupts_are_one_line(monkeypatch: pytest.Mon
     assert "without a checkpoint of this moment" in said
     assert main(["render"]) == 130
     assert capsys.readouterr().err == "splatmend: interrupted.\n"
+    (tmp_path / "made.partial").mkdir()
+    assert main(["pairs", "log", "--out", str(tmp_path / "made")]) == 130
+    said = capsys.readouterr().err
+    assert said == f"splatmend: interrupted; what was made so far lies in {tmp_path / 'made.partial'}, where --resume goes on.\n"
 
     def put_away(verb: str, arguments: list[str]) -> int:
         raise PutAway(Path("scene.partial") / "checkpoint.pt", "iteration 850")
