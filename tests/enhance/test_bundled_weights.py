@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from splatmend.enhance.artifact import load_enhancer
+from splatmend.enhance.model import Enhancer
 from splatmend.enhance.stream import StreamingEnhancer
+from splatmend.enhance.windows import window_starts
 
 FRAMES = 73
+BORDER_FRAMES = 49
 
 
 def blocks_of_a_street(seed: int = 4, height: int = 96, width: int = 256) -> np.ndarray:
@@ -65,6 +68,41 @@ def test_a_moving_picture_changes_alike_when_it_comes_back(changes: dict[str, np
     change = changes["moving"]
     early, late = change[1:37], change[37:]
     assert late.mean() / early.mean() == pytest.approx(1.0, abs=0.14)
+
+
+def sliding(frames: int = BORDER_FRAMES) -> np.ndarray:
+    """A camera that slides by a pixel a frame."""
+    picture = blocks_of_a_street()
+    return np.stack([picture[:, x : x + 96] for x in range(frames)])
+
+
+def enhanced(enhancer: Enhancer, clip: np.ndarray, **options: float) -> np.ndarray:
+    return np.stack(list(StreamingEnhancer(enhancer, **options).frames(iter(clip), len(clip)))).astype(np.float64)  # type: ignore[arg-type]
+
+
+def test_windows_add_no_flicker_where_they_meet() -> None:
+    """Warping errors along the true flow into latents with which a window begins or ends, against the same clip in one window."""
+    enhancer = load_enhancer("bundled")
+    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.2) for frame in sliding()])
+    latents = 1 + (BORDER_FRAMES - 1) // 4
+    window, overlap = enhancer.spec.window, enhancer.spec.overlap
+    begins = {start + part for start in window_starts(latents, window, overlap)[1:] for part in (0, overlap)}
+    border = np.array([frame % 4 == 1 and 1 + frame // 4 in begins for frame in range(1, BORDER_FRAMES)])
+    assert 5 <= border.sum() < latents
+
+    def errors(window: int) -> np.ndarray:
+        clip = enhanced(enhancer, blurred, strength=1.0, window=window, overlap=min(overlap, window - 1))
+        return np.abs(clip[1:, :, :-1] - clip[:-1, :, 1:]).mean(axis=(1, 2, 3))
+
+    ratio = errors(window) / errors(latents)
+    assert ratio[border].mean() < 1.05 * ratio[~border].mean()
+    assert ratio.max() < 1.05
+
+
+def test_clean_frames_stay_clean() -> None:
+    clean = sliding(9)
+    change = enhanced(load_enhancer("bundled"), clean) - clean
+    assert 10 * np.log10(255**2 / np.square(change).mean(axis=(1, 2, 3))).min() > 45
 
 
 def test_sharp_references_sharpen_a_blurred_render() -> None:
