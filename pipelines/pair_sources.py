@@ -80,6 +80,7 @@ def open_source(name: str, street: StreetConfig) -> PairSource:
         seed = name.removeprefix(STREET_PREFIX)
         if not seed.isdecimal():
             raise UserError(f"{name}: the seed must be a whole number; write for instance street:7.")
+        seed = str(int(seed))
         built = build_street(replace(street, seed=int(seed)))
         truth = StreetTruth(street=built, path=Path(name))
         return PairSource(

@@ -60,6 +60,9 @@ class PairsConfig:
     def __post_init__(self) -> None:
         if not self.strategies:
             raise UserError("strategies: none is given; choose one or more.")
+        for name in ("every", "shares", "shifts", "cycle_shifts", "reductions", "holes", "reinsertions", "grounds"):
+            if not getattr(self, name):
+                raise UserError(f"{name}: none is given; give one or more, or leave the option out.")
         if any(n < 2 for n in self.every):
             raise UserError(f"every: {min(self.every)} leaves no frame out; give 2 or more.")
         if any(not 0 < share < 1 for share in self.shares):
@@ -71,7 +74,9 @@ class PairsConfig:
         if any(not 1 < n < math.inf for n in self.reductions):
             raise UserError(f"reductions: {' '.join(map(str, self.reductions))} must be numbers above 1; give others.")
         for name in ("strategies", "every", "shifts", "cycle_shifts", "reductions", "holes", "reinsertions", "grounds", "cameras"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
+            # As numbers stand in the names of pairs.
+            named = [f"{value:g}" if isinstance(value, float) else value for value in getattr(self, name)]
+            if len(set(named)) < len(named):
                 raise UserError(f"{name}: {' '.join(map(str, getattr(self, name)))} names something twice; give each once.")
         if self.insertions < 1:
             raise UserError(f"insertions: {self.insertions} makes no pair; give 1 or more.")

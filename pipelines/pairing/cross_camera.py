@@ -33,7 +33,7 @@ def degrade(shop: Workshop, out: Path, *, camera: str) -> Trajectory:
     """The recorded path of a camera through a fit to all other cameras."""
     config = shop.fit_config
     kept = others(shop.config, shop.source, camera)
-    scene = shop.fitted(f"without-{file_name(camera)}", replace(config, data=replace(config.data, cameras=kept)))
+    scene = shop.fitted(f"cross-{file_name(camera)}", replace(config, data=replace(config.data, cameras=kept)))
     return shop.render(scene, shop.recorded(camera), out)
 
 

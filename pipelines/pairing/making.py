@@ -25,7 +25,11 @@ def plans(config: PairsConfig, source: PairSource) -> list[PairPlan]:
     for name in config.cameras:
         if name not in source.log.cameras:
             raise UserError(f"{source.name}: there is no camera {name}; it has {', '.join(source.log.cameras)}.")
-    cameras = config.cameras or tuple(source.log.cameras)
+    fitted = config.fit.data.cameras
+    cameras = config.cameras or tuple(name for name in source.log.cameras if name in (fitted or source.log.cameras))
+    unseen = [name for name in cameras if fitted and name not in fitted and config.strategies != ("cross-camera",)]
+    if unseen:
+        raise UserError(f"{source.name}: no fit sees camera {unseen[0]}; add it to --fit.data.cameras, or leave it out of --cameras.")
     return [plan for camera in cameras for strategy in config.strategies for plan in STRATEGIES[strategy](config, source, camera)]
 
 

@@ -98,7 +98,7 @@ def fit_without(shop: Workshop, camera: str, names: Sequence[str], bare: Clip, t
     out = shop.fits / f"seen-without-{file_name(camera)}"
     if not out.exists():
         log = log_without(shop.source, camera, names, bare)
-        scene = shop.fitted(f"without-{file_name(camera)}", shop.fit_config, log)
+        scene = shop.fitted(f"bare-{file_name(camera)}", shop.fit_config, log)
         render_clip(scene, trajectory, out)
     return open_clip(out)
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import splatmend.pipelines.pair_sources as pair_sources
 from splatmend.datasets.clip import ClipFrame, open_clip
+from splatmend.datasets.errors import UserError
 from splatmend.datasets.shot import Shot
 from splatmend.datasets.street import StreetConfig, build_street, write_street
 from splatmend.datasets.street.street import Street
 from splatmend.pipelines.pair_sources import open_source
+from splatmend.pipelines.pairing import cross_camera, reinsert
+from splatmend.pipelines.pairing.config import PairsConfig
+from splatmend.recon.fit.config import FitConfig
 from splatmend.recon.trajectory import Trajectory
 
 STREET = StreetConfig(seed=5, duration_s=0.3, width=64, height=48, cameras=("FRONT",), supersample=1, lidar_beams=8, lidar_columns=64)
@@ -82,3 +87,41 @@ def test_a_streets_folder_is_built_only_where_its_truth_is_asked_for(tmp_path: P
     assert not built
     assert source.truth is source.truth
     assert built == [folder]
+
+
+def test_a_seed_is_a_number_however_it_is_written() -> None:
+    street = replace(STREET, seed=0)
+    assert open_source("street:07", street).scene == open_source("street:7", street).scene == "street-7"
+
+
+@pytest.mark.parametrize("option", ["every", "shares", "shifts", "cycle_shifts", "reductions", "holes", "reinsertions", "grounds"])
+def test_an_option_without_a_value_is_refused(option: str) -> None:
+    with pytest.raises(UserError, match=f"{option}: none is given"):
+        PairsConfig(**{option: ()})  # type: ignore[arg-type]
+
+
+def test_shifts_of_one_name_are_refused() -> None:
+    with pytest.raises(UserError, match="names something twice"):
+        PairsConfig(shifts=(2.0, 2.0000001))
+
+
+def test_strategies_share_no_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same camera: one is of all others, one of that camera without some vehicles."""
+    names: list[str] = []
+
+    class Noted(Exception):
+        pass
+
+    class Shop(SimpleNamespace):
+        def fitted(self, name: str, *_: object) -> None:
+            names.append(name)
+            raise Noted
+
+    log = SimpleNamespace(cameras={"FRONT": None, "FRONT_LEFT": None})
+    shop = Shop(fit_config=FitConfig(), config=PairsConfig(), source=SimpleNamespace(log=log), fits=tmp_path)
+    with pytest.raises(Noted):
+        cross_camera.degrade(shop, tmp_path / "out", camera="FRONT")  # type: ignore[arg-type]
+    monkeypatch.setattr(reinsert, "log_without", lambda *_: log)
+    with pytest.raises(Noted):
+        reinsert.fit_without(shop, "FRONT", (), None, None)  # type: ignore[arg-type]
+    assert len(set(names)) == 2
