@@ -39,7 +39,8 @@ def lpips_network(net: LpipsNet = "squeeze", device: str = "cpu") -> torch.nn.Mo
 
     import lpips
 
-    with warnings.catch_warnings():
+    # The first use of a network must not change what whoever uses it draws next, else a resumed training goes another way.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         network = lpips.LPIPS(net=net, verbose=False).eval().to(device)
     return network.requires_grad_(False)

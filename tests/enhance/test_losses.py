@@ -142,3 +142,14 @@ def test_the_gram_loss_asks_which_features_go_together_and_not_where() -> None:
     loss(frames, a).backward()
     assert frames.grad is not None
     assert frames.grad.abs().max() > 0
+
+
+@pytest.mark.skipif(not lpips_available("squeeze"), reason="the LPIPS network is not on this machine")
+def test_the_first_use_of_a_network_changes_nobodys_random_numbers() -> None:
+    """A training that is resumed in a new process loads it behind the restored random state."""
+    lpips_network.cache_clear()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    lpips_network("squeeze")
+    assert torch.equal(torch.rand(3), expected)
