@@ -12,7 +12,7 @@ import torch
 
 from splatmend.datasets.artifact import Manifest, plain
 from splatmend.datasets.errors import UserError
-from splatmend.enhance.artifact import KIND, copy_with_fusion, load_fusion
+from splatmend.enhance.artifact import KIND, copy_with_fusion, folder_key, load_fusion
 from splatmend.enhance.decoder.gradients import without_autocast
 from splatmend.enhance.flow_loss import Motion
 from splatmend.enhance.fusion import ReferenceFusion, fresh_fusion
@@ -20,7 +20,7 @@ from splatmend.enhance.losses import PixelLoss
 from splatmend.enhance.train.config import FusionTrainConfig
 from splatmend.enhance.train.data import Batch, DataConfig, TrainingClips, unit_references
 from splatmend.enhance.train.graphed import graphed
-from splatmend.enhance.train.identity import WEIGHTS, weights_sample
+from splatmend.enhance.train.identity import BASE, WEIGHTS, weights_sample
 from splatmend.enhance.train.loop import CHECKPOINT, SAMPLES, TrainingLoop, TrainingPaused, make_accelerator
 from splatmend.enhance.train.output import building_together
 from splatmend.enhance.train.pictures import write_strip
@@ -70,8 +70,7 @@ def train_fusion(
     torch.manual_seed(config.seed)
     goes_on = held is not None and held.layers == layers and not config.fresh
     fusion = held if held is not None and goes_on else fresh_fusion(layers, config.seed)
-    # All else of the base is not looked at, so a fusion that begins alike becomes the same one for any.
-    began_as = {"model.references": layers, WEIGHTS: weights_sample(fusion)}
+    began_as = {"model.references": layers, BASE: folder_key(base), WEIGHTS: weights_sample(fusion)}
     fusion.to(accelerator.device).train()
     clips = TrainingClips(
         data,

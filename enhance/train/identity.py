@@ -25,8 +25,8 @@ def source_key(index: Path | None, clips: Iterable[Clip]) -> str:
     return digest.hexdigest()
 
 
-WEIGHTS = "weights"
-"""The entry of an identity that holds `weights_sample`."""
+BASE, WEIGHTS = "model.base", "weights"
+"""The entries of an identity that hold a key of the enhancer that training begins with, and `weights_sample`."""
 _ROUNDING = 4e-3
 """How far a weight may differ that is the same one: twice what bfloat16 rounds away."""
 
@@ -54,6 +54,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     then = {**_ADDED_LATER, **before}
     apart = ("sources", WEIGHTS)
     others = [name for name in sorted(now.keys() | before.keys()) if name not in apart and then.get(name) != now.get(name)]
+    if BASE in others:
+        others.remove(BASE)
+        found += ["the enhancer that it begins with is another"] if BASE in before else []
     found += [f"{name} was {then.get(name)} and is {now.get(name)}" for name in others]
     # Checkpoints from before there was a sample of weights say nothing of them.
     if WEIGHTS in before and not _same(before[WEIGHTS], now.get(WEIGHTS, [])):

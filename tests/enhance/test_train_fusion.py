@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -143,6 +144,20 @@ def test_a_paused_training_goes_on_to_the_same_bits(data: DataConfig, tmp_path: 
     assert whole is not None
     assert parts is not None
     assert (whole / "adapter.safetensors").read_bytes() == (parts / "adapter.safetensors").read_bytes()
+
+
+def test_another_base_does_not_go_on(data: DataConfig, tmp_path: Path) -> None:
+    """Even one with the same fusion, whose other parts would be written with it."""
+    base, other = saved(tmp_path / "base"), tmp_path / "other"
+    shutil.copytree(base, other)
+    paused = config(pause_seconds=0.0)
+    assert train_fusion(paused, data, base, tmp_path / "out") is None
+    assert train_fusion(paused, data, other, tmp_path / "out", resume=True) is None  # a copy is the same one
+    weights = other / "vae" / "diffusion_pytorch_model.safetensors"
+    held = weights.read_bytes()
+    weights.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+    with pytest.raises(UserError, match="the enhancer that it begins with is another"):
+        train_fusion(paused, data, other, tmp_path / "out", resume=True)
 
 
 def shifted_layers(truth: torch.Tensor, px: int) -> torch.Tensor:
