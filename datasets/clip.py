@@ -9,6 +9,7 @@ where they do; layer 0 is the nearest frame that does, pixel by pixel).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -192,6 +193,12 @@ class Clip:
                         f"{path}: it has {picture.shape[1]}x{picture.shape[0]} pixels where the first image has {size[1]}x{size[0]}; "
                         "give images of one size."
                     )
+                camera = None if self.frames[0].shot is None else self.frames[0].shot.camera
+                if camera is not None and size[:2] != (camera.height, camera.width):
+                    raise UserError(
+                        f"{path}: it has {size[1]}x{size[0]} pixels where its camera has {camera.width}x{camera.height}; write the clip "
+                        "again."
+                    )
                 yield picture
             return
         # Files from before they said how they were padded, and what OpenCV reads, are cut to the camera's size.
@@ -268,24 +275,30 @@ def open_clip(path: Path) -> Clip:
         if not images:
             raise UserError(f"{path}: it holds neither a manifest.json nor images; give a clip, a video file or a folder of images.")
         return Clip(path=path, frames=(ClipFrame(shot=None),) * len(images), images=images, video=None, rate_hz=10.0)
-    manifest = read_manifest(path, "clip")
+    facts = read_manifest(path, "clip").facts
+    if not isinstance(facts, dict):
+        raise UserError(f"{path / 'manifest.json'}: its facts are no list of named values; write the clip again.")
     frames = []
     try:
-        for line in (path / "cameras.jsonl").read_text().splitlines():
+        for number, line in enumerate((path / "cameras.jsonl").read_text().splitlines()):
             raw = json.loads(line)
+            if raw["frame"] != number:
+                raise ValueError(f"line {number + 1} is of frame {raw['frame']}")
             shot = None if raw["shot"] is None else shot_from_json(raw["shot"])
             frame = ClipFrame(shot=shot, extra={k: v for k, v in raw.items() if k not in ("frame", "shot")})
             _ = frame.edits
             frames.append(frame)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise UserError(f"{path / 'cameras.jsonl'}: the list of cameras is missing or broken ({fault}); write the clip again.") from None
-    video = path / "frames.mp4" if manifest.facts.get("encoding", "png") != "png" else None
+    video = path / "frames.mp4" if facts.get("encoding", "png") != "png" else None
     images = () if video else tuple(path / "frames" / f"{i:06d}.png" for i in range(len(frames)))
     absent = [p for p in images if not p.is_file()]
     shown = _frame_count(video) if video else len(frames) + (path / "frames" / f"{len(frames):06d}.png").is_file()
     if shown not in (None, len(frames)) and not absent:
         held = "more" if shown > len(frames) else shown
         raise UserError(f"{path / 'cameras.jsonl'}: it lists {len(frames)} frames where the clip holds {held}; write the clip again.")
+    if not absent and facts.get("frames", len(frames)) != len(frames):
+        raise UserError(f"{path}: its manifest speaks of {facts['frames']} frames, and there are {len(frames)}; write the clip again.")
     if not frames or absent:
         what = f"{len(absent)} of {len(frames)} frames are absent, {absent[0].name} first" if absent else "it holds no frame"
         raise UserError(f"{path}: {what}; write the clip again.")
@@ -294,10 +307,16 @@ def open_clip(path: Path) -> Clip:
         frames=tuple(frames),
         images=images,
         video=video,
-        rate_hz=float(manifest.facts.get("rate_hz", 10.0)),
-        log_id=manifest.facts.get("log_id"),
-        references=_layer_count(path, manifest.facts.get("references", 0)),
+        rate_hz=_rate(path, facts.get("rate_hz", 10.0)),
+        log_id=facts.get("log_id"),
+        references=_layer_count(path, facts.get("references", 0)),
     )
+
+
+def _rate(path: Path, rate_hz: Any) -> float:
+    if isinstance(rate_hz, bool) or not isinstance(rate_hz, int | float) or not 0 < rate_hz < math.inf:
+        raise UserError(f"{path}: its manifest says {rate_hz!r} where the frames a second belong; write the clip again.")
+    return float(rate_hz)
 
 
 def _layer_count(path: Path, count: Any) -> int:

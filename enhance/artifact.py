@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ FORMAT_VERSION = 1
 KIND, AUTOENCODER_KIND = "enhancer", "autoencoder"
 INFO, ADAPTER, LORA = "enhancer.json", "adapter.safetensors", "lora"
 OPACITY, REFERENCES, INSERTION = "opacity", "references", "insertion"
+_ENDS_BYTES = 1 << 16
 SKIPS, FUSION, MASK_INPUT = "skips.", "fusion.", "mask_input."
 KNOWN_PARTS = ("vae", "transformer", "caption", "skips", "lora", OPACITY, REFERENCES, INSERTION)
 
@@ -100,6 +102,23 @@ def load_fusion(path: str | Path) -> ReferenceFusion | None:
     return fusion.float()
 
 
+def folder_key(path: str | Path) -> str:
+    """What tells whatever `load_enhancer` takes from others, wherever it lies: a hash of its files' sizes and of both ends of each; a hub
+    id itself."""
+    folder = _own_folder(path) or Path(path)
+    if not folder.is_dir():
+        return str(path)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            ends = opened.read(_ENDS_BYTES)
+            opened.seek(max(size - _ENDS_BYTES, 0))
+            ends += opened.read()
+        digest.update(repr((file.relative_to(folder).as_posix(), size, ends)).encode())
+    return digest.hexdigest()
+
+
 def copy_with_fusion(source: str | Path, folder: Path, fusion: ReferenceFusion, provenance: Mapping[str, Any]) -> None:
     """Write whatever `load_enhancer` takes into an existing folder, with another fusion of references and a line of history. All other
     weights are those of the source, byte by byte; a base model's stay where they are. `UserError` where the source cannot be read."""
@@ -153,7 +172,17 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> Enhancer:
     transformer = load_part(WanTransformer3DModel, folder / "transformer", dtype) if "transformer" in requires else _of(base).transformer
     tensors = _load_adapter(folder / ADAPTER)
     caption = tensors.pop("caption").to(dtype)
-    enhancer = Enhancer(vae, transformer, caption, spec)
+    for name in ("latents_mean", "latents_std"):
+        count, channels = len(vae.config[name]), vae.config["z_dim"]
+        if count != channels:
+            raise UserError(
+                f"{folder / 'vae' / 'config.json'}: {name} has {count} numbers for {channels} channels of latents; copy the whole enhancer "
+                "folder again."
+            )
+    try:
+        enhancer = Enhancer(vae, transformer, caption, spec)
+    except ValueError as fault:
+        raise UserError(f"{folder / INFO}: its skips do not fit its autoencoder ({fault}); copy the whole enhancer folder again.") from None
     fusion, mask_input = ({name: tensors.pop(name) for name in list(tensors) if name.startswith(part)} for part in (FUSION, MASK_INPUT))
     _fill("skips", enhancer.joins, tensors, SKIPS, folder)
     enhancer.joins.to(dtype)
@@ -208,7 +237,9 @@ def _parse_info(info: Any, path: Path) -> tuple[EnhancerSpec, list[str]]:
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {version} is unknown, this splatmend reads {FORMAT_VERSION}; update splatmend.")
     try:
-        raw, requires = dict(info["spec"]), list(info["requires"])
+        raw, requires = dict(info["spec"]), info["requires"]
+        if not isinstance(requires, list) or not all(isinstance(part, str) for part in requires):
+            raise ValueError("`requires` must be a list of names")
         raw["skips"] = tuple(Skip(**skip) for skip in raw["skips"])
         if raw["lora"] is not None:
             raw["lora"] = LoraInfo(**(raw["lora"] | {"targets": tuple(raw["lora"]["targets"])}))

@@ -58,7 +58,7 @@ def load_part(kind: type[Model], path: Path, dtype: torch.dtype) -> Model:
         raise UserError(f"{path}: this part of the enhancer is missing; copy the whole enhancer folder again.")
     try:
         loaded: Any = kind.from_pretrained(path, torch_dtype=dtype, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError) as fault:
+    except (OSError, ValueError, RuntimeError, TypeError, NotImplementedError, ArithmeticError) as fault:
         reason = " ".join(str(fault).split())[:200]
         raise UserError(f"{path}: the weights cannot be read ({reason}); copy the whole enhancer folder again.") from fault
     model, info = loaded

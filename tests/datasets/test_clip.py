@@ -76,6 +76,8 @@ def test_a_video_of_odd_pictures_comes_back_at_their_size(tmp_path: Path, codec:
         lambda row: row["shot"]["world_from_camera_start"][0].__setitem__(0, 5.0),
         lambda row: row["shot"]["camera"].update(width=2),
         lambda row: row.pop("shot"),
+        lambda row: row.update(frame=2),
+        lambda row: row.pop("frame"),
     ],
 )
 def test_a_damaged_list_of_cameras_is_named(tmp_path: Path, change) -> None:
@@ -93,6 +95,30 @@ def test_a_list_of_cameras_that_is_too_short_is_refused(tmp_path: Path, encoding
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:-1]))
     with pytest.raises(UserError, match=r"cameras\.jsonl: it lists 3 frames where the clip holds more; write the clip again"):
         open_clip(tmp_path / "clip")
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        (None, "its facts are no list of named values"),
+        ({"frames": 9}, "its manifest speaks of 9 frames, and there are 4"),
+        ({"rate_hz": "fast"}, "says 'fast' where the frames a second belong"),
+        ({"rate_hz": 0}, "says 0 where the frames a second belong"),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_refused(tmp_path: Path, facts: dict | None, says: str) -> None:
+    path = _write(tmp_path / "clip").path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": facts}))
+    with pytest.raises(UserError, match=says):
+        open_clip(tmp_path / "clip")
+
+
+def test_frames_of_another_size_than_their_camera_are_refused(tmp_path: Path) -> None:
+    clip = _write(tmp_path / "clip")
+    for path in clip.images:
+        write_image(path, np.zeros((7, 9, 3), np.uint8))
+    with pytest.raises(UserError, match=r"000000\.png: it has 9x7 pixels where its camera has"):
+        next(clip.iter_rgb())
 
 
 def test_a_clip_with_an_absent_frame_is_refused(tmp_path: Path) -> None:

@@ -162,6 +162,12 @@ def test_unknown_requirements_and_dropped_skips_are_errors(tmp_path: Path) -> No
         path.write_text(json.dumps(info | {"spec": info["spec"] | wrong}))
         with pytest.raises(UserError, match=next(iter(wrong))):
             load_enhancer(tmp_path)
+    path.write_text(json.dumps(info | {"spec": info["spec"] | {"skips": [{"tap": "down_blocks.9", "join": "mid_block"}]}}))
+    with pytest.raises(UserError, match="its skips do not fit its autoencoder"):
+        load_enhancer(tmp_path)
+    path.write_text(json.dumps(info | {"requires": [1]}))
+    with pytest.raises(UserError, match="must be a list of names"):
+        load_enhancer(tmp_path)
     path.write_text(json.dumps(info | {"format_version": 99}))
     with pytest.raises(UserError, match="99"):
         load_enhancer(tmp_path)
