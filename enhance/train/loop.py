@@ -226,6 +226,8 @@ class TrainingLoop:
             if self._time_is_up(config.pause_seconds, self.seconds - before) and self.step < config.steps:
                 self.save()
                 raise TrainingPaused
+        if gathered:
+            self._log(gathered, self._learning_rate(), bar)
         self._sample(sample)
 
     def _stops(self, interrupted: Callable[[], bool]) -> bool:
