@@ -204,8 +204,8 @@ def run_all(chosen: argparse.Namespace) -> None:
             subprocess.run(command, env=os.environ | visible, stdout=log, stderr=subprocess.STDOUT, check=False)
 
     with ThreadPoolExecutor(max_workers=chosen.jobs) as pool:
-        for number, (way, seed) in enumerate(jobs):
-            pool.submit(run, number, way, seed)
+        for done in [pool.submit(run, number, way, seed) for number, (way, seed) in enumerate(jobs)]:
+            done.result()
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = records_of(chosen.out)
     print_table(records)
     wanted = {str(pair.degraded) for pair in pairs_of(chosen.held_out, chosen.kinds)}
-    names = [name_of(way, seed) for way in chosen.ways for seed in range(chosen.seeds)]
+    names = [name_of(UNTRAINED, 0)] + [name_of(way, seed) for way in chosen.ways for seed in range(chosen.seeds)]
     missing = [name for name in names if not wanted <= scored(chosen.out / f"{name}.jsonl")]
     if missing:
         print(f"not whole: {', '.join(missing)}; give the same line again to go on (their .log files say what happened)", file=sys.stderr)
