@@ -33,10 +33,10 @@ def texture(shift_px: float = 0.0) -> np.ndarray:
     return 0.5 + 0.4 * np.stack(waves, axis=-1)
 
 
-def write_clip(out: Path, frames: list[np.ndarray], held_out: tuple[int, ...] = (), cameras: bool = True) -> Path:
+def write_clip(out: Path, frames: list[np.ndarray], held_out: tuple[int, ...] = (), cameras: bool = True, camera: Camera = CAMERA) -> Path:
     with building(out, manifest := Manifest(kind="clip", config={})) as partial, ClipWriter(partial) as writer:
         for index, rgb in enumerate(frames):
-            shot = Shot.still(CAMERA, pose(np.eye(3), np.array([0.1 * index, 0, 0])), index * 100_000)
+            shot = Shot.still(camera, pose(np.eye(3), np.array([0.1 * index, 0, 0])), index * 100_000)
             writer.write(rgb, shot if cameras else None, extra={"held_out": index in held_out})
         manifest.facts = writer.facts
     return out
@@ -105,7 +105,8 @@ def test_only_held_out_frames_count_but_flow_sees_their_neighbours(clips: dict[s
 )
 def test_small_pictures_are_scored_as_far_as_they_go(tmp_path: Path, size: tuple[int, int], scored: set[str]) -> None:
     frames = [np.random.default_rng(i).integers(0, 255, (*size, 3), dtype=np.uint8) for i in range(2)]
-    raw, truth = (write_clip(tmp_path / name, given) for name, given in (("raw", frames), ("truth", frames[::-1])))
+    camera = CAMERA.resized(size[1], size[0])
+    raw, truth = (write_clip(tmp_path / name, given, camera=camera) for name, given in (("raw", frames), ("truth", frames[::-1])))
     assert main(["evaluate", str(raw), "--truth", str(truth), "--out", str(tmp_path / "scores"), "--device", "cpu"]) == 0
     scores = read_scores(tmp_path / "scores")
     found = {name for name, value in scores["rows"]["raw"]["mean"].items() if value is not None}

@@ -136,7 +136,7 @@ def test_cycle_fits_renders_from_beside_and_comes_back(shop: Workshop, source: P
 def test_a_camera_is_shown_by_the_others(shop: Workshop, source: PairSource, tmp_path: Path) -> None:
     clip, _ = made(shop, cross_camera, "FRONT_LEFT", tmp_path / "clip")
     assert is_recorded(clip, source, "FRONT_LEFT")
-    assert load_scene(shop.fits / "without-FRONT_LEFT").cameras == ("FRONT",)
+    assert load_scene(shop.fits / "cross-FRONT_LEFT").cameras == ("FRONT",)
     assert clip.references == 2
     alone = replace(source, log=replace(source.log, cameras={"FRONT": source.log.cameras["FRONT"]}))
     with pytest.raises(UserError, match="fits the other cameras to show FRONT, and there is no other"):
@@ -238,7 +238,7 @@ def test_vehicles_are_put_back_into_a_fit_that_never_saw_them(sunny: PairSource,
     clip, trajectory = made(shop, reinsert, "FRONT", tmp_path / "clip", number=1)
     assert is_recorded(clip, sunny, "FRONT")
     names = read_manifest(clip.path, "clip").config["reinserted"]
-    scene = load_scene(shop.fits / "without-FRONT")
+    scene = load_scene(shop.fits / "bare-FRONT")
     assert not set(names) & set(scene.actors)
     assert isinstance(sunny.truth, StreetTruth)
     log = reinsert.log_without(sunny, "FRONT", names, reinsert.without(shop, "FRONT", names, trajectory))
