@@ -7,9 +7,10 @@ Each folder holds a street's log (`street`) and a scene that was fitted to it (`
 the own lane, oncoming, and standing beside the road. They are harvested, and so lack what no camera saw of them, or (`--bodies mesh`) the
 oracle's own, imported from a .glb file. The oracle draws the car's own mesh at the same poses. Regions: the car's box in the oracle's
 picture with a margin of a fifth, and the pixels beside the car that it changes (its shadow). `mask_iou` compares the car's pixels,
-`box_iou` the boxes around them. With a harmoniser there are rows of it from the lit clip (`harmonised`) and from the naive one
-(`harmonised_naive`), with an enhancer rows of it from the lit clip with references of the street's frames beside it (`enhanced`, and
-`enhanced_bare` without references), and with either warping errors along the exact flow.
+`box_iou` the boxes around them. `lpips_aside` is LPIPS of a shadow with the true body in the picture: the network looks far, and a body's
+faults count at its shadow too. With an enhancer there are rows of it from the lit clip with references of the street's frames beside it
+(`enhanced`, and `enhanced_bare` without references), with a harmoniser rows of it from the naive clip, the lit and the enhanced one
+(`harmonised_naive` and so on), and with either warping errors along the exact flow.
 """
 
 from __future__ import annotations
@@ -165,10 +166,6 @@ def measure(
         "naive": [None if frame is None else frame.rgb.numpy() for frame in drawn],
         "lit": [None if picture is None else picture.rgb.numpy() for picture in finished],
     }
-    if after.harmoniser is not None:
-        masks = [shares_of(frame) > 0.5 for frame in drawn if frame is not None]
-        for name, source in (("harmonised_naive", "naive"), ("harmonised", "lit")):
-            shown[name] = harmonised(after.harmoniser, shown[source], masks)
     if after.enhancer is not None:
         shown["enhanced_bare"] = enhanced(after.enhancer, shown["lit"], None)
         if after.references is not None:
@@ -177,6 +174,11 @@ def measure(
                 with_bodies(beside.behind(frame), frame, picture.rgb, picture.kept) for frame, picture in zip(drawn, finished, strict=True)
             ]
             shown["enhanced"] = enhanced(after.enhancer, shown["lit"], layers)
+    if after.harmoniser is not None:
+        masks = [shares_of(frame) > 0.5 for frame in drawn if frame is not None]
+        for source in ("naive", "lit", "enhanced"):
+            if source in shown:
+                shown[f"harmonised_{source}"] = harmonised(after.harmoniser, shown[source], masks)
     oracle = Oracle(street, car.mesh, track)
     for number, one in enumerate(recorded):
         frame = drawn[number]
@@ -212,6 +214,8 @@ def measure(
             row = about | {"region": "shadow", "pixels": int(shadow.sum())}
             for name, picture in now.items():
                 row |= prefixed(name, {"psnr": psnr(picture, truth.rgb, shadow)} | scores_at(picture, truth.rgb, shadow))
+                aside = scores_at(np.where((true | (own >= 0.1))[..., None], truth.rgb, picture), truth.rgb, shadow)
+                row |= prefixed(name, {"lpips_aside": aside["lpips"]} if "lpips" in aside else {})
                 row |= prefixed(name, flicker(picture, before.get(name), flow, shadow))
             yield row
 
