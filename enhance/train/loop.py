@@ -227,7 +227,7 @@ class TrainingLoop:
                 self.save()
                 raise TrainingPaused
         if gathered:
-            self._log(gathered, self._learning_rate(), bar)
+            self._log(gathered, self.optimizer.param_groups[0]["lr"], bar)
         self._sample(sample)
 
     def _stops(self, interrupted: Callable[[], bool]) -> bool:

@@ -22,12 +22,14 @@ FITS, SHEETS = "fits", "sheets"
 
 def plans(config: PairsConfig, source: PairSource) -> list[PairPlan]:
     """Every pair of a source, camera by camera. `UserError` for a camera that it lacks or a strategy that it cannot serve."""
-    for name in config.cameras:
+    fitted = config.fit.data.cameras
+    for name in (*config.cameras, *fitted):
         if name not in source.log.cameras:
             raise UserError(f"{source.name}: there is no camera {name}; it has {', '.join(source.log.cameras)}.")
-    fitted = config.fit.data.cameras
-    cameras = config.cameras or tuple(name for name in source.log.cameras if name in (fitted or source.log.cameras))
-    unseen = [name for name in cameras if fitted and name not in fitted and config.strategies != ("cross-camera",)]
+    # Only cross-camera shows what its fit did not see.
+    seen = fitted if fitted and config.strategies != ("cross-camera",) else tuple(source.log.cameras)
+    cameras = config.cameras or seen
+    unseen = [name for name in cameras if name not in seen]
     if unseen:
         raise UserError(f"{source.name}: no fit sees camera {unseen[0]}; add it to --fit.data.cameras, or leave it out of --cameras.")
     return [plan for camera in cameras for strategy in config.strategies for plan in STRATEGIES[strategy](config, source, camera)]

@@ -213,6 +213,12 @@ def test_rows_of_a_run_that_left_no_checkpoint_are_not_gone_on_with(data: DataCo
     assert [row["step"] for row in rows(out)] == [1, 2]
 
 
+def test_a_run_that_ends_by_the_clock_logs_its_last_steps(data: DataConfig, tmp_path: Path) -> None:
+    out = train_onestep(config(steps=1000, log_every=1000, max_seconds=1e-3), data, tiny(), tmp_path / "out")
+    assert out is not None
+    assert [row["step"] for row in rows(out)] == [1]
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(data: DataConfig, tmp_path: Path) -> None:
     settings = config(steps=4, ema=0.9, accumulation=2, schedule="cosine")
     whole = train_onestep(settings, data, tiny(), tmp_path / "whole")

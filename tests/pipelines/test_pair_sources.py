@@ -18,7 +18,8 @@ from splatmend.datasets.street.street import Street
 from splatmend.pipelines.pair_sources import open_source
 from splatmend.pipelines.pairing import cross_camera, reinsert
 from splatmend.pipelines.pairing.config import PairsConfig
-from splatmend.recon.fit.config import FitConfig
+from splatmend.pipelines.pairing.making import plans
+from splatmend.recon.fit.config import DataConfig, FitConfig
 from splatmend.recon.trajectory import Trajectory
 
 STREET = StreetConfig(seed=5, duration_s=0.3, width=64, height=48, cameras=("FRONT",), supersample=1, lidar_beams=8, lidar_columns=64)
@@ -125,3 +126,13 @@ def test_strategies_share_no_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Noted):
         reinsert.fit_without(shop, "FRONT", (), None, None)  # type: ignore[arg-type]
     assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize(
+    ("cameras", "fitted", "says"), [((), ("REAR",), "no camera REAR"), (("FRONT",), ("FRONT_LEFT",), "no fit sees camera FRONT;")]
+)
+def test_cameras_that_no_fit_sees_are_refused_before_any_fit(cameras: tuple[str, ...], fitted: tuple[str, ...], says: str) -> None:
+    log = SimpleNamespace(cameras={"FRONT": None, "FRONT_LEFT": None})
+    config = PairsConfig(strategies=("underfit",), cameras=cameras, fit=FitConfig(data=DataConfig(cameras=fitted)))
+    with pytest.raises(UserError, match=says):
+        plans(config, SimpleNamespace(name="log", log=log))  # type: ignore[arg-type]
