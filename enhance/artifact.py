@@ -205,9 +205,9 @@ def load_autoencoder(folder: Path) -> AutoencoderKLWan:
     return load_part(AutoencoderKLWan, folder / "vae", torch.float32)
 
 
-def copy_as_bundled(source: Path, destination: Path | None = None, *, strength: float | None = None) -> int:
+def copy_as_bundled(source: Path, destination: Path | None = None, *, strength: float | None = None, on_bodies: float | None = None) -> int:
     """Write the enhancer at `source` in bfloat16 as the bundled one, or as the bundled harmoniser where it is one; returns its size in
-    bytes. `strength`: what it is to advise.
+    bytes. `strength`, `on_bodies`: what it is to advise.
 
     `UserError` where it is larger than the 16 MB (a harmoniser: 8 MB) that a package may carry or needs a base model from elsewhere.
     """
@@ -217,6 +217,8 @@ def copy_as_bundled(source: Path, destination: Path | None = None, *, strength: 
         raise UserError(f"{source}: it needs its base model {enhancer.spec.base}; only an enhancer that is whole can be bundled.")
     if strength is not None:
         enhancer.spec = dataclasses.replace(enhancer.spec, strength=strength)
+    if on_bodies is not None:
+        enhancer.spec = dataclasses.replace(enhancer.spec, on_bodies=on_bodies)
     harmonises = enhancer.spec.harmonises
     folder, most = destination or bundled_folder(BUNDLED_HARMONISER if harmonises else BUNDLED), 8_000_000 if harmonises else 16_000_000
     fresh = folder.with_name(folder.name + ".new")

@@ -150,3 +150,10 @@ def with_told(side: Mapping[str, torch.Tensor], told: torch.Tensor) -> dict[str,
 def confined(x: torch.Tensor, enhanced: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
     """The change from `x` to `enhanced` (`[B, 3, T, H, W]`) inside a region `[B, 1, T, H, W]` in [0, 1]; outside `x`, exactly."""
     return torch.where(region > 0, x + region.to(x.dtype) * (enhanced - x), x)
+
+
+def less_on_bodies(region: torch.Tensor, mask: torch.Tensor, share: float) -> torch.Tensor:
+    """A region in which what was put in, and a soft rim of two pixels around it, counts by `share`; all are `[B, 1, T, H, W]` in [0, 1]."""
+    flat = mask.transpose(1, 2).flatten(0, 1)
+    near = F.avg_pool2d(F.max_pool2d(flat, 3, stride=1, padding=1), 3, stride=1, padding=1, count_include_pad=False)
+    return region * (1.0 - (1.0 - share) * near.unflatten(0, (mask.shape[0], mask.shape[2])).transpose(1, 2))

@@ -20,7 +20,7 @@ from torch import nn
 from splatmend.enhance.decoder import Memory, Side, SideFeatures, TruncatedDecoder, WanAdapter, split_into_groups
 from splatmend.enhance.decoder.truncated import DEFAULT_HALO
 from splatmend.enhance.fusion import ReferenceFusion, fresh_fusion
-from splatmend.enhance.insertion import TOLD, MaskInput, confined, with_told
+from splatmend.enhance.insertion import TOLD, MaskInput, confined, less_on_bodies, with_told
 from splatmend.enhance.opacity import fixed_noise, group_opacity, latent_opacity, with_noise
 from splatmend.enhance.skips import Skip, SkipJoin, build_joins
 from splatmend.enhance.strength import check_strength
@@ -64,6 +64,9 @@ class EnhancerSpec:
     """Layers of warped recorded frames that it can take from (see `splatmend.enhance.fusion`). 0: none are looked at."""
     harmonises: bool = False
     """Whether it is told what was put into a clip, and changes only what lies around that (see `splatmend.enhance.insertion`)."""
+    on_bodies: float = 1.0
+    """Of one that harmonises: how much of its change is taken on what was put in itself, 0 to 1, in shares of what is taken beside it.
+    Training takes all of it."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on and how."""
 
@@ -79,6 +82,8 @@ class EnhancerSpec:
             raise ValueError(f"timestep must be a whole number from 0 to 1000; got {self.timestep}")
         if not 0.0 <= self.strength <= 1.0:
             raise ValueError(f"strength must lie between 0 and 1; got {self.strength}")
+        if not 0.0 <= self.on_bodies <= 1.0:
+            raise ValueError(f"on_bodies must lie between 0 and 1; got {self.on_bodies}")
         if not 0.0 <= self.opacity_noise <= 1.0:
             raise ValueError(f"opacity_noise must lie between 0 and 1; got {self.opacity_noise}")
         if not isinstance(self.references, int) or not 0 <= self.references <= MAX_REFERENCES:
@@ -295,11 +300,18 @@ class Enhancer(nn.Module):
         encoded = self.told(self.emptied(encoded, opacity), inserted)
         z_out = self.predict_windows(encoded.latents)
         decoded = self.decoder().decode(self.decoder_latents(encoded.latents, z_out), side=self.side_of(encoded))
-        return blend(x, self.kept_inside(x, self.compose(x, decoded), inserted), strength)
+        return self.taken(x, self.compose(x, decoded), inserted, strength)
 
     def kept_inside(self, x: torch.Tensor, enhanced: torch.Tensor, inserted: torch.Tensor | None) -> torch.Tensor:
         """Enhanced frames with their change confined to the region around what was put in, for a model that harmonises."""
         return enhanced if inserted is None or not self.spec.harmonises else confined(x, enhanced, inserted[:, TOLD:])
+
+    def taken(self, x: torch.Tensor, enhanced: torch.Tensor, inserted: torch.Tensor | None, strength: float) -> torch.Tensor:
+        """What a user gets: of the change, confined as in `kept_inside`, as much as `strength` and the spec's `on_bodies` say."""
+        if inserted is not None and self.spec.harmonises and self.spec.on_bodies < 1.0:
+            region = less_on_bodies(inserted[:, TOLD:], inserted[:, :1], self.spec.on_bodies)
+            return blend(x, confined(x, enhanced, region), strength)
+        return blend(x, self.kept_inside(x, enhanced, inserted), strength)
 
 
 def blend(x: torch.Tensor, enhanced: torch.Tensor, strength: float) -> torch.Tensor:

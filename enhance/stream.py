@@ -25,7 +25,7 @@ from splatmend.enhance.attention import Attention, use_attention
 from splatmend.enhance.decoder import regroup_frames
 from splatmend.enhance.fusion import layers_as_channels
 from splatmend.enhance.insertion import CHANNELS, insertions_of, put_in_facts
-from splatmend.enhance.model import Encoded, Enhancer, blend
+from splatmend.enhance.model import Encoded, Enhancer
 from splatmend.enhance.opacity import fixed_noise, group_opacity, with_noise
 from splatmend.enhance.overlap import WriteBehind, as_arrays, as_tensor_on, read_ahead
 from splatmend.enhance.strength import check_strength
@@ -169,7 +169,7 @@ class StreamingEnhancer:
                 cache = cache.for_last_use()
                 decoded, cache = adapter.decode_group(z, cache, index, side)
                 enhanced = self.enhancer.compose(held.frames, decoded.float())
-                result = blend(held.frames, self.enhancer.kept_inside(held.frames, enhanced, held.inserted), self.strength)
+                result = self.enhancer.taken(held.frames, enhanced, held.inserted, self.strength)
             yield result
 
     def _to_tensor(self, rgb: np.ndarray) -> torch.Tensor:

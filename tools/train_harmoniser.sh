@@ -6,15 +6,15 @@
 #   tools/train_harmoniser.sh all FOLDER [JOBS]      both
 #
 # INSERT_SEEDS are streets into which vehicles are put as `splatmend insert` does it, mended by the enhancer ENHANCER (nothing: as they are);
-# SEEDS are streets whose own vehicles are put back wrongly. EXTRA are further options of `splatmend pairs`. PAIRS_DEVICE is where scenes
+# SEEDS (none) are streets whose own vehicles are put back wrongly. EXTRA are further options of `splatmend pairs`. PAIRS_DEVICE is where scenes
 # are fitted. SECONDS_RECONSTRUCT and SECONDS_HARMONISE are the training times of the two stages, FRAMES, BATCH and CROP (rows columns)
-# their clips.
+# their clips. The defaults are the bundled weights' own (docs/enhancer.md).
 set -euo pipefail
 export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-png}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}" EXTRA="${EXTRA:-}"
-SEEDS="${SEEDS-$(seq -s ' ' 600 629)}" INSERT_SEEDS="${INSERT_SEEDS-$(seq -s ' ' 800 829)}" ENHANCER="${ENHANCER-bundled}"
+SEEDS="${SEEDS-}" INSERT_SEEDS="${INSERT_SEEDS-$(seq -s ' ' 701 713) $(seq -s ' ' 720 751)}" ENHANCER="${ENHANCER-bundled}"
 HERE="$(cd "$(dirname "$0")" && pwd)"
-SECONDS_RECONSTRUCT="${SECONDS_RECONSTRUCT:-270}" SECONDS_HARMONISE="${SECONDS_HARMONISE:-180}"
-FRAMES="${FRAMES:-17}" BATCH="${BATCH:-4}" CROP="${CROP:-192 320}"
+SECONDS_RECONSTRUCT="${SECONDS_RECONSTRUCT:-760}" SECONDS_HARMONISE="${SECONDS_HARMONISE:-580}"
+FRAMES="${FRAMES:-13}" BATCH="${BATCH:-3}" CROP="${CROP:-192 320}"
 
 street_pairs() { # folder seed strategy options...: a street whose cameras see no vehicle well enough makes no pairs
     local out=$1/pairs/$3-$2 seed=$2 strategy=$3
@@ -67,7 +67,7 @@ stage() { # recipe folder out seconds options...: finished ones are kept, interr
     [ ! -d "$folder/$out.partial" ] || how=(--resume)
     # shellcheck disable=SC2086
     $SPLATMEND train "$recipe" --out "$folder/$out" "${how[@]}" --pairs "${pairs[@]}" --clip-frames "$FRAMES" --batch "$BATCH" \
-        --crop-px $CROP --mild-share 0 --clean-share 0.05 --look-share 0.5 --max-seconds "$seconds" "$@"
+        --crop-px $CROP --mild-share 0 --clean-share 0.03 --look-share 0.5 --max-seconds "$seconds" "$@"
 }
 
 train() { # folder

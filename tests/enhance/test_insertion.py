@@ -16,7 +16,7 @@ from splatmend.enhance import bundled
 from splatmend.enhance.artifact import INFO, copy_as_bundled, load_enhancer, save_enhancer
 from splatmend.enhance.bundled import BUNDLED, BUNDLED_HARMONISER
 from splatmend.enhance.harmoniser import SMALL_SKIPS, WAN_SKIPS, as_harmoniser, small_harmoniser
-from splatmend.enhance.insertion import INSERTED, change_region, confined, insertion_channels, insertions_of
+from splatmend.enhance.insertion import INSERTED, change_region, confined, insertion_channels, insertions_of, less_on_bodies
 from splatmend.enhance.model import Enhancer
 from splatmend.enhance.small import small_enhancer, small_transformer, small_vae
 from splatmend.enhance.stream import StreamingEnhancer, enhance_clip
@@ -185,3 +185,26 @@ def test_a_wan_model_becomes_one_that_is_told() -> None:
     inserted = torch.ones(1, 4, 5, 32, 48)
     with torch.no_grad():
         torch.testing.assert_close(told(clip, inserted=inserted), base(clip), atol=1e-5, rtol=1e-5)
+
+
+def test_bodies_take_their_share_of_the_change() -> None:
+    region, mask = torch.ones(1, 1, 2, 12, 16), torch.zeros(1, 1, 2, 12, 16)
+    region[..., :2] = 0.0
+    mask[:, :, 1, 4:8, 6:10] = 1.0
+    less = less_on_bodies(region, mask, 0.25)
+    assert torch.equal(less[:, :, 0], region[:, :, 0])
+    assert (less[0, 0, 1, 4:8, 6:10] == 0.25).all()
+    assert torch.equal(less[0, 0, 1, :, 12:], region[0, 0, 1, :, 12:])
+    assert (less[..., :2] == 0).all()
+    torch.manual_seed(0)
+    enhancer = awake(small_harmoniser())
+    clip = torch.rand(1, 3, 5, 32, 48) * 2 - 1
+    inserted = channels_of(MASKS[:5])
+    with torch.no_grad():
+        whole = enhancer(clip, inserted=inserted)
+        enhancer.spec = dataclasses.replace(enhancer.spec, on_bodies=0.5)
+        half = enhancer(clip, inserted=inserted)
+    body, beside = inserted[:, :1] > 0, less_on_bodies(inserted[:, 3:], inserted[:, :1], 0.5) == inserted[:, 3:]
+    assert body.any()
+    assert torch.allclose((half - clip)[body.expand_as(clip)], 0.5 * (whole - clip)[body.expand_as(clip)], atol=1e-6)
+    assert torch.equal(half[beside.expand_as(clip)], whole[beside.expand_as(clip)])
