@@ -1,11 +1,11 @@
-"""`splatmend insert`: a scene with edits of a file along a trajectory, as clips with masks and boxes, lit by the scene, and harmonised."""
+"""`splatmend insert`: a scene with edits of a file along a trajectory, as clips with masks and boxes, lit by the scene and mended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from tyro.conf import Positional, arg
 
@@ -13,7 +13,7 @@ from splatmend.datasets.clip import Encoding
 from splatmend.recon.light.finish import FinishConfig
 from splatmend.recon.trajectory import TrajectoryConfig
 
-HARMONISED = "harmonised"
+ENHANCED, HARMONISED = "enhanced", "harmonised"
 
 if TYPE_CHECKING:
     from splatmend.recon.light.scene_light import SceneLight
@@ -41,9 +41,11 @@ class Options:
     heal: bool = False
     """Mend the background where recorded actors are taken out or moved away: takes ghosts away and makes ground anew that they always hid,
     but may also blur what was seen beside them (docs/results.md)."""
+    enhance: str | None = None
+    """Folder of an enhancer, or "bundled": writes `enhanced/`, made by it of the finished clip, or of the naive one without light."""
     harmonise: str | None = None
-    """Folder of an enhancer that harmonises (docs/enhancer.md), or "bundled-harmoniser": writes a third clip, made by it of the finished
-    one, or of the naive one without light."""
+    """Folder of an enhancer that harmonises (docs/enhancer.md), or "bundled-harmoniser": writes `harmonised/`, made by it of the enhanced
+    clip where there is one, else of the finished one, or of the naive one without light."""
     finish: Annotated[FinishConfig, arg(name="finish")] = field(default_factory=FinishConfig)
     """How light and shadows are drawn."""
     trajectory: Annotated[TrajectoryConfig, arg(name="trajectory")] = field(default_factory=TrajectoryConfig)
@@ -52,9 +54,9 @@ class Options:
     """png is lossless; h264 and av1 are small."""
     depth: bool = False
     """Also write depth in metres."""
-    references: int = 0
+    references: int | None = None
     """Layers of recorded frames, warped into the view, to write beside each frame, behind what was put in: what an enhancer that uses them
-    mends with."""
+    mends with. None: as many as the one of --enhance takes, and none without it."""
     log: Path | None = None
     """The log that the scene was fitted to, for --references; by default where it lay then."""
     device: str = "auto"
@@ -80,18 +82,19 @@ def run(options: Options) -> int:
     from splatmend.recon.scene_files import load_scene
     from splatmend.recon.trajectory import build_trajectory, length_unit
 
-    add = None if options.harmonise is None else _harmoniser(options.harmonise, options.device, options.encoding)
+    networks = _networks(options)
     refuse_existing(options.out, options.overwrite)
     if options.trajectory.edits_actors:
         raise UserError(f"{options.edits}: the trajectory edits actors as well; write what is removed and shifted into this file.")
     _check_light(options)
-    check_references(options.references, options.log)
+    layers = networks.references if options.references is None else options.references
+    check_references(layers, options.log)
     edits = read_edits(options.edits)
     scene = load_scene(options.scene, device=torch_device(options.device))
     unit = length_unit(scene, options.trajectory)
     edited = apply_edits(scene, edits, asset_loader(options.assets, options.edits.parent, scene.device), unit=unit)
     trajectory = build_trajectory(scene, options.trajectory)
-    references = references_for(options.scene, scene, options.references, options.log)
+    references = references_for(options.scene, scene, layers, options.log)
     light, recorded_light = _lights(options, scene, own_actors=any(one.asset is None for one in edited.inserted.values()))
     if options.heal:
         edited = healed(edited)
@@ -121,11 +124,12 @@ def run(options: Options) -> int:
                 "assets": options.assets,
                 "light": options.light,
                 "sun": options.sun,
+                "enhance": options.enhance,
                 "harmonise": options.harmonise,
             },
             overwrite=options.overwrite,
             on_progress=bar.show,
-            add=add,
+            add=networks.add,
         )
     print(f"clips: {options.out} ({len(trajectory)} frames at {trajectory.rate_hz:.3g} Hz, {len(edited.inserted)} bodies put in or moved)")
     return 0
@@ -150,8 +154,15 @@ def _check_light(options: Options) -> None:
         )
 
 
-def _harmoniser(model: str, device: str, encoding: Encoding) -> Callable[[Path], None]:
-    """What writes `harmonised/` beside an insertion's clips; `UserError` where the model is none that harmonises."""
+class _Networks(NamedTuple):
+    """What writes further clips beside an insertion's and says how many (None: nothing does), and the layers of references it takes."""
+
+    add: Callable[[Path], int] | None
+    references: int
+
+
+def _networks(options: Options) -> _Networks:
+    """What `--enhance` and `--harmonise` ask for; `UserError` where a model cannot be used for it."""
     from splatmend.datasets.clip import open_clip
     from splatmend.datasets.errors import UserError
     from splatmend.enhance.artifact import load_enhancer
@@ -160,16 +171,24 @@ def _harmoniser(model: str, device: str, encoding: Encoding) -> Callable[[Path],
     from splatmend.pipelines.device import torch_device
     from splatmend.recon.insertion.clips import FINISHED, NAIVE
 
-    where = torch_device(device)
-    enhancer = load_enhancer(model, device=where, dtype=inference_dtype(where))
-    if not enhancer.spec.harmonises:
-        raise UserError(f"{model}: this enhancer does not harmonise; give one that `splatmend train harmonise` wrote.")
+    where = torch_device(options.device)
+    named = {name: model for name, model in ((ENHANCED, options.enhance), (HARMONISED, options.harmonise)) if model is not None}
+    enhancers = {name: load_enhancer(model, device=where, dtype=inference_dtype(where)) for name, model in named.items()}
+    for name, enhancer in enhancers.items():
+        if name == HARMONISED and not enhancer.spec.harmonises:
+            raise UserError(f"{named[name]}: this enhancer does not harmonise; give one that `splatmend train harmonise` wrote.")
+        if name == ENHANCED and enhancer.spec.harmonises:
+            raise UserError(f"{named[name]}: this enhancer harmonises; give it as --harmonise, and one that mends renders as --enhance.")
+    if not enhancers:
+        return _Networks(None, 0)
 
-    def add(folder: Path) -> None:
+    def add(folder: Path) -> int:
         clip = folder / (FINISHED if (folder / FINISHED).is_dir() else NAIVE)
-        enhance_clip(enhancer, open_clip(clip), folder / HARMONISED, encoding=encoding)
+        for name, enhancer in enhancers.items():
+            clip = enhance_clip(enhancer, open_clip(clip), folder / name, encoding=options.encoding)
+        return len(enhancers)
 
-    return add
+    return _Networks(add, enhancers[ENHANCED].spec.references if ENHANCED in enhancers else 0)
 
 
 def _lights(options: Options, scene: Scene, *, own_actors: bool) -> tuple[SceneLight | None, SceneLight | None]:

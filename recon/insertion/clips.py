@@ -2,7 +2,7 @@
 
 Layout of the folder (artefact kind "clips"): `naive/`, a clip in which what was put in shows its own colours, and where light is known
 `finished/`, a clip in which it is lit and casts shadows, with `shadow/NNNNNN.png` (uint8, 255 = all light taken). Both have `masks/NAME/`
-for each body that was put in. Whoever renders may add a clip that is made of these. `boxes.jsonl` has a line per frame and actor.
+for each body that was put in. Whoever renders may add clips that are made of these. `boxes.jsonl` has a line per frame and actor.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def render_insertion(
     overwrite: bool = False,
     backend: Backend | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    add: Callable[[Path], None] | None = None,
+    add: Callable[[Path], int] | None = None,
 ) -> Path:
     """Render an edited scene along a trajectory into clips; returns their folder.
 
     `trajectory` is one through `edited.scene` or the recorded one; it must not edit actors itself. `references`, of `edited.recorded`, give
     both clips layers of them, with what was put in before them and, of the finished one, its shadows on them. `config` goes into the
-    manifest. `add` gets the folder with its clips before it is whole, and may write another clip beside them.
+    manifest. `add` gets the folder with its clips before it is whole, may write others beside them, and says how many.
 
     Raises:
         UserError: where there is no shot, the trajectory edits actors, or `out` exists or cannot be written.
@@ -134,9 +134,8 @@ def render_insertion(
             about = {**facts, "metric": edited.scene.metric, **_about(edited)}
             for name in names:
                 manifests[name].facts = {**writers[name].facts, **about}
-        if add is not None:
-            add(folder)
-        whole.facts = {"clips": len(names) + (add is not None), **about}
+        more = 0 if add is None else add(folder)
+        whole.facts = {"clips": len(names) + more, **about}
     return Path(out)
 
 

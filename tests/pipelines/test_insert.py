@@ -175,7 +175,26 @@ def test_a_harmoniser_makes_a_third_clip(work: Path, capsys: pytest.CaptureFixtu
     before = _digests(work / "clips")
     assert main(_arguments(work, *more, "bundled", "--overwrite")) == 2
     assert "bundled: this enhancer does not harmonise" in capsys.readouterr().err
+    assert main(_arguments(work, "--enhance", work / "harmoniser", "--overwrite")) == 2
+    assert "harmoniser: this enhancer harmonises; give it as --harmonise" in capsys.readouterr().err
     assert _digests(work / "clips") == before
+
+
+def test_what_is_harmonised_was_enhanced_before(work: Path) -> None:
+    """The enhancer's clip is that of the enhancer alone, and the harmoniser's is made of it."""
+    networks = ("--enhance", "bundled", "--harmonise", "bundled-harmoniser", "--references", 0)
+    assert main(_arguments(work, "--trajectory.frames", 2, "--device", "cpu", *networks)) == 0
+    enhanced, finished, harmonised, naive = (open_clip(clip) for clip in members(work / "clips"))
+    assert (enhanced.path.name, harmonised.path.name, naive.path.name) == ("enhanced", "harmonised", "naive")
+    assert read_manifest(work / "clips").facts["clips"] == 4
+    assert main(["enhance", str(finished.path), "--model", "bundled", "--out", str(work / "alone"), "--device", "cpu"]) == 0
+    for index, (alone, mended, last) in enumerate(
+        zip(open_clip(work / "alone").iter_rgb(), enhanced.iter_rgb(), harmonised.iter_rgb(), strict=True)
+    ):
+        assert np.array_equal(alone, mended)
+        region = change_region(np.logical_or(*(enhanced.read_channel(f"masks/{name}", index) for name in ("new", "parked"))))
+        assert np.array_equal(mended[region == 0], last[region == 0])
+        assert not np.array_equal(mended[region > 0], last[region > 0])
 
 
 def test_existing_clips_are_kept_unless_they_are_to_be_replaced(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
