@@ -13,13 +13,14 @@
 # SEEDS (of streets; none: no new ones) and COLLAGE_SEEDS say which. ENCODING is how pairs are stored (png where PyAV is missing),
 # PAIRS_DEVICE where scenes are fitted. HELD_OUT lists names below FOLDER/pairs that training leaves out. SECONDS_AUTOENCODER is the training
 # time of the autoencoder. RUNS are those of the enhancer, each from the result of the one before: frames, clips a step, learning rate, seed,
-# seconds and the share of mixtures that vary over the picture, joined by colons. The defaults are the bundled weights' own (docs/enhancer.md).
+# seconds, the share of mixtures that vary over the picture and D (none: the exact gradient), joined by colons. The defaults are the
+# bundled weights' own (docs/enhancer.md).
 set -euo pipefail
 export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-h264}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}"
 SEEDS="${SEEDS-$(seq -s ' ' 200 223)}"
 COLLAGE_SEEDS="${COLLAGE_SEEDS-$(seq -s ' ' 340 381)}"
 SECONDS_AUTOENCODER="${SECONDS_AUTOENCODER:-100}"
-RUNS="${RUNS:-17:8:5e-4:0:271:0 17:8:4e-4:1:515:0 33:4:5e-4:2:535:0 33:4:6e-4:3:532:0 65:2:6e-4:4:321:0.6 65:2:6e-4:5:365:0.6}"
+RUNS="${RUNS:-17:8:5e-4:0:271:0 17:8:4e-4:1:515:0 33:4:5e-4:2:535:0 33:4:6e-4:3:532:0 65:2:6e-4:4:321:0.6 65:2:6e-4:5:365:0.6 65:2:4e-4:21:800:0.6:1}"
 HELD_OUT="${HELD_OUT:-208 213 collage380 collage381}"
 
 street_pairs() { # folder seed: strategies vary with the seed, so that one model sees many kinds of damage
@@ -125,16 +126,16 @@ train | all)
     }
     base="$folder/autoencoder" number=0
     for spec in $RUNS; do
-        IFS=: read -r frames batch rate seed seconds patchy <<<"$spec"
+        IFS=: read -r frames batch rate seed seconds patchy links <<<"$spec"
         number=$((number + 1))
         train small-onestep "$folder" "enhancer$number" --overwrite --base "$base" --clip-frames "$frames" --batch "$batch" --lr "$rate" --seed "$seed" \
-            --patchy-share "$patchy" --synthetic-share 0.2 --references 2 --videos "$@" --max-seconds "$seconds"
+            --patchy-share "$patchy" --truncation "${links:-None}" --synthetic-share 0.2 --references 2 --videos "$@" --max-seconds "$seconds"
         base="$folder/enhancer$number"
     done
     echo "the enhancer: $base"
     ;;
 *)
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
