@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from splatmend.datasets.errors import UserError
 
-CameraName = Literal["FRONT", "FRONT_LEFT", "FRONT_RIGHT"]
+CameraName = Literal["FRONT", "FRONT_LEFT", "FRONT_RIGHT", "SIDE_LEFT", "SIDE_RIGHT"]
 Weather = Literal["clear", "fair", "hazy", "overcast", "golden"]
 
 

@@ -30,9 +30,21 @@ from splatmend.datasets.street.traffic import EPOCH_US, draw_traffic
 if TYPE_CHECKING:
     import trimesh
 
-_CAMERA_YAW_RAD = {"FRONT": 0.0, "FRONT_LEFT": np.radians(45.0), "FRONT_RIGHT": np.radians(-45.0)}
-_CAMERA_PLACE_M = {"FRONT": (1.54, 0.0, 2.11), "FRONT_LEFT": (1.49, 0.10, 2.11), "FRONT_RIGHT": (1.49, -0.10, 2.11)}
-_CAMERA_DELAY_US = {"FRONT": 10_000, "FRONT_LEFT": 4_000, "FRONT_RIGHT": 16_000}
+_CAMERA_YAW_RAD = {
+    "FRONT": 0.0,
+    "FRONT_LEFT": np.radians(45.0),
+    "FRONT_RIGHT": np.radians(-45.0),
+    "SIDE_LEFT": np.radians(90.0),
+    "SIDE_RIGHT": np.radians(-90.0),
+}
+_CAMERA_PLACE_M = {
+    "FRONT": (1.54, 0.0, 2.11),
+    "FRONT_LEFT": (1.49, 0.10, 2.11),
+    "FRONT_RIGHT": (1.49, -0.10, 2.11),
+    "SIDE_LEFT": (1.43, 0.12, 2.11),
+    "SIDE_RIGHT": (1.43, -0.12, 2.11),
+}
+_CAMERA_DELAY_US = {"SIDE_LEFT": 0, "FRONT_LEFT": 4_000, "FRONT": 10_000, "FRONT_RIGHT": 16_000, "SIDE_RIGHT": 20_000}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,3 +217,13 @@ def test_exposure_drifts_when_asked() -> None:
 def test_settings_that_make_no_street_are_refused(fault: dict[str, object]) -> None:
     with pytest.raises(UserError, match="street"):
         replace(CONFIG, **fault)  # type: ignore[arg-type]
+
+
+def test_side_cameras_look_to_the_sides() -> None:
+    """As the five of Waymo's vehicles do."""
+    street = build_street(replace(CONFIG, cameras=("FRONT", "SIDE_LEFT", "SIDE_RIGHT"), lidar_beams=2, lidar_columns=16))
+    ahead, left, right = (street.shot(name, 1).world_from_camera[:3, 2] for name in ("FRONT", "SIDE_LEFT", "SIDE_RIGHT"))
+    assert np.cross(ahead, left)[2] > 0.99
+    assert np.cross(ahead, right)[2] < -0.99
+    ids = street.render(street.shot("SIDE_LEFT", 1), supersample=1).ids
+    assert (ids > 0).mean() > 0.3, "houses and the kerb stand there"
