@@ -78,15 +78,13 @@ class EnhancerSpec:
                 raise ValueError(f"{name} must be a whole number of latents; got {getattr(self, name)}")
         if not 0 <= self.overlap < self.window:
             raise ValueError(f"overlap must be at least 0 and smaller than the window of {self.window} latents; got {self.overlap}")
-        if not isinstance(self.timestep, int) or not 0 <= self.timestep <= 1000:
+        if type(self.timestep) is not int or not 0 <= self.timestep <= 1000:
             raise ValueError(f"timestep must be a whole number from 0 to 1000; got {self.timestep}")
-        if not 0.0 <= self.strength <= 1.0:
-            raise ValueError(f"strength must lie between 0 and 1; got {self.strength}")
-        if not 0.0 <= self.on_bodies <= 1.0:
-            raise ValueError(f"on_bodies must lie between 0 and 1; got {self.on_bodies}")
-        if not 0.0 <= self.opacity_noise <= 1.0:
-            raise ValueError(f"opacity_noise must lie between 0 and 1; got {self.opacity_noise}")
-        if not isinstance(self.references, int) or not 0 <= self.references <= MAX_REFERENCES:
+        for name in ("strength", "on_bodies", "opacity_noise"):
+            share = getattr(self, name)
+            if not isinstance(share, (int, float)) or not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} must lie between 0 and 1; got {share}")
+        if type(self.references) is not int or not 0 <= self.references <= MAX_REFERENCES:
             raise ValueError(f"references must be a whole number from 0 to {MAX_REFERENCES}; got {self.references}")
 
 

@@ -391,6 +391,7 @@ class TrainingClips:
         more: list[Callable[[], np.ndarray]] = [partial(self.cache.frames, *job) for job in jobs]
         more += [partial(self.cache.references, *span, self.references) for span in spans if self.references]
         more += [partial(self.cache.masks, *span) for span in spans if self.inserted]
+        more += [partial(self.cache.opacity, *span) for span in spans if self.opacity]
         with ThreadPoolExecutor() as readers:
             for _ in readers.map(lambda read: self.cache.bytes < self.cache.limit_bytes and read(), more):
                 pass

@@ -158,7 +158,18 @@ def test_unknown_requirements_and_dropped_skips_are_errors(tmp_path: Path) -> No
     path.write_text(json.dumps(info | {"spec": info["spec"] | {"skips": []}}))
     with pytest.raises(UserError, match="disagree"):
         load_enhancer(tmp_path)
-    for wrong in ({"timestep": "x"}, {"timestep": -1}, {"strength": 2.0}, {"window": 5.5}, {"overlap": "four"}):
+    for wrong in (
+        {"timestep": "x"},
+        {"timestep": -1},
+        {"timestep": True},
+        {"references": True},
+        {"strength": 2.0},
+        {"strength": None},
+        {"on_bodies": 1.5},
+        {"on_bodies": "half"},
+        {"window": 5.5},
+        {"overlap": "four"},
+    ):
         path.write_text(json.dumps(info | {"spec": info["spec"] | wrong}))
         with pytest.raises(UserError, match=next(iter(wrong))):
             load_enhancer(tmp_path)
