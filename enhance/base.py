@@ -34,7 +34,9 @@ def is_local_folder(path: Path) -> bool:
         return True
     # What lies below a folder that stands here is a mistyped path, though it may look like a hub id.
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(path)) or Path(path.parts[0]).exists():
-        raise UserError(f"{path}: there is no such enhancer folder; give a folder, a hub id (owner/name) or `bundled`.")
+        raise UserError(
+            f"{path}: there is no such enhancer folder; give a folder, a hub id (owner/name), `bundled` or `bundled-harmoniser`."
+        )
     return False
 
 

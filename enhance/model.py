@@ -82,8 +82,8 @@ class EnhancerSpec:
             raise ValueError(f"timestep must be a whole number from 0 to 1000; got {self.timestep}")
         for name in ("strength", "on_bodies", "opacity_noise"):
             share = getattr(self, name)
-            if not isinstance(share, (int, float)) or not 0.0 <= share <= 1.0:
-                raise ValueError(f"{name} must lie between 0 and 1; got {share}")
+            if type(share) not in (int, float) or not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} must be a number from 0 to 1; got {share!r}")
         if type(self.references) is not int or not 0 <= self.references <= MAX_REFERENCES:
             raise ValueError(f"references must be a whole number from 0 to {MAX_REFERENCES}; got {self.references}")
 

@@ -173,10 +173,15 @@ class StreamingEnhancer:
             yield result
 
     def _to_tensor(self, rgb: np.ndarray) -> torch.Tensor:
-        """`[H, W, C]` uint8 -> `[1, C, 1, H', W']` in [-1, 1], reflected at the right and at the bottom up to whole latents."""
+        """`[H, W, C]` uint8 -> `[1, C, 1, H', W']` in [-1, 1], reflected at the right and at the bottom up to whole latents.
+
+        For an enhancer that harmonises by a row of latents more, which is cut off: trained on whole frames, the bundled one draws dots at
+        the lower edge.
+        """
         multiple = self.enhancer.size_multiple
         height, width = rgb.shape[:2]
-        padded = np.pad(rgb, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="symmetric")
+        below = -height % multiple + (multiple if self.enhancer.spec.harmonises else 0)
+        padded = np.pad(rgb, ((0, below), (0, -width % multiple), (0, 0)), mode="symmetric")
         tensor = as_tensor_on(padded, self.enhancer.device).permute(2, 0, 1).float() / 127.5 - 1.0
         return tensor[None, :, None]
 

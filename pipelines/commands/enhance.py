@@ -22,7 +22,7 @@ class Options:
     out: Path
     """Folder of the clip to write, or a video file (.mp4, without the cameras)."""
     model: str = "bundled"
-    """Folder of the enhancer, a hub id, or "bundled"."""
+    """Folder of the enhancer, a hub id, "bundled", or for what was put in "bundled-harmoniser"."""
     strength: float | None = None
     """0 leaves the clip as it is (but for references), 1 takes all of the enhancer's change; none: as the enhancer advises."""
     references: bool = True

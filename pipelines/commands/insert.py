@@ -42,7 +42,8 @@ class Options:
     """Mend the background where recorded actors are taken out or moved away: takes ghosts away and makes ground anew that they always hid,
     but may also blur what was seen beside them (docs/results.md)."""
     enhance: str | None = None
-    """Folder of an enhancer, or "bundled": writes `enhanced/`, made by it of the finished clip, or of the naive one without light."""
+    """Folder of an enhancer, or "bundled": writes `enhanced/`, made by it of the finished clip, or of the naive one without light. One that
+    takes from recorded frames reads the scene's log (not with --references 0)."""
     harmonise: str | None = None
     """Folder of an enhancer that harmonises (docs/enhancer.md), or "bundled-harmoniser": writes `harmonised/`, made by it of the enhanced
     clip where there is one, else of the finished one, or of the naive one without light."""
@@ -58,7 +59,7 @@ class Options:
     """Layers of recorded frames, warped into the view, to write beside each frame, behind what was put in: what an enhancer that uses them
     mends with. None: as many as the one of --enhance takes, and none without it."""
     log: Path | None = None
-    """The log that the scene was fitted to, for --references; by default where it lay then."""
+    """The log that the scene was fitted to, for --references and --enhance; by default where it lay then."""
     device: str = "auto"
     """auto, cpu or cuda."""
     overwrite: bool = False
@@ -93,8 +94,15 @@ def run(options: Options) -> int:
     scene = load_scene(options.scene, device=torch_device(options.device))
     unit = length_unit(scene, options.trajectory)
     edited = apply_edits(scene, edits, asset_loader(options.assets, options.edits.parent, scene.device), unit=unit)
+    if options.harmonise is not None and not edited.inserted:
+        raise UserError(f"{options.edits}: it puts nothing in, so that there is nothing to harmonise; leave --harmonise out.")
     trajectory = build_trajectory(scene, options.trajectory)
-    references = references_for(options.scene, scene, layers, options.log)
+    try:
+        references = references_for(options.scene, scene, layers, options.log)
+    except UserError as fault:
+        if options.references is not None:
+            raise
+        raise UserError(f"{str(fault).rstrip('.')}, or --references 0 to enhance without recorded frames.") from None
     light, recorded_light = _lights(options, scene, own_actors=any(one.asset is None for one in edited.inserted.values()))
     if options.heal:
         edited = healed(edited)
@@ -124,6 +132,8 @@ def run(options: Options) -> int:
                 "assets": options.assets,
                 "light": options.light,
                 "sun": options.sun,
+                "heal": options.heal,
+                "finish": options.finish,
                 "enhance": options.enhance,
                 "harmonise": options.harmonise,
             },
@@ -165,6 +175,7 @@ def _networks(options: Options) -> _Networks:
     """What `--enhance` and `--harmonise` ask for; `UserError` where a model cannot be used for it."""
     from splatmend.datasets.clip import open_clip
     from splatmend.datasets.errors import UserError
+    from splatmend.datasets.progress import ConsoleBar
     from splatmend.enhance.artifact import load_enhancer
     from splatmend.enhance.stream import enhance_clip
     from splatmend.enhance.transformer import inference_dtype
@@ -176,7 +187,8 @@ def _networks(options: Options) -> _Networks:
     enhancers = {name: load_enhancer(model, device=where, dtype=inference_dtype(where)) for name, model in named.items()}
     for name, enhancer in enhancers.items():
         if name == HARMONISED and not enhancer.spec.harmonises:
-            raise UserError(f"{named[name]}: this enhancer does not harmonise; give one that `splatmend train harmonise` wrote.")
+            remedy = "give `bundled-harmoniser`, or one that `splatmend train harmonise` wrote"
+            raise UserError(f"{named[name]}: this enhancer does not harmonise; {remedy}.")
         if name == ENHANCED and enhancer.spec.harmonises:
             raise UserError(f"{named[name]}: this enhancer harmonises; give it as --harmonise, and one that mends renders as --enhance.")
     if not enhancers:
@@ -185,7 +197,9 @@ def _networks(options: Options) -> _Networks:
     def add(folder: Path) -> int:
         clip = folder / (FINISHED if (folder / FINISHED).is_dir() else NAIVE)
         for name, enhancer in enhancers.items():
-            clip = enhance_clip(enhancer, open_clip(clip), folder / name, encoding=options.encoding)
+            source = open_clip(clip)
+            with ConsoleBar(name, len(source)) as bar:
+                clip = enhance_clip(enhancer, source, folder / name, encoding=options.encoding, on_progress=bar.show)
         return len(enhancers)
 
     return _Networks(add, enhancers[ENHANCED].spec.references if ENHANCED in enhancers else 0)

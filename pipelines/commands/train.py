@@ -25,7 +25,7 @@ RECIPES: Mapping[str, str] = {
     "wan21-1.3b-lora": "Wan 2.1 1.3B, transformer LoRA",
     "wan21-14b": "Wan 2.1 14B, full transformer, as published",
     "wan21-14b-lora": "Wan 2.1 14B, transformer LoRA",
-    "harmonise-reconstruct": "the small harmoniser on pairs of reinsert (stage one)",
+    "harmonise-reconstruct": "the small harmoniser on pairs of insert or reinsert (stage one)",
     "harmonise": "the small harmoniser (stage two)",
     "harmonise-14b-reconstruct": "harmonising with Wan 2.1 14B: skips and decoder LoRA (stage one)",
     "harmonise-14b": "harmonising with Wan 2.1 14B: transformer and decoder LoRA (stage two)",

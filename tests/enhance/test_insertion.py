@@ -119,10 +119,12 @@ def test_a_stream_gives_what_the_whole_clip_does_and_leaves_the_rest_to_the_byte
     assert np.array_equal(out[region == 0], frames[region == 0])
     assert (region == 0).mean() > 0.2
     assert np.abs(out.astype(int) - frames)[region == 255].max() > 3
-    # Six frames are two groups of four and one; the last is filled by repeating.
-    padded = np.concatenate([frames, frames[-1:].repeat(3, axis=0)]), np.concatenate([MASKS, MASKS[-1:].repeat(3, axis=0)])
-    given = torch.from_numpy(padded[0]).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    whole = enhancer(given, inserted=channels_of(padded[1]))[0, :, :6].clamp(-1, 1).permute(1, 2, 3, 0)
+    # Six frames are two groups of four and one; the last is filled by repeating. Below, a row of latents is added by reflection.
+    more, below = ((0, 3), (0, 0), (0, 0), (0, 0)), ((0, 0), (0, 16), (0, 0), (0, 0))
+    channels = np.stack([insertion_channels(mask) for mask in MASKS])
+    padded = [np.pad(np.pad(x, more, mode="edge"), below, mode="symmetric") for x in (frames, channels)]
+    given, inserted = (torch.from_numpy(x).permute(3, 0, 1, 2)[None].float() for x in padded)
+    whole = enhancer(given / 127.5 - 1, inserted=inserted / 255)[0, :, :6, :32].clamp(-1, 1).permute(1, 2, 3, 0)
     assert np.abs((whole.detach().numpy() + 1) * 127.5 - out).max() < 1.0
 
 
@@ -208,3 +210,17 @@ def test_bodies_take_their_share_of_the_change() -> None:
     assert body.any()
     assert torch.allclose((half - clip)[body.expand_as(clip)], 0.5 * (whole - clip)[body.expand_as(clip)], atol=1e-6)
     assert torch.equal(half[beside.expand_as(clip)], whole[beside.expand_as(clip)])
+
+
+def test_the_bundled_one_draws_nothing_along_the_lower_edge() -> None:
+    """A dark body on a grey road, in frames as high as those of training, which end with whole latents."""
+    harmoniser = load_enhancer(BUNDLED_HARMONISER)
+    assert harmoniser.spec.on_bodies == 0.5
+    frames, masks = np.full((5, 192, 320, 3), 120, np.uint8), np.zeros((5, 192, 320), bool)
+    masks[:, 120:180, 60:160] = True
+    frames[masks] = 40
+    made = StreamingEnhancer(harmoniser).frames(iter(frames), 5, inserted=iter([insertion_channels(mask) for mask in masks]))
+    out = np.stack(list(made)).astype(float)
+    assert np.abs(out - frames)[:, 150:].max() > 3, "the ground below the body changes"
+    alternating = np.abs(out[:, :, 2:] - 2 * out[:, :, 1:-1] + out[:, :, :-2]).mean(axis=(2, 3))
+    assert alternating[:, 184:].max() < 3.0

@@ -166,7 +166,8 @@ def test_unknown_requirements_and_dropped_skips_are_errors(tmp_path: Path) -> No
         {"strength": 2.0},
         {"strength": None},
         {"on_bodies": 1.5},
-        {"on_bodies": "half"},
+        {"on_bodies": "0.5"},
+        {"on_bodies": True},
         {"window": 5.5},
         {"overlap": "four"},
     ):

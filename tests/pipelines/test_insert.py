@@ -197,6 +197,19 @@ def test_what_is_harmonised_was_enhanced_before(work: Path) -> None:
         assert not np.array_equal(mended[region > 0], last[region > 0])
 
 
+def test_what_puts_nothing_in_is_not_harmonised(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "edits.yaml").write_text("edits:\n  - remove: car/1\n")
+    assert main(_arguments(work, "--trajectory.frames", 1, "--harmonise", "bundled-harmoniser")) == 2
+    assert "edits.yaml: it puts nothing in" in capsys.readouterr().err
+    assert not (work / "clips").exists()
+
+
+def test_enhancing_without_the_log_says_how_to_do_without(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(_arguments(work, "--trajectory.frames", 1, "--enhance", "bundled", "--device", "cpu")) == 2
+    assert "or --references 0 to enhance without recorded frames" in capsys.readouterr().err
+    assert not (work / "clips").exists()
+
+
 def test_existing_clips_are_kept_unless_they_are_to_be_replaced(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(_arguments(work, "--trajectory.frames", 1)) == 0
     first = _digests(work / "clips")
