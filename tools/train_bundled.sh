@@ -13,8 +13,8 @@
 # SEEDS (of streets; none: no new ones) and COLLAGE_SEEDS say which. ENCODING is how pairs are stored (png where PyAV is missing),
 # PAIRS_DEVICE where scenes are fitted. HELD_OUT lists names below FOLDER/pairs that training leaves out. SECONDS_AUTOENCODER is the training
 # time of the autoencoder. RUNS are those of the enhancer, each from the result of the one before: frames, clips a step, learning rate, seed,
-# seconds, the share of mixtures that vary over the picture and D (none: the exact gradient), joined by colons. The defaults are the
-# bundled weights' own (docs/enhancer.md).
+# seconds, the share of mixtures that vary over the picture and D (none: the exact gradient), joined by colons. The defaults are
+# the bundled weights' own, but that their fusion had runs apart, and their last run other pairs and shares (docs/enhancer.md).
 set -euo pipefail
 export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-h264}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}"
 SEEDS="${SEEDS-$(seq -s ' ' 200 223)}"

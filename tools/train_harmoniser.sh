@@ -8,10 +8,10 @@
 # INSERT_SEEDS are streets into which vehicles are put as `splatmend insert` does it, mended by the enhancer ENHANCER (nothing: as they are);
 # SEEDS (none) are streets whose own vehicles are put back wrongly. EXTRA are further options of `splatmend pairs`. PAIRS_DEVICE is where scenes
 # are fitted. SECONDS_RECONSTRUCT and SECONDS_HARMONISE are the training times of the two stages, FRAMES, BATCH and CROP (rows columns)
-# their clips. The defaults are the bundled weights' own (docs/enhancer.md).
+# their clips. The defaults are the bundled weights' own, but for its first stage, which was two (docs/enhancer.md).
 set -euo pipefail
 export SPLATMEND="${SPLATMEND:-splatmend}" ENCODING="${ENCODING:-png}" PAIRS_DEVICE="${PAIRS_DEVICE:-cpu}" EXTRA="${EXTRA:-}"
-SEEDS="${SEEDS-}" INSERT_SEEDS="${INSERT_SEEDS-$(seq -s ' ' 701 713) $(seq -s ' ' 720 751)}" ENHANCER="${ENHANCER-bundled}"
+SEEDS="${SEEDS-}" INSERT_SEEDS="${INSERT_SEEDS-$(seq -s ' ' 701 713) $(seq -s ' ' 720 737)}" ENHANCER="${ENHANCER-bundled}"
 HERE="$(cd "$(dirname "$0")" && pwd)"
 SECONDS_RECONSTRUCT="${SECONDS_RECONSTRUCT:-760}" SECONDS_HARMONISE="${SECONDS_HARMONISE:-580}"
 FRAMES="${FRAMES:-13}" BATCH="${BATCH:-3}" CROP="${CROP:-192 320}"
