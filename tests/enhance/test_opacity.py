@@ -147,7 +147,7 @@ def test_a_folder_says_that_it_looks_at_opacity(tmp_path: Path) -> None:
     del info["spec"]["opacity_noise"]  # as it was written before there was such a thing
     (tmp_path / "enhancer.json").write_text(json.dumps(info))
     assert load_enhancer(tmp_path).spec.opacity_noise == 0.0
-    with pytest.raises(ValueError, match="opacity_noise must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="opacity_noise must be a number from 0 to 1"):
         EnhancerSpec(base="x", opacity_noise=1.5)
 
 
